@@ -1,0 +1,3 @@
+//! preshard: a sharding proxy for Redis and Valkey.
+
+pub mod ids;

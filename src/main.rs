@@ -1,0 +1,3 @@
+//! The `preshard` command.
+
+fn main() {}
