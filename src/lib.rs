@@ -1,3 +1,4 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
 pub mod ids;
+pub mod metrics;
