@@ -78,7 +78,8 @@ impl WorkerMetrics {
         }
     }
 
-    /// This worker's cells of the node `name`. Takes a lock: ask once and keep the `Arc`.
+    /// This worker's cells of the node `name`. Takes a lock: ask once for each connection and keep the `Arc`. Ask
+    /// again after a change of topology: the rows of a node that had left begin anew.
     #[must_use]
     pub fn node(&self, name: &str) -> Arc<NodeCells> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
