@@ -1,5 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod config;
 pub mod ids;
 pub mod metrics;
 pub mod resp;
