@@ -1,4 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod http;
 pub mod ids;
+pub mod logging;
 pub mod metrics;
