@@ -14,7 +14,6 @@ mod respond;
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
-use std::io;
 use std::time::Duration;
 
 use hyper::Request;
@@ -124,15 +123,12 @@ async fn serve_connection(socket: TcpStream, endpoints: Endpoints, limits: HttpL
 }
 
 fn refuse(socket: &TcpStream) {
-    // The send buffer of a new connection is empty, so that all of it fits or the peer is gone.
+    // The send buffer of a new connection is empty, so that all of it fits or the peer is gone. A peer that has
+    // sent its request already may see a reset instead of the text, which says the same.
     match socket.try_write(FULL) {
-        Ok(_) => tracing::warn!(event = "http_connections_max"),
-        Err(error) => log_refusal(&error),
+        Ok(_) => tracing::debug!(event = "http_connection_refused"),
+        Err(error) => tracing::debug!(event = "http_refusal_failed", %error),
     }
-}
-
-fn log_refusal(error: &io::Error) {
-    tracing::debug!(event = "http_refusal_failed", %error);
 }
 
 fn report(ended: Result<(), tokio::task::JoinError>) {
