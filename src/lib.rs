@@ -4,3 +4,5 @@ pub mod http;
 pub mod ids;
 pub mod logging;
 pub mod metrics;
+pub mod resp;
+pub mod topology;
