@@ -145,8 +145,8 @@ impl Metrics {
         self.sources.facts.set_assignment(assignment);
     }
 
-    /// Everything in Prometheus's text format 0.0.4. Takes a few milliseconds with a thousand shards: not for a
-    /// worker's thread.
+    /// Everything in Prometheus's text format 0.0.4. With a thousand shards these are some 4,500 lines, 240 KB: not
+    /// work for a worker's thread.
     #[must_use]
     pub fn gather_text(&self) -> String {
         let mut text = String::new();
