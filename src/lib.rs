@@ -1,5 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod command;
 pub mod ids;
 pub mod metrics;
 pub mod resp;
