@@ -73,7 +73,7 @@ impl std::fmt::Debug for Engine {
 impl Engine {
     pub(super) fn new(worker: usize, shared: Arc<Shared>) -> Self {
         let topology = shared.topology.load_full();
-        let metrics = shared.metrics.worker(worker).unwrap_or_else(|| shared.metrics.control());
+        let metrics = shared.metrics.worker(worker);
         let connections = shared.limits.shared_connections;
         let mut links = Vec::new();
         for (node, described) in topology.nodes_by_index() {

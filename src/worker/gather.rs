@@ -88,7 +88,7 @@ impl Engine {
             frame.clear();
             splitting.write_frame(part, args, &mut frame);
             let queue = self.queue_index(target.shard, protocol);
-            self.metrics.shard_sent(target.shard, frame.len() as u64);
+            self.metrics.shard_request(target.shard, frame.len());
             self.enqueue(queue, Owner::Gather { index: to_u32(gather), generation, part: to_u32(part) }, &frame);
         }
         self.spares.give(frame);
@@ -234,7 +234,7 @@ impl Engine {
             self.absorb(index, part, Outcome::NotRun(&line));
             return;
         }
-        self.metrics.shard_sent(shard, frame.len() as u64);
+        self.metrics.shard_request(shard, frame.len());
         self.enqueue(queue, Owner::Gather { index: to_u32(index), generation, part: to_u32(part) }, frame);
     }
 

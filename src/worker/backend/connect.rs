@@ -148,7 +148,8 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
         if reply.first() == Some(&b'-') {
             return Err(ConnectError::Refused { command: "SET of its mark", reply: text(&reply) });
         }
-                tracing::warn!(event = "node_empty", node = name, "the node lost its mark: it came back empty and is served");
+                order.shared.metrics.node_came_back_empty(name);
+        tracing::warn!(event = "node_empty", node = name, "the node lost its mark: it came back empty and is served");
         standing = expected.standing(read_mark(talk).await?.as_deref());
     }
     match standing {

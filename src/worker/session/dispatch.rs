@@ -96,7 +96,7 @@ impl Engine {
         let class = if matches!(spec.class, Class::Single) { class } else { RequestClass::Multi };
         let seq = self.push_slot(index, frame.len(), class);
         self.count_request(index, spec);
-        self.metrics.shard_sent(shard, frame.len() as u64);
+        self.metrics.shard_request(shard, frame.len());
         let owner = Owner::Client { index: to_u32(index), generation, seq };
         self.enqueue(queue, owner, frame);
         Taken::Yes

@@ -86,7 +86,7 @@ impl Engine {
     fn info_clients(&self) -> Vec<(String, String)> {
         let totals = self.shared.metrics.totals();
         fields(&[
-            ("connected_clients", &totals.clients.to_string()),
+            ("connected_clients", &totals.client_connections.to_string()),
             ("maxclients", &self.shared.max_clients.to_string()),
             ("blocked_clients", "0"),
         ])
@@ -108,7 +108,7 @@ impl Engine {
         let totals = self.shared.metrics.totals();
         let ops: u64 = self.shared.nodes.load().nodes.iter().map(|node| node.ops).sum();
         fields(&[
-            ("total_connections_received", &totals.connections.to_string()),
+            ("total_connections_received", &totals.connections_total.to_string()),
             ("total_commands_processed", &totals.requests.to_string()),
             ("instantaneous_ops_per_sec", &ops.to_string()),
             ("total_net_input_bytes", &totals.receive_bytes.to_string()),
