@@ -4,4 +4,5 @@ pub mod config;
 pub mod ids;
 pub mod metrics;
 pub mod resp;
+pub mod store;
 pub mod topology;
