@@ -1,6 +1,7 @@
 //! The exposition as a scraper sees it.
 
-use super::families::{FAMILIES, Kind};
+use super::families::FAMILIES;
+use super::family::Kind;
 use super::*;
 use crate::ids::{DbIndex, Epoch, ShardId};
 
@@ -220,4 +221,28 @@ fn a_node_name_cannot_break_a_line() {
             .gather_text()
             .contains(r#"preshard_node_up{node="a\"b\\c\nd"} 0"#)
     );
+}
+
+#[test]
+fn a_scrape_of_a_full_topology_is_complete_and_of_bounded_size() {
+    let options = MetricsOptions {
+        workers: 4,
+        command_names: vec!["get"],
+        shards: 1039,
+        max_clients: 1,
+    };
+    let metrics = Metrics::new(options).unwrap();
+    let shards: Vec<_> = (0..1039)
+        .map(|n| (ShardId(n), usize::from(n % 2), DbIndex(n)))
+        .collect();
+    let nodes = vec!["redis-1".to_owned(), "redis-2".to_owned()];
+    metrics.set_assignment(Assignment {
+        epoch: Epoch(1),
+        nodes,
+        shards,
+    });
+    let text = metrics.gather_text();
+    assert_eq!(text.matches("\npreshard_shard_requests_total{").count(), 1039);
+    assert_eq!(text.matches("\npreshard_shard_assignment{").count(), 1039);
+    assert!(text.len() < 512 * 1024, "{}", text.len());
 }
