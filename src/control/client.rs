@@ -59,8 +59,14 @@ impl NodeClient {
         credentials: &NodeCredentials,
         deadline: Duration,
     ) -> Result<Self, AskError> {
-        let connected = timeout(deadline, open(address)).await.map_err(|_| AskError::Timeout(deadline))?;
-        let mut client = Self { socket: connected?, read: Vec::new(), deadline };
+        let connected = timeout(deadline, open(address))
+            .await
+            .map_err(|_| AskError::Timeout(deadline))?;
+        let mut client = Self {
+            socket: connected?,
+            read: Vec::new(),
+            deadline,
+        };
         if let Some(password) = &credentials.password {
             let password = password.reveal();
             match &credentials.username {
@@ -90,7 +96,10 @@ impl NodeClient {
     /// As [`Self::ask`].
     pub async fn ask_text(&mut self, words: &[&str]) -> Result<String, AskError> {
         let value = self.ask(words).await?;
-        Ok(value.as_bytes().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default())
+        Ok(value
+            .as_bytes()
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .unwrap_or_default())
     }
 
     async fn exchange(&mut self, words: &[&str]) -> Result<Value, AskError> {
@@ -111,7 +120,10 @@ impl NodeClient {
                 Ok(_) | Err(_) => return Err(AskError::NotRedis),
             }
         }
-        let limits = DecodeLimits { bytes: REPLY_BYTES_MAX, ..DecodeLimits::default() };
+        let limits = DecodeLimits {
+            bytes: REPLY_BYTES_MAX,
+            ..DecodeLimits::default()
+        };
         resp::decode(&self.read, limits).map_err(|_| AskError::NotRedis)
     }
 }

@@ -15,8 +15,7 @@ use super::client::{AskError, NodeClient};
 use super::info_field;
 use crate::ids::NodeIndex;
 use crate::topology::Topology;
-use crate::topology::mark::{Mark, Standing};
-use crate::worker::MARK_KEY;
+use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::worker::shared::{NodeCredentials, version_number};
 
 const VERSION_MIN: [u32; 3] = [5, 0, 0];
@@ -71,7 +70,9 @@ pub async fn check_nodes(
         match check_node(topology, node, credentials, deadline, seeding).await {
             Ok(facts) => {
                 found.versions.push((described.name.clone(), facts.version));
-                found.warnings.extend(facts.warnings.into_iter().map(|what| problem(what, false)));
+                found
+                    .warnings
+                    .extend(facts.warnings.into_iter().map(|what| problem(what, false)));
             }
             Err(Problem::Unreachable(what)) => found.problems.push(problem(what, true)),
             Err(Problem::Wrong(what)) => found.problems.push(problem(what, false)),
@@ -101,9 +102,13 @@ impl From<AskError> for Problem {
                 Self::Unreachable("is still loading its data; wait for it".to_owned())
             }
             AskError::Refused(reply) if reply.starts_with("NOAUTH") || reply.starts_with("WRONGPASS") => {
-                Self::Wrong(format!("refuses the login ({reply}); set [nodes] username and password_file"))
+                Self::Wrong(format!(
+                    "refuses the login ({reply}); set [nodes] username and password_file"
+                ))
             }
-            AskError::Refused(reply) => Self::Wrong(format!("refuses a question that preshard must ask: {reply}")),
+            AskError::Refused(reply) => {
+                Self::Wrong(format!("refuses a question that preshard must ask: {reply}"))
+            }
         }
     }
 }
@@ -118,7 +123,9 @@ async fn check_node(
     let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
     let info = client.ask_text(&["INFO"]).await?;
     if info_field(&info, "loading") == Some("1") {
-        return Err(Problem::Unreachable("is still loading its data; wait for it".to_owned()));
+        return Err(Problem::Unreachable(
+            "is still loading its data; wait for it".to_owned(),
+        ));
     }
     if info_field(&info, "cluster_enabled") == Some("1") {
         return Err(Problem::Wrong(
@@ -126,11 +133,15 @@ async fn check_node(
         ));
     }
     if info_field(&info, "role") == Some("slave") {
-        return Err(Problem::Wrong("is a replica; give the address of its primary".to_owned()));
+        return Err(Problem::Wrong(
+            "is a replica; give the address of its primary".to_owned(),
+        ));
     }
     let version = info_field(&info, "redis_version").unwrap_or("").to_owned();
     if version_number(&version) < VERSION_MIN {
-        return Err(Problem::Wrong(format!("runs Redis {version}; preshard needs 5.0 or newer")));
+        return Err(Problem::Wrong(format!(
+            "runs Redis {version}; preshard needs 5.0 or newer"
+        )));
     }
     let mut warnings = Vec::new();
     check_databases(topology, &mut client).await?;
@@ -179,7 +190,11 @@ async fn check_mark(
     seeding: bool,
 ) -> Result<(), Problem> {
     let text = client.ask_text(&["GET", MARK_KEY]).await?;
-    let found = if text.is_empty() { None } else { Some(text.as_bytes()) };
+    let found = if text.is_empty() {
+        None
+    } else {
+        Some(text.as_bytes())
+    };
     let expected = Mark::expected(topology, node);
     match expected.standing(found) {
         Standing::Unmarked | Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
@@ -231,7 +246,12 @@ pub async fn mark_nodes(
             client.ask(&["SET", MARK_KEY, &mark]).await
         };
         let marked: Result<_, AskError> = marked.await;
-        marked.map_err(|error| format!("node {} ({}): cannot be marked: {error}", described.name, described.address))?;
+        marked.map_err(|error| {
+            format!(
+                "node {} ({}): cannot be marked: {error}",
+                described.name, described.address
+            )
+        })?;
     }
     Ok(())
 }

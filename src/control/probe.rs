@@ -34,7 +34,11 @@ pub async fn probe_nodes(shared: Arc<Shared>) {
                 Err(error) => {
                     *slot = None;
                     let last = before.nodes.get(node.index()).cloned().unwrap_or_default();
-                    NodeView { up: false, error: error.to_string(), ..last }
+                    NodeView {
+                        up: false,
+                        error: error.to_string(),
+                        ..last
+                    }
                 }
             };
             if seen.up {
@@ -55,9 +59,14 @@ pub async fn probe_nodes(shared: Arc<Shared>) {
 fn publish_keys(shared: &Shared, view: &NodesView) {
     let topology = shared.topology.load();
     for (shard, placement) in topology.placements_by_shard() {
-        let Some(node) = view.nodes.get(placement.node.index()).filter(|node| node.up) else { continue };
+        let Some(node) = view.nodes.get(placement.node.index()).filter(|node| node.up) else {
+            continue;
+        };
         let found = node.keys.iter().find(|(db, _, _)| *db == placement.db.0);
-        shared.metrics.facts().set_shard_keys(shard, found.map_or(0, |(_, keys, _)| *keys));
+        shared
+            .metrics
+            .facts()
+            .set_shard_keys(shard, found.map_or(0, |(_, keys, _)| *keys));
     }
 }
 
@@ -71,7 +80,11 @@ async fn probe(
         None => slot.insert(NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?),
     };
     let info = client.ask_text(&["INFO"]).await?;
-    let number = |name: &str| info_field(&info, name).and_then(|value| value.parse().ok()).unwrap_or(0);
+    let number = |name: &str| {
+        info_field(&info, name)
+            .and_then(|value| value.parse().ok())
+            .unwrap_or(0)
+    };
     let text = |name: &str| info_field(&info, name).unwrap_or_default().to_owned();
     let mut view = NodeView {
         up: info_field(&info, "loading") != Some("1"),
@@ -91,7 +104,9 @@ async fn probe(
 fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
     let (db, fields) = line.trim().strip_prefix("db")?.split_once(':')?;
     let field = |name: &str| {
-        fields.split(',').find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
+        fields
+            .split(',')
+            .find_map(|field| field.strip_prefix(name)?.strip_prefix('=')?.parse::<u64>().ok())
     };
     Some((db.parse().ok()?, field("keys")?, field("expires").unwrap_or(0)))
 }

@@ -117,7 +117,9 @@ impl Merge {
                 if self.absorb(part, reply).is_none() {
                     self.failed += 1;
                     self.first_error.get_or_insert_with(|| {
-                        resp::error_line("ERR preshard: a node's reply has a shape that its command never has")
+                        resp::error_line(
+                            "ERR preshard: a node's reply has a shape that its command never has",
+                        )
                     });
                 }
             }
@@ -208,7 +210,9 @@ impl Merge {
             Rule::First => out.extend_from_slice(&self.kept),
             Rule::AllOnes => {
                 resp::write_array_header(out, self.ones.len());
-                self.ones.iter().for_each(|&one| resp::write_int(out, i64::from(one)));
+                self.ones
+                    .iter()
+                    .for_each(|&one| resp::write_int(out, i64::from(one)));
             }
         }
     }
@@ -218,7 +222,11 @@ impl Merge {
         let succeeded = self.answered - self.failed;
         let partly = self.write && succeeded > 0;
         if partly || (self.write && self.uncertain.is_some()) {
-            let why = self.uncertain.as_deref().or(self.not_run.as_deref()).map(str::to_owned);
+            let why = self
+                .uncertain
+                .as_deref()
+                .or(self.not_run.as_deref())
+                .map(str::to_owned);
             let why = why.or_else(|| self.first_error.as_deref().map(error_text));
             return resp::error_line(&format!(
                 "UNCERTAIN preshard: {succeeded} of {} shards done; {}",
@@ -232,12 +240,19 @@ impl Merge {
         if let Some(error) = &self.first_error {
             return error.clone();
         }
-        resp::error_line(self.not_run.as_deref().unwrap_or("ERR preshard: no part answered"))
+        resp::error_line(
+            self.not_run
+                .as_deref()
+                .unwrap_or("ERR preshard: no part answered"),
+        )
     }
 }
 
 fn error_text(line: &[u8]) -> String {
-    String::from_utf8_lossy(line).trim_start_matches('-').trim_end().to_owned()
+    String::from_utf8_lossy(line)
+        .trim_start_matches('-')
+        .trim_end()
+        .to_owned()
 }
 
 /// The number of an integer reply, canonical or not at all.

@@ -41,7 +41,10 @@ impl Position {
         let tag = (cursor >> SHARD_BITS) & ((1 << TAG_BITS) - 1);
         let node_cursor = cursor >> (SHARD_BITS + TAG_BITS);
         let same_owner = tag == owner_tag(topology, shard);
-        Some(Self { shard, cursor: if same_owner { node_cursor } else { 0 } })
+        Some(Self {
+            shard,
+            cursor: if same_owner { node_cursor } else { 0 },
+        })
     }
 
     /// The client's cursor for this place. `None` if the node's cursor leaves no room in it.
@@ -89,7 +92,9 @@ impl Walk {
     /// # Errors
     /// The error line, without `-`, of a cursor or an option that is not understood.
     pub fn new(cursor: &[u8], options: &[&[u8]], topology: &Topology) -> Result<Self, String> {
-        let number = std::str::from_utf8(cursor).ok().and_then(|text| text.parse().ok());
+        let number = std::str::from_utf8(cursor)
+            .ok()
+            .and_then(|text| text.parse().ok());
         let position = number.and_then(|number| Position::decode(number, topology));
         let position = position.ok_or("ERR invalid cursor")?;
         let mut walk = Self {
@@ -105,12 +110,19 @@ impl Walk {
         };
         for pair in options.chunks(2) {
             if pair[0].eq_ignore_ascii_case(b"count") {
-                let count = pair.get(1).and_then(|text| std::str::from_utf8(text).ok()?.parse::<i64>().ok());
+                let count = pair
+                    .get(1)
+                    .and_then(|text| std::str::from_utf8(text).ok()?.parse::<i64>().ok());
                 let count = count.ok_or("ERR value is not an integer or out of range")?;
-                walk.count = usize::try_from(count).ok().filter(|&count| count > 0).ok_or("ERR syntax error")?;
+                walk.count = usize::try_from(count)
+                    .ok()
+                    .filter(|&count| count > 0)
+                    .ok_or("ERR syntax error")?;
             }
         }
-        options.iter().for_each(|option| resp::write_bulk(&mut walk.options, option));
+        options
+            .iter()
+            .for_each(|option| resp::write_bulk(&mut walk.options, option));
         Ok(walk)
     }
 
@@ -141,7 +153,8 @@ impl Walk {
             Outcome::Reply(reply) if reply.first() == Some(&b'-') => self.failed = Some(reply.to_vec()),
             Outcome::Reply(reply) => {
                 if self.absorb(reply).is_none() {
-                    let line = "ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36";
+                    let line =
+                        "ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36";
                     self.failed = Some(resp::error_line(line));
                 }
             }
@@ -158,9 +171,15 @@ impl Walk {
         self.found.extend_from_slice(keys.rest());
         self.steps += 1;
         self.position = if cursor == 0 || cursor >= NODE_CURSOR_MAX {
-            Position { shard: ShardId(self.position.shard.0 + 1), cursor: 0 }
+            Position {
+                shard: ShardId(self.position.shard.0 + 1),
+                cursor: 0,
+            }
         } else {
-            Position { shard: self.position.shard, cursor }
+            Position {
+                shard: self.position.shard,
+                cursor,
+            }
         };
         // A table of 2^36 buckets is beyond any node's memory; skipping it silently would lose keys.
         (cursor < NODE_CURSOR_MAX).then_some(())
@@ -178,7 +197,11 @@ impl Walk {
             out.extend_from_slice(failed);
             return;
         }
-        let next = if self.position.shard.0 >= self.shards { Some(0) } else { self.position.encode(topology) };
+        let next = if self.position.shard.0 >= self.shards {
+            Some(0)
+        } else {
+            self.position.encode(topology)
+        };
         resp::write_array_header(out, 2);
         resp::write_bulk(out, next.unwrap_or(0).to_string().as_bytes());
         resp::write_array_header(out, self.found_count);

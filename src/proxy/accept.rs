@@ -37,14 +37,21 @@ impl Listener {
     pub(super) fn bind(address: &Address) -> Result<Self, ServeError> {
         let bound = match address {
             Address::Tcp { host, port } => bind_tcp(host, *port),
-            Address::Unix(path) => bind_unix(path).map(|listener| Self::Unix(listener, path.display().to_string())),
+            Address::Unix(path) => {
+                bind_unix(path).map(|listener| Self::Unix(listener, path.display().to_string()))
+            }
         };
-        bound.map_err(|error| ServeError::Listen { address: address.to_string(), error })
+        bound.map_err(|error| ServeError::Listen {
+            address: address.to_string(),
+            error,
+        })
     }
 
     pub(super) fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "?".to_owned(), |at| at.to_string()),
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|_| "?".to_owned(), |at| at.to_string()),
             Self::Unix(_, path) => format!("unix:{path}"),
         }
     }
@@ -98,8 +105,14 @@ pub(super) struct Door {
 
 impl Door {
     pub(super) fn new(shared: &Arc<Shared>, workers: &[Worker], clients: &Arc<AtomicUsize>) -> Self {
-        let workers = workers.iter().map(|worker| (worker.orders.clone(), Arc::clone(&worker.load)));
-        Self { shared: Arc::clone(shared), workers: workers.collect(), clients: Arc::clone(clients) }
+        let workers = workers
+            .iter()
+            .map(|worker| (worker.orders.clone(), Arc::clone(&worker.load)));
+        Self {
+            shared: Arc::clone(shared),
+            workers: workers.collect(),
+            clients: Arc::clone(clients),
+        }
     }
 
     async fn admit(&self, socket: Accepted, address: String, local_address: String) {
@@ -110,7 +123,14 @@ impl Door {
             return;
         };
         // A worker that is gone takes the process with it; there is nobody to tell.
-        let _ = orders.send(Order::Accept { socket, address, local_address, permit }).await;
+        let _ = orders
+            .send(Order::Accept {
+                socket,
+                address,
+                local_address,
+                permit,
+            })
+            .await;
     }
 
     fn refuse(&self, socket: Accepted) {
@@ -148,5 +168,8 @@ pub(super) async fn accept(listener: Listener, door: Door, stop: impl Future<Out
 
 /// The peer went away before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+    )
 }

@@ -108,7 +108,11 @@ async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), Serve
     }
     readiness.started();
     announce("ready");
-    tracing::info!(event = "ready", epoch = shared.topology.load().epoch.0, workers = workers.len());
+    tracing::info!(
+        event = "ready",
+        epoch = shared.topology.load().epoch.0,
+        workers = workers.len()
+    );
 
     wait_for_signal().await?;
     tracing::info!(event = "draining");
@@ -124,7 +128,9 @@ async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), Serve
 
 fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, ServeError> {
     let count = startup::worker_count(config);
-    (0..count).map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System)).collect()
+    (0..count)
+        .map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System))
+        .collect()
 }
 
 fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
@@ -138,9 +144,15 @@ fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
 
 /// Binds a TCP address; port 0 takes a free one.
 async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError> {
-    let listen = |error| ServeError::Listen { address: address.to_string(), error };
+    let listen = |error| ServeError::Listen {
+        address: address.to_string(),
+        error,
+    };
     let Address::Tcp { host, port } = address else {
-        return Err(listen(io::Error::new(io::ErrorKind::Unsupported, "HTTP needs a host and a port")));
+        return Err(listen(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "HTTP needs a host and a port",
+        )));
     };
     let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(listen)?;
     let bound = listener.local_addr().map_err(listen)?;

@@ -22,8 +22,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
 pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore), ServeError> {
-    let credentials =
-        NodeCredentials { username: config.nodes.username.clone(), password: config.nodes.password.clone() };
+    let credentials = NodeCredentials {
+        username: config.nodes.username.clone(),
+        password: config.nodes.password.clone(),
+    };
     let (topology, store) = topology(config, &credentials).await?;
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -31,7 +33,8 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         shards: usize::from(topology.total_shards()),
         max_clients: config.proxy.max_clients as u64,
     });
-    let metrics = metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
+    let metrics =
+        metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
     metrics.set_assignment((&topology).into());
     let shared = Shared {
         limits: limits(config, &topology),
@@ -94,7 +97,8 @@ fn judge(found: &Preflight, seeding: bool) -> Result<Vec<String>, ServeError> {
     for warning in &found.warnings {
         tracing::warn!(event = "node_warning", node = warning.node, "{}", warning.what);
     }
-    let (unreachable, wrong): (Vec<_>, Vec<_>) = found.problems.iter().partition(|problem| problem.unreachable);
+    let (unreachable, wrong): (Vec<_>, Vec<_>) =
+        found.problems.iter().partition(|problem| problem.unreachable);
     let fatal: Vec<String> = if seeding {
         found.problems.iter().map(ToString::to_string).collect()
     } else {
@@ -104,7 +108,12 @@ fn judge(found: &Preflight, seeding: bool) -> Result<Vec<String>, ServeError> {
         return Err(ServeError::Refused(fatal.join("\n")));
     }
     for problem in &unreachable {
-        tracing::warn!(event = "node_unreachable", node = problem.node, "{}", problem.what);
+        tracing::warn!(
+            event = "node_unreachable",
+            node = problem.node,
+            "{}",
+            problem.what
+        );
     }
     Ok(unreachable.iter().map(|problem| problem.node.clone()).collect())
 }
@@ -125,7 +134,10 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         Batches::Fixed(count) => usize::from(count),
     });
     Limits {
-        request: RequestLimits { bulk_max: proxy.request_bytes_max, ..RequestLimits::default() },
+        request: RequestLimits {
+            bulk_max: proxy.request_bytes_max,
+            ..RequestLimits::default()
+        },
         in_flight: proxy.in_flight_max,
         in_flight_bytes: proxy.in_flight_bytes_max,
         request_memory: proxy.request_memory_max / worker_count(config),
@@ -149,9 +161,14 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the composition root reads the wall clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the composition root reads the wall clock"
+)]
 fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// 160 random bits as hex, as Redis makes its `run_id`.

@@ -17,8 +17,8 @@ mod split;
 pub use split::{Part, Splitting};
 
 use crate::command::{self, Class, FanOut, Local, Spec, Split};
-use crate::resp::Args;
 use crate::ids::ShardId;
+use crate::resp::Args;
 use crate::topology::Topology;
 
 /// What is to be done with one request.
@@ -93,8 +93,13 @@ fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -
         ));
     };
     let shard = topology.shard_of_key(args.get(first as usize));
-    let foreign = rest.iter().copied().find(|&key| topology.shard_of_key(args.get(key as usize)) != shard);
-    let Some(foreign) = foreign else { return Ok(Plan::One(shard)) };
+    let foreign = rest
+        .iter()
+        .copied()
+        .find(|&key| topology.shard_of_key(args.get(key as usize)) != shard);
+    let Some(foreign) = foreign else {
+        return Ok(Plan::One(shard));
+    };
     if let Class::Split(split) = spec.class {
         return Splitting::new(split, args, topology, keys).map(|splitting| Plan::Split(split, splitting));
     }
@@ -102,7 +107,12 @@ fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -
 }
 
 fn cross_shard(args: &Args<'_>, topology: &Topology, first: u32, other: u32) -> String {
-    let name = |key: u32| (shown(args.get(key as usize)), topology.shard_of_key(args.get(key as usize)));
+    let name = |key: u32| {
+        (
+            shown(args.get(key as usize)),
+            topology.shard_of_key(args.get(key as usize)),
+        )
+    };
     let ((a, a_shard), (b, b_shard)) = (name(first), name(other));
     format!(
         "CROSSSLOT keys '{a}' (shard {a_shard}) and '{b}' (shard {b_shard}) live on different shards; \

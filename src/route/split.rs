@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use crate::command::{Split};
+use crate::command::Split;
 use crate::ids::ShardId;
 use crate::resp::{self, Args};
 use crate::topology::Topology;
@@ -45,10 +45,17 @@ impl Splitting {
         for (index, &(shard, _, _)) in placed.iter().enumerate() {
             match parts.last_mut() {
                 Some(part) if part.shard == shard => part.run.end = index + 1,
-                Some(_) | None => parts.push(Part { shard, run: index..index + 1 }),
+                Some(_) | None => parts.push(Part {
+                    shard,
+                    run: index..index + 1,
+                }),
             }
         }
-        Ok(Self { split, keys: placed, parts })
+        Ok(Self {
+            split,
+            keys: placed,
+            parts,
+        })
     }
 
     /// One part for each shard, in the order of shards.
@@ -65,7 +72,9 @@ impl Splitting {
 
     /// The places, among the request's keys, of one part's keys in the order that the part names them.
     pub fn places(&self, part: usize) -> impl Iterator<Item = usize> + '_ {
-        self.keys[self.parts[part].run.clone()].iter().map(|&(_, place, _)| place as usize)
+        self.keys[self.parts[part].run.clone()]
+            .iter()
+            .map(|&(_, place, _)| place as usize)
     }
 
     /// Writes one part's request frame.

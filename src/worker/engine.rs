@@ -66,7 +66,9 @@ pub(super) struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("worker", &self.worker).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,7 +135,10 @@ impl Engine {
 
     /// The turn's time, wrapping: differences are what counts.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "wraps on purpose; only differences are used")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "wraps on purpose; only differences are used"
+    )]
     pub(super) fn now32(&self) -> u32 {
         self.now as u32
     }

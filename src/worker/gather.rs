@@ -17,7 +17,7 @@ use crate::ids::ShardId;
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
 use crate::metrics::{Limit, RequestClass};
-use crate::resp::{Args, self, Protocol};
+use crate::resp::{self, Args, Protocol};
 use crate::route::Splitting;
 
 /// Parts of one fan-out that are outstanding at a time.
@@ -39,11 +39,21 @@ pub(super) struct Gather {
 #[derive(Debug)]
 enum Work {
     /// Parts whose replies are merged. `targets` that were not asked yet stand behind `next`.
-    Merge { merge: Merge, frame: Vec<u8>, targets: Vec<ShardId>, next: usize },
+    Merge {
+        merge: Merge,
+        frame: Vec<u8>,
+        targets: Vec<ShardId>,
+        next: usize,
+    },
     /// A SCAN call.
     Walk(Walk),
     /// RANDOMKEY: targets in turn.
-    Lottery { targets: Vec<ShardId>, next: usize, found: Option<Vec<u8>>, failed: Option<Vec<u8>> },
+    Lottery {
+        targets: Vec<ShardId>,
+        next: usize,
+        found: Option<Vec<u8>>,
+        failed: Option<Vec<u8>>,
+    },
 }
 
 impl Engine {
@@ -71,14 +81,21 @@ impl Engine {
         let parts = splitting.parts().len();
         let rule = match split {
             Split::Mget => Rule::Places {
-                places: (0..parts).map(|part| splitting.places(part).map(to_u32).collect()).collect(),
+                places: (0..parts)
+                    .map(|part| splitting.places(part).map(to_u32).collect())
+                    .collect(),
                 total: splitting.key_count(),
             },
             Split::Mset => Rule::AllOk,
             Split::Del | Split::Unlink | Split::Exists | Split::Touch => Rule::Sum,
         };
         let merge = Merge::new(rule, parts, spec.is_write());
-        let work = Work::Merge { merge, frame: Vec::new(), targets: Vec::new(), next: 0 };
+        let work = Work::Merge {
+            merge,
+            frame: Vec::new(),
+            targets: Vec::new(),
+            next: 0,
+        };
         let gather = self.insert_gather(index, spec, work, RequestClass::Multi);
         self.gathers[gather].outstanding = parts;
         self.metrics.fanout_parts.add(parts as u64);
@@ -89,7 +106,15 @@ impl Engine {
             splitting.write_frame(part, args, &mut frame);
             let queue = self.queue_index(target.shard, protocol);
             self.metrics.shard_request(target.shard, frame.len());
-            self.enqueue(queue, Owner::Gather { index: to_u32(gather), generation, part: to_u32(part) }, &frame);
+            self.enqueue(
+                queue,
+                Owner::Gather {
+                    index: to_u32(gather),
+                    generation,
+                    part: to_u32(part),
+                },
+                &frame,
+            );
         }
         self.spares.give(frame);
         Taken::Yes
@@ -132,17 +157,34 @@ impl Engine {
                 let mut targets = sharded();
                 let first = fastrand::usize(..targets.len());
                 targets.rotate_left(first);
-                return Ok(Work::Lottery { targets, next: 0, found: None, failed: None });
+                return Ok(Work::Lottery {
+                    targets,
+                    next: 0,
+                    found: None,
+                    failed: None,
+                });
             }
             FanOut::Dbsize => (Rule::Sum, sharded()),
-            FanOut::Keys => (Rule::Concat { max: self.shared.limits.keys }, sharded()),
-            FanOut::Flushdb if self.clients[index].db != 0 => {
-                (Rule::AllOk, self.topology.pinned_shard(self.clients[index].db).into_iter().collect())
-            }
+            FanOut::Keys => (
+                Rule::Concat {
+                    max: self.shared.limits.keys,
+                },
+                sharded(),
+            ),
+            FanOut::Flushdb if self.clients[index].db != 0 => (
+                Rule::AllOk,
+                self.topology
+                    .pinned_shard(self.clients[index].db)
+                    .into_iter()
+                    .collect(),
+            ),
             FanOut::Flushdb => (Rule::AllOk, sharded()),
-            FanOut::Flushall => {
-                (Rule::AllOk, (0..self.topology.shards + self.topology.pinned).map(ShardId).collect())
-            }
+            FanOut::Flushall => (
+                Rule::AllOk,
+                (0..self.topology.shards + self.topology.pinned)
+                    .map(ShardId)
+                    .collect(),
+            ),
             FanOut::ScriptLoad => (Rule::First, self.shard_of_each_node()),
             FanOut::ScriptExists => (Rule::AllOnes, self.shard_of_each_node()),
             FanOut::ScriptFlush => (Rule::AllOk, self.shard_of_each_node()),
@@ -150,18 +192,30 @@ impl Engine {
         let mut frame = Vec::new();
         resp::write_array_header(&mut frame, args.len());
         // Only FLUSHDB of owned databases is ever sent: a node's FLUSHALL would reach databases that are not ours.
-        let name: &[u8] = if fan_out == FanOut::Flushall { b"FLUSHDB" } else { args.get(0) };
+        let name: &[u8] = if fan_out == FanOut::Flushall {
+            b"FLUSHDB"
+        } else {
+            args.get(0)
+        };
         resp::write_bulk(&mut frame, name);
         (1..args.len()).for_each(|place| resp::write_bulk(&mut frame, args.get(place)));
         let merge = Merge::new(rule, targets.len(), spec.is_write());
-        Ok(Work::Merge { merge, frame, targets, next: 0 })
+        Ok(Work::Merge {
+            merge,
+            frame,
+            targets,
+            next: 0,
+        })
     }
 
     /// One shard of each node that has any: the way to a command that concerns the node as a whole.
     fn shard_of_each_node(&self) -> Vec<ShardId> {
         let shards = 0..self.topology.shards + self.topology.pinned;
         let of_node = |node: usize| {
-            shards.clone().map(ShardId).find(|&shard| self.topology.placement(shard).node.index() == node)
+            shards
+                .clone()
+                .map(ShardId)
+                .find(|&shard| self.topology.placement(shard).node.index() == node)
         };
         (0..self.topology.nodes.len()).filter_map(of_node).collect()
     }
@@ -188,7 +242,12 @@ impl Engine {
             let gather = &mut self.gathers[index];
             let mut frame = Vec::new();
             let target = match &mut gather.work {
-                Work::Merge { merge, frame: asked, targets, next } => {
+                Work::Merge {
+                    merge,
+                    frame: asked,
+                    targets,
+                    next,
+                } => {
                     let over = merge.is_over_cap()
                         || merge.has_failed()
                         || merge.held_bytes() > self.shared.limits.output_hard;
@@ -205,7 +264,12 @@ impl Engine {
                     }
                     Step::Ask(_) | Step::Done => None,
                 },
-                Work::Lottery { targets, next, found, failed } if gather.outstanding == 0 => {
+                Work::Lottery {
+                    targets,
+                    next,
+                    found,
+                    failed,
+                } if gather.outstanding == 0 => {
                     (found.is_none() && failed.is_none() && *next < targets.len()).then(|| {
                         resp::write_array_header(&mut frame, 1);
                         resp::write_bulk(&mut frame, b"RANDOMKEY");
@@ -235,12 +299,24 @@ impl Engine {
             return;
         }
         self.metrics.shard_request(shard, frame.len());
-        self.enqueue(queue, Owner::Gather { index: to_u32(index), generation, part: to_u32(part) }, frame);
+        self.enqueue(
+            queue,
+            Owner::Gather {
+                index: to_u32(index),
+                generation,
+                part: to_u32(part),
+            },
+            frame,
+        );
     }
 
     /// A part has ended.
     pub(super) fn gather_part(&mut self, index: usize, generation: u32, part: u32, outcome: Outcome<'_>) {
-        if self.gathers.get(index).is_none_or(|gather| gather.generation != generation) {
+        if self
+            .gathers
+            .get(index)
+            .is_none_or(|gather| gather.generation != generation)
+        {
             return;
         }
         self.absorb(index, part as usize, outcome);

@@ -35,7 +35,6 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-pub use backend::MARK_KEY;
 pub use stream::Accepted;
 
 use engine::Engine;
@@ -81,7 +80,10 @@ impl ClientPermit {
             return None;
         }
         load.fetch_add(1, Relaxed);
-        Some(Self { total: Arc::clone(total), load: Arc::clone(load) })
+        Some(Self {
+            total: Arc::clone(total),
+            load: Arc::clone(load),
+        })
     }
 }
 
@@ -110,13 +112,17 @@ pub struct Worker {
 pub fn start(number: usize, shared: Arc<Shared>) -> io::Result<Worker> {
     let (orders, mailbox) = mpsc::channel(MAILBOX);
     let load = Arc::new(AtomicUsize::new(0));
-    let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
-        let built = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        match built {
-            Ok(runtime) => runtime.block_on(run(number, shared, mailbox)),
-            Err(error) => tracing::error!(event = "worker_failed", worker = number, %error),
-        }
-    })?;
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{number}"))
+        .spawn(move || {
+            let built = Builder::new_current_thread()
+                .enable_all()
+                .build_local(LocalOptions::default());
+            match built {
+                Ok(runtime) => runtime.block_on(run(number, shared, mailbox)),
+                Err(error) => tracing::error!(event = "worker_failed", worker = number, %error),
+            }
+        })?;
     Ok(Worker { orders, load, thread })
 }
 
@@ -150,19 +156,26 @@ async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Ord
 
 fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinSet<()>) {
     match order {
-        Order::Accept { socket, address, local_address, permit } => {
-            match accept(engine, socket, address, local_address) {
-                Ok(index) => {
-                    let engine = Rc::clone(engine);
-                    sessions.spawn_local(async move {
-                        session::serve(engine, index).await;
-                        drop(permit);
-                    });
-                }
-                Err(error) => tracing::debug!(event = "accept_failed", %error),
+        Order::Accept {
+            socket,
+            address,
+            local_address,
+            permit,
+        } => match accept(engine, socket, address, local_address) {
+            Ok(index) => {
+                let engine = Rc::clone(engine);
+                sessions.spawn_local(async move {
+                    session::serve(engine, index).await;
+                    drop(permit);
+                });
             }
-        }
-        Order::Drain => engine.borrow().clients.iter().for_each(|(_, client)| client.wake()),
+            Err(error) => tracing::debug!(event = "accept_failed", %error),
+        },
+        Order::Drain => engine
+            .borrow()
+            .clients
+            .iter()
+            .for_each(|(_, client)| client.wake()),
     }
 }
 

@@ -111,7 +111,12 @@ impl OutBuf {
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
-        for chunk in self.chunks.iter().map(|chunk| &chunk[..]).chain(std::iter::once(tail)) {
+        for chunk in self
+            .chunks
+            .iter()
+            .map(|chunk| &chunk[..])
+            .chain(std::iter::once(tail))
+        {
             if count < SLICES_MAX {
                 slices[count] = IoSlice::new(chunk);
                 count += 1;

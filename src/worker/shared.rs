@@ -82,7 +82,9 @@ pub struct NodeCredentials {
 
 impl fmt::Debug for NodeCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeCredentials").field("username", &self.username).finish_non_exhaustive()
+        f.debug_struct("NodeCredentials")
+            .field("username", &self.username)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,7 +154,9 @@ pub struct Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("run_id", &self.run_id).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("run_id", &self.run_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -160,7 +164,10 @@ impl Shared {
     /// The address of the data listener, as INFO shows it.
     #[must_use]
     pub fn data_address(&self) -> String {
-        self.data_address.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.data_address
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Milliseconds since the start of the process.
@@ -182,8 +189,15 @@ impl Shared {
             return version.clone();
         }
         let nodes = self.nodes.load();
-        let versions = nodes.nodes.iter().map(|node| node.version.as_str()).filter(|version| !version.is_empty());
-        versions.min_by_key(|version| version_number(version)).unwrap_or("7.0.0").to_owned()
+        let versions = nodes
+            .nodes
+            .iter()
+            .map(|node| node.version.as_str())
+            .filter(|version| !version.is_empty());
+        versions
+            .min_by_key(|version| version_number(version))
+            .unwrap_or("7.0.0")
+            .to_owned()
     }
 }
 

@@ -4,8 +4,8 @@
 //! only say `EAGAIN`. Writes are tried at once, from whichever task has bytes, and wait for readiness only when the
 //! socket is full.
 
-use std::io::{self, IoSlice};
 use std::future::Future as _;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -53,7 +53,11 @@ impl Stream {
     }
 
     /// Reads into the room that `buf` has, which must not be none.
-    pub(super) fn poll_read_buf(&mut self, cx: &mut Context<'_>, buf: &mut Vec<u8>) -> Poll<io::Result<usize>> {
+    pub(super) fn poll_read_buf(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => pin!(stream.read_buf(buf)).poll(cx),
             Self::Unix(stream) => pin!(stream.read_buf(buf)).poll(cx),

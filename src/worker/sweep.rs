@@ -28,7 +28,11 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         engine.begin_turn();
-        if engine.sweep_waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+        if engine
+            .sweep_waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
             engine.sweep_waker = Some(cx.waker().clone());
         }
         loop {
@@ -60,7 +64,10 @@ impl Engine {
         if !self.corked.is_empty() {
             return CORKED;
         }
-        let busy = self.links.iter().any(|link| link.queued > 0 || !link.due.is_empty());
+        let busy = self
+            .links
+            .iter()
+            .any(|link| link.queued > 0 || !link.due.is_empty());
         if busy { BUSY } else { IDLE }
     }
 

@@ -21,14 +21,12 @@ use super::fill::write_select;
 use crate::config::OnEmpty;
 use crate::ids::{DbIndex, NodeIndex};
 use crate::resp::{self, Protocol, ReplyScanner};
-use crate::topology::mark::{Mark, Standing};
+use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
 use crate::worker::engine::Engine;
 use crate::worker::shared::Shared;
 use crate::worker::stream::Stream;
 
-/// Where the mark of a node is kept, in its metadata database.
-pub const MARK_KEY: &str = "preshard:mark";
 /// An unacknowledged byte ends a connection to a node after this long.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Replies of a handshake are small; more than this is no Redis.
@@ -95,11 +93,17 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
     stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
-    let mut talk = Talk { stream, read: Vec::new() };
+    let mut talk = Talk {
+        stream,
+        read: Vec::new(),
+    };
     log_in(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = select_all(order, &mut talk).await?;
-    Ok(Ready { stream: talk.stream, db })
+    Ok(Ready {
+        stream: talk.stream,
+        db,
+    })
 }
 
 /// Speaks the protocol version of the link, as the configured user.
@@ -108,7 +112,10 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     let user = credentials.username.as_deref().unwrap_or("default");
     let name = format!("preshard-{}", order.worker);
     let mut frame = Vec::new();
-    match (order.protocol, credentials.password.as_ref().map(crate::config::Secret::reveal)) {
+    match (
+        order.protocol,
+        credentials.password.as_ref().map(crate::config::Secret::reveal),
+    ) {
         (Protocol::Resp2, None) => {}
         (Protocol::Resp2, Some(password)) => match &credentials.username {
             Some(user) => command(&mut frame, &["AUTH", user, password]),
@@ -120,7 +127,10 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     if !frame.is_empty() {
         let reply = talk.ask(&frame).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused { command: "the login", reply: text(&reply) });
+            return Err(ConnectError::Refused {
+                command: "the login",
+                reply: text(&reply),
+            });
         }
         frame.clear();
     }
@@ -139,17 +149,25 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
     if standing == Standing::Unmarked {
         let name = &order.topology.node(order.node).name;
         if order.shared.on_empty == OnEmpty::Refuse {
-            let line = "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
+            let line =
+                "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
             return Err(ConnectError::Identity(line.to_owned()));
         }
         let mut frame = Vec::new();
         command(&mut frame, &["SET", MARK_KEY, &expected.encode(), "NX"]);
         let reply = talk.ask(&frame).await?;
         if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused { command: "SET of its mark", reply: text(&reply) });
+            return Err(ConnectError::Refused {
+                command: "SET of its mark",
+                reply: text(&reply),
+            });
         }
-                order.shared.metrics.node_came_back_empty(name);
-        tracing::warn!(event = "node_empty", node = name, "the node lost its mark: it came back empty and is served");
+        order.shared.metrics.node_came_back_empty(name);
+        tracing::warn!(
+            event = "node_empty",
+            node = name,
+            "the node lost its mark: it came back empty and is served"
+        );
         standing = expected.standing(read_mark(talk).await?.as_deref());
     }
     match standing {
@@ -167,7 +185,10 @@ async fn read_mark(talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
     command(&mut frame, &["GET", MARK_KEY]);
     let reply = talk.ask(&frame).await?;
     if reply.first() == Some(&b'-') {
-        return Err(ConnectError::Refused { command: "GET of its mark", reply: text(&reply) });
+        return Err(ConnectError::Refused {
+            command: "GET of its mark",
+            reply: text(&reply),
+        });
     }
     Ok(resp::bulk(&reply).map(<[u8]>::to_vec))
 }
@@ -199,7 +220,11 @@ fn expect_selected(order: &Order, db: DbIndex, reply: &[u8]) -> Result<(), Conne
     if reply.starts_with(b"-ERR SELECT is not allowed in cluster mode") {
         return Err(ConnectError::ClusterMode);
     }
-    Err(ConnectError::Database { db, needed: order.topology.databases_needed(), reply: text(reply) })
+    Err(ConnectError::Database {
+        db,
+        needed: order.topology.databases_needed(),
+        reply: text(reply),
+    })
 }
 
 /// The link's connection while it is being checked: one reply at a time.
@@ -250,9 +275,14 @@ impl Talk {
 
 fn command(out: &mut Vec<u8>, words: &[&str]) {
     resp::write_array_header(out, words.len());
-    words.iter().for_each(|word| resp::write_bulk(out, word.as_bytes()));
+    words
+        .iter()
+        .for_each(|word| resp::write_bulk(out, word.as_bytes()));
 }
 
 fn text(reply: &[u8]) -> String {
-    String::from_utf8_lossy(reply).trim_start_matches(['-', '+']).trim_end().to_owned()
+    String::from_utf8_lossy(reply)
+        .trim_start_matches(['-', '+'])
+        .trim_end()
+        .to_owned()
 }

@@ -52,14 +52,17 @@ impl Engine {
         }
         for (place, entry) in due.into_iter().enumerate() {
             if place >= first_unwritten {
-                self.not_run(entry, "TRYAGAIN", "the connection to its node was lost before it was sent");
+                self.not_run(
+                    entry,
+                    "TRYAGAIN",
+                    "the connection to its node was lost before it was sent",
+                );
             } else if place == 0 && mid_reply {
                 self.partial_reply(entry);
             } else {
                 self.uncertain(entry);
             }
         }
-        
     }
 
     /// The node cannot be reached: nothing that waits for it will run.
@@ -99,7 +102,10 @@ impl Engine {
         if self.links[index].queued > 0 {
             self.expire_queued(index, deadline / 2);
         }
-        let overdue = self.links[index].batches.front().is_some_and(|batch| self.now - batch.at >= deadline);
+        let overdue = self.links[index]
+            .batches
+            .front()
+            .is_some_and(|batch| self.now - batch.at >= deadline);
         if overdue {
             self.expire_due(index, deadline);
         }
@@ -133,9 +139,17 @@ impl Engine {
     /// Requests that were sent and not answered in time are answered `UNCERTAIN`; their replies stay due.
     fn expire_due(&mut self, index: usize, deadline: u64) {
         let link = &mut self.links[index];
-        let expired_end = link.batches.iter().take_while(|batch| self.now - batch.at >= deadline).last();
-        let Some(end) = expired_end.map(|batch| batch.end) else { return };
-        let count = usize::try_from(end.saturating_sub(link.answered)).unwrap_or(0).min(link.due.len());
+        let expired_end = link
+            .batches
+            .iter()
+            .take_while(|batch| self.now - batch.at >= deadline)
+            .last();
+        let Some(end) = expired_end.map(|batch| batch.end) else {
+            return;
+        };
+        let count = usize::try_from(end.saturating_sub(link.answered))
+            .unwrap_or(0)
+            .min(link.due.len());
         let mid_reply = link.reading == Reading::Stream;
         if link.state == State::Ready {
             link.state = State::Silent;
@@ -160,10 +174,18 @@ impl Engine {
     pub(in crate::worker) fn not_run(&mut self, entry: Entry, word: &str, why: &str) {
         let line = format!("{word} preshard: shard {}: {why}; it has not run", entry.shard);
         match entry.owner {
-            Owner::Client { index, generation, seq } => {
+            Owner::Client {
+                index,
+                generation,
+                seq,
+            } => {
                 self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
             }
-            Owner::Gather { index, generation, part } => {
+            Owner::Gather {
+                index,
+                generation,
+                part,
+            } => {
                 self.gather_part(index as usize, generation, part, Outcome::NotRun(&line));
             }
             Owner::Select | Owner::Tombstone => {}
@@ -171,12 +193,23 @@ impl Engine {
     }
 
     fn uncertain(&mut self, entry: Entry) {
-        let line = format!("UNCERTAIN preshard: shard {}: sent, no answer; it may have run", entry.shard);
+        let line = format!(
+            "UNCERTAIN preshard: shard {}: sent, no answer; it may have run",
+            entry.shard
+        );
         match entry.owner {
-            Owner::Client { index, generation, seq } => {
+            Owner::Client {
+                index,
+                generation,
+                seq,
+            } => {
                 self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
             }
-            Owner::Gather { index, generation, part } => {
+            Owner::Gather {
+                index,
+                generation,
+                part,
+            } => {
                 self.gather_part(index as usize, generation, part, Outcome::Uncertain(&line));
             }
             Owner::Select | Owner::Tombstone => {}
@@ -185,14 +218,20 @@ impl Engine {
 
     /// A client has half of a reply whose rest will not come: the only honest end is to close it.
     fn partial_reply(&mut self, entry: Entry) {
-        if let Owner::Client { index, generation, .. } = entry.owner {
+        if let Owner::Client {
+            index, generation, ..
+        } = entry.owner
+        {
             self.close_client(index as usize, generation, Disconnect::PartialReply);
         }
     }
 
     /// A node's name as the topology gives it.
     pub(in crate::worker) fn node_name(&self, node: NodeIndex) -> &str {
-        self.topology.nodes.get(node.index()).map_or("?", |node| node.name.as_str())
+        self.topology
+            .nodes
+            .get(node.index())
+            .map_or("?", |node| node.name.as_str())
     }
 
     /// Why a shard cannot take requests now, if it cannot.
@@ -202,6 +241,8 @@ impl Engine {
             State::Silent => "its node does not answer",
             State::Down => "its node is down",
         };
-        Some(format!("CLUSTERDOWN preshard: shard {shard}: {why}; it has not run"))
+        Some(format!(
+            "CLUSTERDOWN preshard: shard {shard}: {why}; it has not run"
+        ))
     }
 }

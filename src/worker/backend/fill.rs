@@ -80,7 +80,10 @@ impl Engine {
             }
         }
         if moved_any {
-            link.batches.push_back(Batch { end: link.answered + link.due.len() as u64, at: self.now });
+            link.batches.push_back(Batch {
+                end: link.answered + link.due.len() as u64,
+                at: self.now,
+            });
             self.admit_waiting(index);
         }
         moved_any
@@ -101,7 +104,11 @@ impl Engine {
 /// The queue of the database that is selected already goes first: it needs no SELECT.
 fn bring_forward(link: &mut Link, queues: &[ShardQueue], db: DbIndex) {
     const LOOK_MAX: usize = 64;
-    let found = link.queues.iter().take(LOOK_MAX).position(|&queue| queues[queue as usize].db == db);
+    let found = link
+        .queues
+        .iter()
+        .take(LOOK_MAX)
+        .position(|&queue| queues[queue as usize].db == db);
     if let Some(place) = found
         && place > 0
     {
@@ -115,7 +122,13 @@ fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::
     write_select(queue.db, tail);
     let bytes = u32::try_from(tail.len() - before).unwrap_or(0);
     link.due_bytes += bytes as usize;
-    link.due.push_back(Entry { owner: Owner::Select, bytes, since: 0, shard: ShardId(0), large: false });
+    link.due.push_back(Entry {
+        owner: Owner::Select,
+        bytes,
+        since: 0,
+        shard: ShardId(0),
+        large: false,
+    });
     link.db = Some(queue.db);
 }
 

@@ -46,7 +46,9 @@ impl Engine {
     #[inline]
     fn reply_ended(&mut self, index: usize, last: &[u8]) -> Result<(), LinkClose> {
         let link = &mut self.links[index];
-        let Some(entry) = link.pop_due() else { return Err(LinkClose::ExtraReply) };
+        let Some(entry) = link.pop_due() else {
+            return Err(LinkClose::ExtraReply);
+        };
         if link.state == State::Silent {
             link.state = State::Ready;
         }
@@ -76,18 +78,30 @@ impl Engine {
     #[inline]
     fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
         match entry.owner {
-            Owner::Client { index: client, generation, seq } => {
+            Owner::Client {
+                index: client,
+                generation,
+                seq,
+            } => {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics.shard_reply_bytes.add(entry.shard.index(), reply.len() as u64);
+                self.metrics
+                    .shard_reply_bytes
+                    .add(entry.shard.index(), reply.len() as u64);
                 self.complete(client as usize, generation, seq, reply, true);
             }
-            Owner::Gather { index: gather, generation, part } => {
+            Owner::Gather {
+                index: gather,
+                generation,
+                part,
+            } => {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics.shard_reply_bytes.add(entry.shard.index(), reply.len() as u64);
+                self.metrics
+                    .shard_reply_bytes
+                    .add(entry.shard.index(), reply.len() as u64);
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
             }
             Owner::Select => {
@@ -113,7 +127,9 @@ impl Engine {
     /// A reply whose end is not in this chunk.
     fn reply_goes_on(&mut self, index: usize, rest: &[u8]) {
         let link = &mut self.links[index];
-        let Some(&Entry { owner, .. }) = link.due.front() else { return };
+        let Some(&Entry { owner, .. }) = link.due.front() else {
+            return;
+        };
         match link.reading {
             Reading::Skip => {}
             Reading::Stream => self.stream_piece(index, owner, rest),
@@ -133,7 +149,11 @@ impl Engine {
     fn large_reply(&mut self, index: usize, owner: Owner) {
         let held = self.links[index].partial.len();
         let reading = match owner {
-            Owner::Client { index: client, generation, seq } => {
+            Owner::Client {
+                index: client,
+                generation,
+                seq,
+            } => {
                 let client = client as usize;
                 if self.client_is_gone(client, generation) {
                     Reading::Skip
@@ -145,7 +165,11 @@ impl Engine {
                     Reading::Whole
                 }
             }
-            Owner::Gather { index: gather, generation, part } => {
+            Owner::Gather {
+                index: gather,
+                generation,
+                part,
+            } => {
                 if held > self.shared.limits.output_hard {
                     let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
                     self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));
@@ -169,7 +193,14 @@ impl Engine {
     }
 
     fn stream_piece(&mut self, index: usize, owner: Owner, piece: &[u8]) {
-        let Owner::Client { index: client, generation, .. } = owner else { return };
+        let Owner::Client {
+            index: client,
+            generation,
+            ..
+        } = owner
+        else {
+            return;
+        };
         if !self.append_piece(client as usize, generation, piece) {
             self.links[index].reading = Reading::Skip;
         }
@@ -183,12 +214,24 @@ impl Engine {
     }
 
     fn stream_ended(&mut self, entry: Entry, last: &[u8]) {
-        let Owner::Client { index, generation, seq } = entry.owner else { return };
+        let Owner::Client {
+            index,
+            generation,
+            seq,
+        } = entry.owner
+        else {
+            return;
+        };
         self.complete(index as usize, generation, seq, last, true);
     }
 
     fn request_left(&mut self, entry: Entry) {
-        if let Owner::Client { index, generation, seq } = entry.owner {
+        if let Owner::Client {
+            index,
+            generation,
+            seq,
+        } = entry.owner
+        {
             self.complete(index as usize, generation, seq, b"", true);
         }
     }
@@ -197,6 +240,12 @@ impl Engine {
 /// Errors that the operator must mend; a client must never see them, and the link that brought them is useless.
 #[cold]
 fn is_node_fault(reply: &[u8]) -> bool {
-    const FAULTS: [&[u8]; 5] = [b"-NOAUTH", b"-WRONGPASS", b"-ERR Protocol error", b"-MOVED ", b"-ASK "];
+    const FAULTS: [&[u8]; 5] = [
+        b"-NOAUTH",
+        b"-WRONGPASS",
+        b"-ERR Protocol error",
+        b"-MOVED ",
+        b"-ASK ",
+    ];
     FAULTS.iter().any(|fault| reply.starts_with(fault))
 }

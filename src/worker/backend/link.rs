@@ -130,7 +130,11 @@ impl Link {
         let entry = self.due.pop_front()?;
         self.due_bytes -= entry.bytes as usize;
         self.answered += 1;
-        while self.batches.front().is_some_and(|batch| batch.end <= self.answered) {
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.end <= self.answered)
+        {
             self.batches.pop_front();
         }
         Some(entry)

@@ -25,9 +25,8 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
-pub use connect::MARK_KEY;
 pub(super) use link::{Link, State};
-pub(super) use queue::{Owner, Entry, ShardQueue};
+pub(super) use queue::{Entry, Owner, ShardQueue};
 
 use super::engine::Engine;
 use crate::metrics::LinkClose;
@@ -92,7 +91,11 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
 impl Engine {
     fn link_turn(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<LinkClose> {
         let link = &mut self.links[index];
-        if link.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+        if link
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
             link.waker = Some(cx.waker().clone());
         }
         if let Some(why) = link.close.take() {
@@ -110,7 +113,9 @@ impl Engine {
 
     fn link_read(&mut self, index: usize, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkClose> {
         for _ in 0..READS_PER_TURN {
-            let Some(stream) = &mut self.links[index].stream else { return Ok(()) };
+            let Some(stream) = &mut self.links[index].stream else {
+                return Ok(());
+            };
             let mut buf = ReadBuf::new(scratch);
             match stream.poll_read(cx, &mut buf) {
                 Poll::Pending => return Ok(()),
@@ -132,7 +137,11 @@ impl Engine {
         link.cells.connections[link.wire()].add(1);
         link.cells.up.set(1);
         if std::mem::take(&mut link.reported_down) {
-            tracing::info!(event = "node_up", node = self.node_name(self.links[index].node), worker = self.worker);
+            tracing::info!(
+                event = "node_up",
+                node = self.node_name(self.links[index].node),
+                worker = self.worker
+            );
         }
     }
 

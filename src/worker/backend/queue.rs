@@ -107,11 +107,16 @@ impl ShardQueue {
             due.extend(self.entries.drain(..));
         } else {
             for _ in 0..count {
-                let Some(entry) = self.entries.pop_front() else { break };
+                let Some(entry) = self.entries.pop_front() else {
+                    break;
+                };
                 let length = entry.bytes as usize;
                 moved += length;
                 if entry.large {
-                    self.large.pop_front().into_iter().for_each(|chunk| out.push_large(chunk));
+                    self.large
+                        .pop_front()
+                        .into_iter()
+                        .for_each(|chunk| out.push_large(chunk));
                 } else {
                     out.push(&self.bytes[self.taken..self.taken + length], spares);
                     self.taken += length;

@@ -174,7 +174,8 @@ impl Client {
         info.last_command.store(self.last_command.0, Relaxed);
         info.commands.store(self.commands, Relaxed);
         info.active_ms.store(self.active_ms, Relaxed);
-        info.in_flight.store(u32::try_from(self.slots.len()).unwrap_or(u32::MAX), Relaxed);
+        info.in_flight
+            .store(u32::try_from(self.slots.len()).unwrap_or(u32::MAX), Relaxed);
         info.output_bytes.store(self.output_bytes() as u64, Relaxed);
     }
 

@@ -10,7 +10,7 @@ use super::input::Taken;
 use crate::command::{self, Class, KeySpec, Spec};
 use crate::ids::ShardId;
 use crate::metrics::{Limit, RequestClass};
-use crate::resp::{Args, ArgRange};
+use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
 use crate::worker::backend::{Entry, Owner, State};
 use crate::worker::engine::Engine;
@@ -44,7 +44,14 @@ impl Engine {
             }
         };
         if !self.clients[index].authenticated && !is_allowed_before_auth(spec) {
-            self.answer_error(index, if spec.name == "hello" { NOAUTH_HELLO } else { NOAUTH });
+            self.answer_error(
+                index,
+                if spec.name == "hello" {
+                    NOAUTH_HELLO
+                } else {
+                    NOAUTH
+                },
+            );
             return Taken::Yes;
         }
         if let Class::Single = spec.class
@@ -92,12 +99,24 @@ impl Engine {
                 return Taken::Yes;
             }
         }
-        let class = if spec.is_write() { RequestClass::Write } else { RequestClass::Read };
-        let class = if matches!(spec.class, Class::Single) { class } else { RequestClass::Multi };
+        let class = if spec.is_write() {
+            RequestClass::Write
+        } else {
+            RequestClass::Read
+        };
+        let class = if matches!(spec.class, Class::Single) {
+            class
+        } else {
+            RequestClass::Multi
+        };
         let seq = self.push_slot(index, frame.len(), class);
         self.count_request(index, spec);
         self.metrics.shard_request(shard, frame.len());
-        let owner = Owner::Client { index: to_u32(index), generation, seq };
+        let owner = Owner::Client {
+            index: to_u32(index),
+            generation,
+            seq,
+        };
         self.enqueue(queue, owner, frame);
         Taken::Yes
     }
@@ -117,7 +136,16 @@ impl Engine {
         let queue_number = to_u32(queue);
         let queue = &mut self.queues[queue];
         let bytes = to_u32(frame.len());
-        queue.push(Entry { owner, bytes, since, shard: queue.shard, large: false }, frame);
+        queue.push(
+            Entry {
+                owner,
+                bytes,
+                since,
+                shard: queue.shard,
+                large: false,
+            },
+            frame,
+        );
         let link = &mut self.links[queue.link];
         link.queued += 1;
         link.queued_bytes += frame.len();
@@ -158,7 +186,8 @@ impl Engine {
         let client = &mut self.clients[index];
         if client.refuse_when_full {
             client.refuse_when_full = false;
-            let line = format!("TRYAGAIN preshard: shard {shard}: the queue of its node is full; it has not run");
+            let line =
+                format!("TRYAGAIN preshard: shard {shard}: the queue of its node is full; it has not run");
             self.answer_error(index, &line);
             return Taken::Yes;
         }
@@ -194,8 +223,7 @@ impl Engine {
 }
 
 const NOAUTH: &str = "NOAUTH Authentication required.";
-pub(super) const NOAUTH_HELLO: &str =
-    "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> \
+pub(super) const NOAUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> \
      option can be used to authenticate the client and select the RESP protocol version at the same time";
 
 fn is_allowed_before_auth(spec: &Spec) -> bool {

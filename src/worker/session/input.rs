@@ -43,16 +43,30 @@ impl Engine {
         let mut buf = self.spares.take();
         buf.extend_from_slice(left);
         let client = &mut self.clients[index];
-        client.partial = Some(Box::new(Partial { buf, start: 0, scanner, args, missing }));
+        client.partial = Some(Box::new(Partial {
+            buf,
+            start: 0,
+            scanner,
+            args,
+            missing,
+        }));
         self.account_held(index, 0);
     }
 
     /// Handles what can be handled now of the bytes that the client owns.
     pub(super) fn resume_input(&mut self, index: usize) {
-        let Some(mut partial) = self.clients[index].partial.take() else { return };
+        let Some(mut partial) = self.clients[index].partial.take() else {
+            return;
+        };
         let before = partial.buf.capacity();
         let (used, missing) = {
-            let Partial { buf, start, scanner, args, .. } = &mut *partial;
+            let Partial {
+                buf,
+                start,
+                scanner,
+                args,
+                ..
+            } = &mut *partial;
             self.handle_requests(index, &buf[*start..], scanner, args)
         };
         partial.start += used;
@@ -74,9 +88,13 @@ impl Engine {
 
     /// Makes room in the client's buffer for the next read. `false` if the memory for requests is used up.
     pub(super) fn reserve_input(&mut self, index: usize) -> bool {
-        let Some(partial) = &mut self.clients[index].partial else { return true };
+        let Some(partial) = &mut self.clients[index].partial else {
+            return true;
+        };
         let before = partial.buf.capacity();
-        let growth = partial.missing.clamp(GROWTH_MIN, GROWTH_MAX.max(partial.buf.len().min(GROWTH_MAX)));
+        let growth = partial
+            .missing
+            .clamp(GROWTH_MIN, GROWTH_MAX.max(partial.buf.len().min(GROWTH_MAX)));
         partial.buf.reserve(growth);
         debug_assert!(partial.buf.chunk_mut().len() >= growth);
         self.account_held(index, before);
@@ -104,7 +122,11 @@ impl Engine {
         let mut at = 0;
         while at < bytes.len() && self.takes_requests(index) {
             let rest = &bytes[at..];
-            let limits = if self.clients[index].authenticated { self.shared.limits.request } else { RequestLimits::BEFORE_AUTH };
+            let limits = if self.clients[index].authenticated {
+                self.shared.limits.request
+            } else {
+                RequestLimits::BEFORE_AUTH
+            };
             match scanner.scan(rest, args, &limits) {
                 Scan::Frame { end } => {
                     let taken = self.handle_request(index, &rest[..end], args);
@@ -149,7 +171,10 @@ impl Engine {
             return Taken::Yes;
         }
         let mut args = Vec::new();
-        let limits = RequestLimits { inline_max: 0, ..self.shared.limits.request };
+        let limits = RequestLimits {
+            inline_max: 0,
+            ..self.shared.limits.request
+        };
         match RequestScanner::default().scan(&frame, &mut args, &limits) {
             Scan::Frame { .. } => self.handle_request(index, &frame, &args),
             Scan::Fail(error) => {
@@ -184,7 +209,9 @@ impl Engine {
             return false;
         }
         let output = client.output_bytes();
-        let pause = if client.slots.len() >= limits.in_flight || client.request_bytes >= limits.in_flight_bytes {
+        let pause = if client.slots.len() >= limits.in_flight
+            || client.request_bytes >= limits.in_flight_bytes
+        {
             Some(Limit::InFlight)
         } else if output >= limits.output_soft || (!client.authenticated && output >= BEFORE_AUTH_OUTPUT) {
             Some(Limit::OutputSoft)

@@ -53,7 +53,11 @@ pub(super) async fn serve(engine: Rc<RefCell<Engine>>, index: usize) {
 impl Engine {
     fn session_turn(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<Disconnect> {
         let client = &mut self.clients[index];
-        if client.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+        if client
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
             client.waker = Some(cx.waker().clone());
         }
         if client.write_blocked && client.closed.is_none() {
@@ -111,7 +115,9 @@ impl Engine {
             return Poll::Pending;
         }
         let client = &mut self.clients[index];
-        let Some(partial) = &mut client.partial else { return Poll::Pending };
+        let Some(partial) = &mut client.partial else {
+            return Poll::Pending;
+        };
         // A large argument is read straight to where it stays; small leftovers go through the scratch.
         let wanted = partial.missing.max(16 * 1024);
         let mut scratch = std::mem::take(&mut self.scratch);

@@ -24,10 +24,17 @@ impl Engine {
     pub(in crate::worker) fn push_slot(&mut self, index: usize, bytes: usize, class: RequestClass) -> u32 {
         let since = self.now32();
         let client = &mut self.clients[index];
-        let seq = client.head_seq.wrapping_add(u32::try_from(client.slots.len()).unwrap_or(0));
+        let seq = client
+            .head_seq
+            .wrapping_add(u32::try_from(client.slots.len()).unwrap_or(0));
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         client.request_bytes += bytes as usize;
-        client.slots.push_back(Slot { parked: None, since, bytes, class });
+        client.slots.push_back(Slot {
+            parked: None,
+            since,
+            bytes,
+            class,
+        });
         seq
     }
 
@@ -66,12 +73,16 @@ impl Engine {
         from_node: bool,
     ) {
         let now = self.now32();
-        let Some(client) = self.clients.get_mut(index) else { return };
+        let Some(client) = self.clients.get_mut(index) else {
+            return;
+        };
         if client.generation != generation {
             return;
         }
         let place = seq.wrapping_sub(client.head_seq) as usize;
-        let Some(slot) = client.slots.get(place) else { return };
+        let Some(slot) = client.slots.get(place) else {
+            return;
+        };
         self.metrics.request_duration[slot.class].observe(now.wrapping_sub(slot.since));
         if reply.first() == Some(&b'-') {
             let origin = if from_node { Origin::Node } else { Origin::Proxy };
@@ -88,13 +99,21 @@ impl Engine {
         }
         client.slots.pop_front();
         client.head_seq = client.head_seq.wrapping_add(1);
-        if reply.len() >= DIRECT_BYTES && client.slots.is_empty() && client.out.is_empty() && !client.write_blocked {
+        if reply.len() >= DIRECT_BYTES
+            && client.slots.is_empty()
+            && client.out.is_empty()
+            && !client.write_blocked
+        {
             let written = client.stream.try_write(reply).unwrap_or(0);
             self.metrics.transmit_bytes.add(written as u64);
             client.out.push(&reply[written..], &mut self.spares);
         } else {
             client.out.push(reply, &mut self.spares);
-            while let Some(&Slot { parked: Some((start, length)), .. }) = client.slots.front() {
+            while let Some(&Slot {
+                parked: Some((start, length)),
+                ..
+            }) = client.slots.front()
+            {
                 let parked = &client.parked[start as usize..start as usize + length as usize];
                 client.out.push(parked, &mut self.spares);
                 client.parked_live -= length as usize;
@@ -150,7 +169,9 @@ impl Engine {
 
     /// Whether the reply of request `seq` is the next one that the client is owed.
     pub(in crate::worker) fn is_turn_of(&self, index: usize, seq: u32) -> bool {
-        self.clients.get(index).is_some_and(|client| client.head_seq == seq)
+        self.clients
+            .get(index)
+            .is_some_and(|client| client.head_seq == seq)
     }
 
     /// Closes a client that would have to hold more than the limit with `held` bytes of a reply in the making.
@@ -228,7 +249,9 @@ impl Engine {
 
     /// Whether a client's replies go on waiting for the rest of their pipeline.
     fn still_corked(&mut self, index: usize) -> bool {
-        let Some(client) = self.clients.get_mut(index) else { return false };
+        let Some(client) = self.clients.get_mut(index) else {
+            return false;
+        };
         if !client.corked {
             return false;
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{number, ok, verbatim};
-use crate::command::{Local};
+use crate::command::Local;
 use crate::resp::{Args, Value};
 use crate::worker::engine::Engine;
 use crate::worker::registry::{ClientInfo, is_client_name};
@@ -17,7 +17,11 @@ impl Engine {
             Local::ClientId => Ok(Value::Int(i64::try_from(info.id).unwrap_or(i64::MAX))),
             Local::ClientGetname => {
                 let name = info.names().name.clone();
-                Ok(if name.is_empty() { Value::Null } else { Value::bulk(name) })
+                Ok(if name.is_empty() {
+                    Value::Null
+                } else {
+                    Value::bulk(name)
+                })
             }
             Local::ClientSetname => self.set_client_name(index, args.get(2)).map(|()| ok()),
             Local::ClientSetinfo => set_info(&info, args.get(2), args.get(3)),
@@ -65,31 +69,48 @@ impl Engine {
     fn client_kill(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
         let own = self.clients[index].info.id;
         if args.len() == 3 {
-            let mut wanted = Filter { address: Some(text(args.get(2))?), ..Filter::default() };
+            let mut wanted = Filter {
+                address: Some(text(args.get(2))?),
+                ..Filter::default()
+            };
             wanted.skip = None;
             return match kill_matching(&self.shared, &wanted) {
                 0 => Err("ERR No such client".to_owned()),
                 _ => Ok(ok()),
             };
         }
-        let mut wanted = Filter { skip: Some(own), ..Filter::default() };
+        let mut wanted = Filter {
+            skip: Some(own),
+            ..Filter::default()
+        };
         let mut at = 2;
         while at < args.len() {
             let (word, value) = (args.get(at), args.try_get(at + 1).ok_or("ERR syntax error")?);
             match word.to_ascii_lowercase().as_slice() {
-                b"id" => wanted.id = Some(number(value).filter(|&id| id > 0).ok_or("ERR client-id should be greater than 0")?),
+                b"id" => {
+                    wanted.id = Some(
+                        number(value)
+                            .filter(|&id| id > 0)
+                            .ok_or("ERR client-id should be greater than 0")?,
+                    )
+                }
                 b"addr" => wanted.address = Some(text(value)?),
                 b"laddr" => wanted.local_address = Some(text(value)?),
                 b"type" => wanted.nobody |= !is_normal_type(value)?,
                 b"user" => wanted.nobody |= value != b"default",
-                b"maxage" => wanted.age_min = Some(number(value).ok_or("ERR maxage is not an integer or out of range")?),
+                b"maxage" => {
+                    wanted.age_min =
+                        Some(number(value).ok_or("ERR maxage is not an integer or out of range")?)
+                }
                 b"skipme" if value.eq_ignore_ascii_case(b"yes") => wanted.skip = Some(own),
                 b"skipme" if value.eq_ignore_ascii_case(b"no") => wanted.skip = None,
                 _ => return Err("ERR syntax error".to_owned()),
             }
             at += 2;
         }
-        Ok(Value::Int(i64::try_from(kill_matching(&self.shared, &wanted)).unwrap_or(i64::MAX)))
+        Ok(Value::Int(
+            i64::try_from(kill_matching(&self.shared, &wanted)).unwrap_or(i64::MAX),
+        ))
     }
 }
 
@@ -110,8 +131,14 @@ impl Filter {
         !self.nobody
             && self.skip != Some(info.id)
             && self.id.is_none_or(|id| i64::try_from(info.id) == Ok(id))
-            && self.address.as_ref().is_none_or(|address| *address == info.address)
-            && self.local_address.as_ref().is_none_or(|address| *address == info.local_address)
+            && self
+                .address
+                .as_ref()
+                .is_none_or(|address| *address == info.address)
+            && self
+                .local_address
+                .as_ref()
+                .is_none_or(|address| *address == info.local_address)
             && self.age_min.is_none_or(|least| age >= least)
     }
 }
@@ -119,22 +146,35 @@ impl Filter {
 /// Marks the clients that are meant; their workers close them at the next sweep. Returns how many.
 pub(in crate::worker) fn kill_matching(shared: &Shared, wanted: &Filter) -> usize {
     let now = shared.now_ms();
-    let matching = shared.registry.list().into_iter().filter(|info| wanted.matches(info, now));
+    let matching = shared
+        .registry
+        .list()
+        .into_iter()
+        .filter(|info| wanted.matches(info, now));
     matching.filter(|info| !info.killed.swap(true, Relaxed)).count()
 }
 
 fn set_info(info: &ClientInfo, option: &[u8], value: &[u8]) -> Result<Value, String> {
     let option = option.to_ascii_lowercase();
-    let value = std::str::from_utf8(value).ok().filter(|value| is_client_name(value));
+    let value = std::str::from_utf8(value)
+        .ok()
+        .filter(|value| is_client_name(value));
     let mut names = info.names();
     let field = match option.as_slice() {
         b"lib-name" => &mut names.library,
         b"lib-ver" => &mut names.library_version,
-        _ => return Err(format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(&option))),
+        _ => {
+            return Err(format!(
+                "ERR Unrecognized option '{}'",
+                String::from_utf8_lossy(&option)
+            ));
+        }
     };
     let Some(value) = value else {
         let option = String::from_utf8_lossy(&option).into_owned();
-        return Err(format!("ERR {option} cannot contain spaces, newlines or special characters."));
+        return Err(format!(
+            "ERR {option} cannot contain spaces, newlines or special characters."
+        ));
     };
     value.clone_into(field);
     Ok(ok())
@@ -152,10 +192,15 @@ fn is_normal_type(word: &[u8]) -> Result<bool, String> {
     match word.to_ascii_lowercase().as_slice() {
         b"normal" => Ok(true),
         b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
-        _ => Err(format!("ERR Unknown client type '{}'", String::from_utf8_lossy(word))),
+        _ => Err(format!(
+            "ERR Unknown client type '{}'",
+            String::from_utf8_lossy(word)
+        )),
     }
 }
 
 fn text(word: &[u8]) -> Result<String, String> {
-    std::str::from_utf8(word).map(str::to_owned).map_err(|_| "ERR syntax error".to_owned())
+    std::str::from_utf8(word)
+        .map(str::to_owned)
+        .map_err(|_| "ERR syntax error".to_owned())
 }

@@ -1,6 +1,5 @@
 //! CONFIG GET: the few settings that clients and tools look at, true for what a client sees here.
 
-
 use crate::resp::{Args, Value};
 use crate::worker::engine::Engine;
 
@@ -9,15 +8,25 @@ impl Engine {
         let patterns: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
         let settings = self.settings();
         let wanted = settings.into_iter().filter(|(name, _)| {
-            patterns.iter().any(|pattern| glob(&pattern.to_ascii_lowercase(), name.as_bytes()))
+            patterns
+                .iter()
+                .any(|pattern| glob(&pattern.to_ascii_lowercase(), name.as_bytes()))
         });
-        Value::Map(wanted.map(|(name, value)| (Value::bulk(name), Value::bulk(value))).collect())
+        Value::Map(
+            wanted
+                .map(|(name, value)| (Value::bulk(name), Value::bulk(value)))
+                .collect(),
+        )
     }
 
     fn settings(&self) -> Vec<(&'static str, String)> {
         let limits = &self.shared.limits;
         let nodes = self.shared.nodes.load();
-        let policy = nodes.nodes.iter().map(|node| node.maxmemory_policy.clone()).find(|policy| !policy.is_empty());
+        let policy = nodes
+            .nodes
+            .iter()
+            .map(|node| node.maxmemory_policy.clone())
+            .find(|policy| !policy.is_empty());
         let no = || "no".to_owned();
         vec![
             ("appendonly", no()),
@@ -26,7 +35,10 @@ impl Engine {
             ("databases", (self.topology.pinned + 1).to_string()),
             ("maxclients", self.shared.max_clients.to_string()),
             ("maxmemory", "0".to_owned()),
-            ("maxmemory-policy", policy.unwrap_or_else(|| "noeviction".to_owned())),
+            (
+                "maxmemory-policy",
+                policy.unwrap_or_else(|| "noeviction".to_owned()),
+            ),
             ("notify-keyspace-events", String::new()),
             ("proto-max-bulk-len", limits.request.bulk_max.to_string()),
             ("replica-read-only", "yes".to_owned()),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{number, ok};
-use crate::command::{Local};
+use crate::command::Local;
 use crate::resp::{Args, Protocol, Value};
 use crate::worker::engine::Engine;
 use crate::worker::registry::is_client_name;
@@ -45,7 +45,10 @@ impl Engine {
                 name = Some(args.get(at + 1));
                 at += 2;
             } else {
-                return Err(format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option)));
+                return Err(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                ));
             }
         }
         if let Some((user, password)) = credentials {
@@ -89,7 +92,11 @@ impl Engine {
     fn log_in(&mut self, index: usize, user: Option<&[u8]>, password: &[u8]) -> Result<(), String> {
         let known = user.is_none_or(|user| user == b"default");
         // Compared in any case: how long it takes must not tell which half was wrong.
-        let right = self.shared.password.as_ref().is_none_or(|expected| expected.matches(password));
+        let right = self
+            .shared
+            .password
+            .as_ref()
+            .is_none_or(|expected| expected.matches(password));
         if known && right {
             self.clients[index].authenticated = true;
             return Ok(());
@@ -126,7 +133,10 @@ impl Engine {
         self.metrics.client_connections[client.wire()].sub(1);
         client.protocol = protocol;
         self.metrics.client_connections[client.wire()].add(1);
-        client.info.protocol.store(if protocol == Protocol::Resp3 { 3 } else { 2 }, Relaxed);
+        client
+            .info
+            .protocol
+            .store(if protocol == Protocol::Resp3 { 3 } else { 2 }, Relaxed);
     }
 
     pub(super) fn set_client_name(&mut self, index: usize, name: &[u8]) -> Result<(), String> {

@@ -25,7 +25,10 @@ impl Engine {
         let asked: Vec<String> = (1..args.len())
             .map(|place| String::from_utf8_lossy(args.get(place)).to_ascii_lowercase())
             .collect();
-        let everything = asked.is_empty() || asked.iter().any(|word| ["all", "default", "everything"].contains(&word.as_str()));
+        let everything = asked.is_empty()
+            || asked
+                .iter()
+                .any(|word| ["all", "default", "everything"].contains(&word.as_str()));
         let mut text = String::new();
         for (section, _) in SECTIONS {
             if everything || asked.iter().any(|word| word == section) {
@@ -47,9 +50,18 @@ impl Engine {
             "server" => self.info_server(),
             "clients" => self.info_clients(),
             "memory" => self.info_memory(),
-            "persistence" => fields(&[("loading", "0"), ("async_loading", "0"), ("rdb_bgsave_in_progress", "0"), ("aof_enabled", "0")]),
+            "persistence" => fields(&[
+                ("loading", "0"),
+                ("async_loading", "0"),
+                ("rdb_bgsave_in_progress", "0"),
+                ("aof_enabled", "0"),
+            ]),
             "stats" => self.info_stats(),
-            "replication" => fields(&[("role", "master"), ("connected_slaves", "0"), ("master_repl_offset", "0")]),
+            "replication" => fields(&[
+                ("role", "master"),
+                ("connected_slaves", "0"),
+                ("master_repl_offset", "0"),
+            ]),
             "cluster" => fields(&[("cluster_enabled", "0")]),
             "keyspace" => self.info_keyspace(),
             _ => self.info_preshard(),
@@ -95,7 +107,11 @@ impl Engine {
     fn info_memory(&self) -> Vec<(String, String)> {
         let nodes = self.shared.nodes.load();
         let used: u64 = nodes.nodes.iter().map(|node| node.used_memory).sum();
-        let policy = nodes.nodes.iter().map(|node| node.maxmemory_policy.as_str()).find(|policy| !policy.is_empty());
+        let policy = nodes
+            .nodes
+            .iter()
+            .map(|node| node.maxmemory_policy.as_str())
+            .find(|policy| !policy.is_empty());
         fields(&[
             ("used_memory", &used.to_string()),
             ("maxmemory", "0"),
@@ -108,7 +124,10 @@ impl Engine {
         let totals = self.shared.metrics.totals();
         let ops: u64 = self.shared.nodes.load().nodes.iter().map(|node| node.ops).sum();
         fields(&[
-            ("total_connections_received", &totals.connections_total.to_string()),
+            (
+                "total_connections_received",
+                &totals.connections_total.to_string(),
+            ),
             ("total_commands_processed", &totals.requests.to_string()),
             ("instantaneous_ops_per_sec", &ops.to_string()),
             ("total_net_input_bytes", &totals.receive_bytes.to_string()),
@@ -131,12 +150,24 @@ impl Engine {
             }
         }
         let rows = sums.into_iter().enumerate().filter(|(_, (keys, _))| *keys > 0);
-        rows.map(|(db, (keys, expires))| (format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl=0")))
-            .collect()
+        rows.map(|(db, (keys, expires))| {
+            (
+                format!("db{db}"),
+                format!("keys={keys},expires={expires},avg_ttl=0"),
+            )
+        })
+        .collect()
     }
 
     fn info_preshard(&self) -> Vec<(String, String)> {
-        let up = self.shared.nodes.load().nodes.iter().filter(|node| node.up).count();
+        let up = self
+            .shared
+            .nodes
+            .load()
+            .nodes
+            .iter()
+            .filter(|node| node.up)
+            .count();
         fields(&[
             ("preshard_version", env!("CARGO_PKG_VERSION")),
             ("cluster_id", &self.topology.cluster_id),
@@ -151,5 +182,8 @@ impl Engine {
 }
 
 fn fields(fields: &[(&str, &str)]) -> Vec<(String, String)> {
-    fields.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+    fields
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }

@@ -11,7 +11,7 @@ mod info;
 use super::input::Taken;
 use crate::command::{Local, Spec};
 use crate::metrics::{Disconnect, RequestClass};
-use crate::resp::{Args, self, Value};
+use crate::resp::{self, Args, Value};
 use crate::worker::engine::Engine;
 
 impl Engine {
@@ -37,9 +37,15 @@ impl Engine {
                 self.clients[index].closing = Some(Disconnect::Client);
                 return Taken::Yes;
             }
-            Local::Hello | Local::Auth | Local::Select | Local::Reset => self.session_command(index, local, args),
+            Local::Hello | Local::Auth | Local::Select | Local::Reset => {
+                self.session_command(index, local, args)
+            }
             Local::Time => time(),
-            Local::Role => Value::Array(vec![Value::bulk("master"), Value::Int(0), Value::Array(Vec::new())]),
+            Local::Role => Value::Array(vec![
+                Value::bulk("master"),
+                Value::Int(0),
+                Value::Array(Vec::new()),
+            ]),
             Local::Wait => wait(args),
             Local::Info => self.info(args),
             Local::ConfigGet => self.config_get(args),
@@ -65,10 +71,9 @@ impl Engine {
             Local::ClusterDisabled => Value::error("ERR This instance has cluster support disabled"),
             Local::AclCat => Value::Array(Vec::new()),
             Local::AclWhoami => Value::bulk("default"),
-            Local::ModuleList
-            | Local::LatencyHistory
-            | Local::LatencyLatest
-            | Local::SlowlogGet => Value::Array(Vec::new()),
+            Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest | Local::SlowlogGet => {
+                Value::Array(Vec::new())
+            }
             Local::LatencyHistogram => Value::Map(Vec::new()),
             Local::SlowlogLen | Local::LatencyReset => Value::Int(0),
             Local::SlowlogReset => ok(),
@@ -107,7 +112,9 @@ impl Engine {
 
 #[expect(clippy::disallowed_methods, reason = "TIME asks for the wall clock")]
 fn time() -> Value {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Value::Array(vec![
         Value::bulk(now.as_secs().to_string()),
         Value::bulk(now.subsec_micros().to_string()),
@@ -129,7 +136,10 @@ fn ok() -> Value {
 
 /// Text in the form that clients of the newer protocol may show as it is.
 fn verbatim(text: String) -> Value {
-    Value::Verbatim { format: *b"txt", text: text.into_bytes() }
+    Value::Verbatim {
+        format: *b"txt",
+        text: text.into_bytes(),
+    }
 }
 
 /// A canonical decimal number.
