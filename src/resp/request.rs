@@ -18,6 +18,7 @@
 
 use memchr::memchr;
 
+use super::number::{Line, length_line};
 use super::{BULK_HARD_MAX, ProtocolError};
 
 /// Where one argument lies, relative to the first byte of its frame.
@@ -106,14 +107,6 @@ enum Stage {
     Start,
     Arguments,
     Inline,
-}
-
-/// A length line, read from its first digit.
-enum Line {
-    Length { value: usize, next: usize },
-    Short,
-    NotCanonical,
-    NoCrlf,
 }
 
 // === impl RequestScanner ===
@@ -256,47 +249,6 @@ impl RequestScanner {
             Some(word) if is_http(word) => Scan::Fail(ProtocolError::HttpLike),
             Some(_) | None => Scan::Inline { end },
         }
-    }
-}
-
-/// Reads a canonical, unsigned number and its CR LF: no leading zero, plus or space, 19 digits at most. (Twenty would
-/// be above 2^63 in any case, and nineteen cannot overflow.)
-#[inline(always)]
-fn length_line(buf: &[u8], first: usize) -> Line {
-    let mut value: usize = 0;
-    let mut at = first;
-    let stop = loop {
-        let Some(&byte) = buf.get(at) else {
-            return unfinished(buf, first);
-        };
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break byte;
-        }
-        if at - first >= 19 {
-            return Line::NotCanonical;
-        }
-        value = value.wrapping_mul(10).wrapping_add(usize::from(digit));
-        at += 1;
-    };
-    let digits = at - first;
-    if digits == 0 || (digits > 1 && buf[first] == b'0') {
-        return Line::NotCanonical;
-    }
-    match (stop, buf.get(at + 1)) {
-        (b'\r', Some(b'\n')) => Line::Length { value, next: at + 2 },
-        (b'\r', None) => Line::Short,
-        (b'\r' | b'\n', _) => Line::NoCrlf,
-        _ => Line::NotCanonical,
-    }
-}
-
-/// All digits so far: wait for more, unless it can no longer become canonical.
-#[cold]
-fn unfinished(buf: &[u8], first: usize) -> Line {
-    match buf.get(first..) {
-        Some([b'0', _, ..]) => Line::NotCanonical,
-        Some(_) | None => Line::Short,
     }
 }
 
