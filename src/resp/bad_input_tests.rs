@@ -435,14 +435,11 @@ fn depth_costs_nothing() {
 }
 
 #[test]
-fn counts_that_overflow_are_refused() {
+fn announced_counts_are_only_added_up() {
     let mut scanner = ReplyScanner::default();
     let header = b"%4294967296\r\n".repeat(1024);
-    let mut fed: u64 = 0;
-    // 2^31 maps of 2^33 values would be needed; no memory grows on the way there.
-    while fed < 64 {
+    for _ in 0..64 {
         assert_eq!(scanner.feed(&header), Ok(None));
-        fed += 1;
     }
     assert!(!scanner.is_fresh());
 }

@@ -91,6 +91,20 @@ impl ReplyScanner {
     /// The bytes are no reply. The scanner stays broken, as the link is.
     #[inline]
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<usize>, BadReply> {
+        if self.phase == Phase::Type && self.due == 0 {
+            let Some(&kind) = chunk.first() else {
+                return Ok(None);
+            };
+            if let Some(end) = whole(kind, chunk) {
+                self.first = Some(kind);
+                return Ok(Some(end));
+            }
+        }
+        self.resume(chunk)
+    }
+
+    /// What [`ReplyScanner::feed`] does with all but the usual small replies.
+    fn resume(&mut self, chunk: &[u8]) -> Result<Option<usize>, BadReply> {
         let outcome = self.advance(chunk);
         if let Err(bad) = outcome {
             self.phase = Phase::Broken;

@@ -124,10 +124,18 @@ impl RequestScanner {
     /// arrived, never with the count that was announced.
     #[inline]
     pub fn scan(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
+        match self.stage {
+            Stage::Start => self.start(buf, args, limits),
+            Stage::Arguments | Stage::Inline => self.resume(buf, args, limits),
+        }
+    }
+
+    /// Goes on with a request that was incomplete.
+    fn resume(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
         let scan = match self.stage {
             Stage::Start => self.start(buf, args, limits),
-            Stage::Arguments => self.arguments(buf, args, limits),
-            Stage::Inline => self.line(buf, limits),
+            Stage::Arguments => self.arguments(buf, args, limits, self.at, self.left),
+            Stage::Inline => self.line(buf, limits, self.at),
         };
         if !matches!(scan, Scan::Incomplete { .. }) {
             self.stage = Stage::Start;
@@ -147,11 +155,7 @@ impl RequestScanner {
             Some(&typed) if b"+-:$_#,(!=%~>|".contains(&typed) => {
                 Scan::Fail(ProtocolError::ExpectedMultibulk(typed))
             }
-            Some(_) => {
-                self.stage = Stage::Inline;
-                self.at = 0;
-                self.line(buf, limits)
-            }
+            Some(_) => self.line(buf, limits, 0),
         }
     }
 
@@ -167,10 +171,7 @@ impl RequestScanner {
                 if value > limits.args_max {
                     return Scan::Fail(too_many(value, limits));
                 }
-                self.stage = Stage::Arguments;
-                self.at = next;
-                self.left = value;
-                self.arguments(buf, args, limits)
+                self.arguments(buf, args, limits, next, value)
             }
             Line::Short => Scan::Incomplete { at_least: 1 },
             Line::NotCanonical => Scan::Fail(ProtocolError::InvalidMultibulkLength),
@@ -180,9 +181,15 @@ impl RequestScanner {
 
     /// The arguments, `$<length>` and as many bytes each.
     #[inline]
-    fn arguments(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
+    fn arguments(
+        &mut self,
+        buf: &[u8],
+        args: &mut Vec<ArgRange>,
+        limits: &RequestLimits,
+        mut at: usize,
+        mut left: usize,
+    ) -> Scan {
         let bulk_max = limits.bulk_max.min(BULK_HARD_MAX);
-        let (mut at, mut left) = (self.at, self.left);
         let missing = loop {
             if left == 0 {
                 return Scan::Frame { end: at };
@@ -210,7 +217,7 @@ impl RequestScanner {
                 Some(_) => return Scan::Fail(ProtocolError::InvalidCrlf),
                 None => break end + 2 - buf.len(),
             }
-            if args.is_empty() && is_http(&buf[start..end]) {
+            if matches!(length, 4 | 5) && args.is_empty() && is_http(&buf[start..end]) {
                 return Scan::Fail(ProtocolError::HttpLike);
             }
             args.push(ArgRange {
@@ -220,18 +227,25 @@ impl RequestScanner {
             at = end + 2;
             left -= 1;
         };
-        self.at = at;
-        self.left = left;
+        *self = Self {
+            stage: Stage::Arguments,
+            at,
+            left,
+        };
         Scan::Incomplete { at_least: missing }
     }
 
     /// An inline request: everything up to LF.
-    fn line(&mut self, buf: &[u8], limits: &RequestLimits) -> Scan {
-        let end = match memchr(b'\n', &buf[self.at..]) {
-            Some(i) => self.at + i + 1,
+    fn line(&mut self, buf: &[u8], limits: &RequestLimits, searched: usize) -> Scan {
+        let end = match memchr(b'\n', buf.get(searched..).unwrap_or_default()) {
+            Some(i) => searched + i + 1,
             None if buf.len() >= limits.inline_max => return Scan::Fail(ProtocolError::TooBigInline),
             None => {
-                self.at = buf.len();
+                *self = Self {
+                    stage: Stage::Inline,
+                    at: buf.len(),
+                    left: 0,
+                };
                 return Scan::Incomplete { at_least: 1 };
             }
         };
