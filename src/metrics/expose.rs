@@ -4,7 +4,8 @@
 //! its encoder writes text format 0.0.4. The numbers come out of [`Sources`] at that moment: a scrape reads
 //! each cell once and holds no lock that a request could wait for.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use prometheus::core::{Collector, Desc};
@@ -12,7 +13,27 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 
 use super::Sources;
 use super::cell::{BUCKETS, HistogramTotal, bucket_bound_seconds};
-use super::families::{FAMILIES, Family, Kind};
+use super::families::FAMILIES;
+use super::family::{Family, Kind, LabelName};
+use super::process::ProcessFigures;
+
+/// What one scrape reads: the sources, and what is looked up once for all families.
+#[derive(Debug)]
+pub struct Scrape<'a> {
+    sources: &'a Sources,
+    /// Names of the nodes that get rows.
+    pub(super) nodes: BTreeSet<String>,
+    /// Figures of this process, where there are any.
+    pub(super) process: Option<ProcessFigures>,
+}
+
+impl Deref for Scrape<'_> {
+    type Target = Sources;
+
+    fn deref(&self) -> &Sources {
+        self.sources
+    }
+}
 
 /// Takes the rows of one family, each a list of label values and a number.
 #[derive(Debug)]
@@ -81,7 +102,7 @@ impl Emit {
             "labels of {}",
             self.family.name
         );
-        let pair = |(label, value): (&super::families::LabelName, &&str)| {
+        let pair = |(label, value): (&LabelName, &&str)| {
             let mut pair = LabelPair::default();
             pair.set_name(label.name.to_owned());
             pair.set_value((*value).to_owned());
@@ -126,12 +147,17 @@ impl Collector for FamiliesCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let scrape = Scrape {
+            sources: &self.sources,
+            nodes: self.sources.node_names(),
+            process: ProcessFigures::read(),
+        };
         let gather = |family: &'static Family| {
             let mut emit = Emit {
                 family,
                 metrics: Vec::new(),
             };
-            (family.read)(&self.sources, &mut emit);
+            (family.read)(&scrape, &mut emit);
             let mut out = MetricFamily::default();
             out.set_name(family.name.to_owned());
             out.set_help(family.help.to_owned());

@@ -4,146 +4,12 @@
 //! the prefix `preshard_`, base units and `_total` for counters; there are no averages, ratios or rates, which
 //! are the reader's business. Shards are never crossed with commands or buckets.
 
-use super::Sources;
-use super::cell::{Cell, Gauge, Histogram};
-use super::expose::Emit;
+use super::family::{
+    CLASS, CODE, COMMAND, DB, DISCONNECT, Family, LIMIT, LINK_CLOSE, NODE, ORIGIN, PROTOCOL, REVISION, SHARD,
+    VERSION, WORKER, counter, gauge, histogram,
+};
 use super::labels::{Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
-use super::process::ProcessFigures;
-use super::worker::{NodeCells, WorkerMetrics};
-
-/// Type of a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Only grows.
-    Counter,
-    /// A level.
-    Gauge,
-    /// A distribution in buckets.
-    Histogram,
-}
-
-/// A label of a family.
-#[derive(Clone, Copy, Debug)]
-pub struct LabelName {
-    /// The label's name.
-    pub name: &'static str,
-    /// What its values are.
-    pub values: Values,
-}
-
-/// What the values of a label are.
-#[derive(Clone, Copy, Debug)]
-pub enum Values {
-    /// A closed list of values with their meanings.
-    Fixed(fn() -> Vec<(&'static str, &'static str)>),
-    /// Values known at run time, and what bounds them.
-    Bounded(&'static str),
-}
-
-/// One row of the table.
-#[derive(Debug)]
-pub struct Family {
-    /// Name as scraped.
-    pub name: &'static str,
-    /// Type.
-    pub kind: Kind,
-    /// One sentence.
-    pub help: &'static str,
-    /// Labels in order.
-    pub labels: &'static [LabelName],
-    /// Emits the rows.
-    pub read: fn(&Sources, &mut Emit),
-}
-
-fn list<L: Label>() -> Vec<(&'static str, &'static str)> {
-    L::ALL
-        .iter()
-        .map(|label| (label.name(), label.meaning()))
-        .collect()
-}
-
-const fn fixed(name: &'static str, values: fn() -> Vec<(&'static str, &'static str)>) -> LabelName {
-    LabelName {
-        name,
-        values: Values::Fixed(values),
-    }
-}
-
-const fn bounded(name: &'static str, what: &'static str) -> LabelName {
-    LabelName {
-        name,
-        values: Values::Bounded(what),
-    }
-}
-
-const COMMAND: LabelName = bounded(
-    "command",
-    "names of the command table, subcommands as `config|get`; only touched ones, and `other` for unknown commands",
-);
-const SHARD: LabelName = bounded(
-    "shard",
-    "shard numbers, pinned ones included; every shard has a row",
-);
-const NODE: LabelName = bounded("node", "node names of the topology");
-const DB: LabelName = bounded(
-    "db",
-    "`db` and the number of the database on the node, as redis_exporter writes it",
-);
-const WORKER: LabelName = bounded("worker", "numbers of the workers");
-const VERSION: LabelName = bounded("version", "a version text");
-const REVISION: LabelName = bounded("revision", "the source revision of the build, or `unknown`");
-const PROTOCOL: LabelName = fixed("protocol", list::<Wire>);
-const ORIGIN: LabelName = fixed("origin", list::<Origin>);
-const CODE: LabelName = fixed("code", list::<ErrorCode>);
-const CLASS: LabelName = fixed("class", list::<RequestClass>);
-const DISCONNECT: LabelName = fixed("reason", list::<Disconnect>);
-const LINK_CLOSE: LabelName = fixed("reason", list::<LinkClose>);
-const LIMIT: LabelName = fixed("limit", list::<Limit>);
-
-const fn counter(
-    name: &'static str,
-    labels: &'static [LabelName],
-    help: &'static str,
-    read: fn(&Sources, &mut Emit),
-) -> Family {
-    Family {
-        name,
-        kind: Kind::Counter,
-        help,
-        labels,
-        read,
-    }
-}
-
-const fn gauge(
-    name: &'static str,
-    labels: &'static [LabelName],
-    help: &'static str,
-    read: fn(&Sources, &mut Emit),
-) -> Family {
-    Family {
-        name,
-        kind: Kind::Gauge,
-        help,
-        labels,
-        read,
-    }
-}
-
-const fn histogram(
-    name: &'static str,
-    labels: &'static [LabelName],
-    help: &'static str,
-    read: fn(&Sources, &mut Emit),
-) -> Family {
-    Family {
-        name,
-        kind: Kind::Histogram,
-        help,
-        labels,
-        read,
-    }
-}
+use super::read::{commands, each_cell, each_gauge, nodes, process, shards};
 
 /// Every family that this process exposes.
 pub static FAMILIES: &[Family] = &[
@@ -182,36 +48,36 @@ pub static FAMILIES: &[Family] = &[
         "process_cpu_seconds_total",
         &[],
         "CPU time, user and system.",
-        |_, out| process(out, |p| p.cpu_seconds),
+        |s, out| process(s, out, |p| p.cpu_seconds),
     ),
     gauge(
         "process_resident_memory_bytes",
         &[],
         "Resident memory.",
-        |_, out| process(out, |p| p.resident_bytes),
+        |s, out| process(s, out, |p| p.resident_bytes),
     ),
-    gauge("process_virtual_memory_bytes", &[], "Address space.", |_, out| {
-        process(out, |p| p.virtual_bytes)
+    gauge("process_virtual_memory_bytes", &[], "Address space.", |s, out| {
+        process(s, out, |p| p.virtual_bytes)
     }),
     gauge(
         "process_start_time_seconds",
         &[],
         "Start of the process, Unix time.",
-        |_, out| {
-            process(out, |p| p.start_time_seconds);
+        |s, out| {
+            process(s, out, |p| p.start_time_seconds);
         },
     ),
-    gauge("process_threads", &[], "Threads.", |_, out| {
-        process(out, |p| p.threads)
+    gauge("process_threads", &[], "Threads.", |s, out| {
+        process(s, out, |p| p.threads)
     }),
-    gauge("process_open_fds", &[], "Open file descriptors.", |_, out| {
-        process(out, |p| p.open_fds)
+    gauge("process_open_fds", &[], "Open file descriptors.", |s, out| {
+        process(s, out, |p| p.open_fds)
     }),
     gauge(
         "process_max_fds",
         &[],
         "Soft limit of open file descriptors.",
-        |_, out| process(out, |p| p.max_fds),
+        |s, out| process(s, out, |p| p.max_fds),
     ),
     // Clients.
     gauge(
@@ -421,9 +287,9 @@ pub static FAMILIES: &[Family] = &[
         &[NODE, VERSION],
         "Always 1; the labels say what the node runs.",
         |s, out| {
-            for name in s.node_names() {
-                let version = s.facts.node(&name).map(|facts| facts.version).unwrap_or_default();
-                out.row(&[&name, &version], 1.0);
+            for name in &s.nodes {
+                let version = s.facts.node(name).map(|facts| facts.version).unwrap_or_default();
+                out.row(&[name, &version], 1.0);
             }
         },
     ),
@@ -432,10 +298,10 @@ pub static FAMILIES: &[Family] = &[
         &[NODE],
         "The node's used_memory at the last probe.",
         |s, out| {
-            for name in s.node_names() {
+            for name in &s.nodes {
                 out.count(
-                    &[&name],
-                    s.facts.node(&name).map_or(0, |facts| facts.used_memory_bytes),
+                    &[name],
+                    s.facts.node(name).map_or(0, |facts| facts.used_memory_bytes),
                 );
             }
         },
@@ -445,9 +311,9 @@ pub static FAMILIES: &[Family] = &[
         &[NODE],
         "How long the last probe took.",
         |s, out| {
-            for name in s.node_names() {
-                let micros = s.facts.node(&name).map_or(0, |facts| facts.probe_micros);
-                out.row(&[&name], std::time::Duration::from_micros(micros).as_secs_f64());
+            for name in &s.nodes {
+                let micros = s.facts.node(name).map_or(0, |facts| facts.probe_micros);
+                out.row(&[name], std::time::Duration::from_micros(micros).as_secs_f64());
             }
         },
     ),
@@ -456,11 +322,11 @@ pub static FAMILIES: &[Family] = &[
         &[NODE, PROTOCOL],
         "Connections to the node open now.",
         |s, out| {
-            for name in s.node_names() {
+            for name in &s.nodes {
                 for &wire in Wire::ALL {
                     out.count(
-                        &[&name, wire.name()],
-                        s.node_sum(&name, |n| n.connections[wire].load()),
+                        &[name, wire.name()],
+                        s.node_sum(name, |n| n.connections[wire].load()),
                     );
                 }
             }
@@ -515,15 +381,23 @@ pub static FAMILIES: &[Family] = &[
         },
     ),
     counter(
+        "preshard_node_came_back_empty_total",
+        &[NODE],
+        "How often the node came back without its data.",
+        |s, out| {
+            nodes(s, out, |n| n.came_back_empty.load(), |sum| sum);
+        },
+    ),
+    counter(
         "preshard_node_links_closed_total",
         &[NODE, LINK_CLOSE],
         "Connections to the node that ended, by reason.",
         |s, out| {
-            for name in s.node_names() {
+            for name in &s.nodes {
                 for &reason in LinkClose::ALL {
                     out.count(
-                        &[&name, reason.name()],
-                        s.node_sum(&name, |n| n.links_closed[reason].load()),
+                        &[name, reason.name()],
+                        s.node_sum(name, |n| n.links_closed[reason].load()),
                     );
                 }
             }
@@ -534,77 +408,9 @@ pub static FAMILIES: &[Family] = &[
         &[NODE],
         "From a command queued for the node to its reply read.",
         |s, out| {
-            for name in s.node_names() {
-                out.histogram(&[&name], &s.node_histogram(&name));
+            for name in &s.nodes {
+                out.histogram(&[name], &s.node_histogram(name));
             }
         },
     ),
 ];
-
-fn process(out: &mut Emit, figure: fn(&ProcessFigures) -> f64) {
-    if let Some(figures) = ProcessFigures::read() {
-        out.row(&[], figure(&figures));
-    }
-}
-
-fn each_cell<L: Label>(s: &Sources, out: &mut Emit, cell: fn(&WorkerMetrics, L) -> &Cell) {
-    for &label in L::ALL {
-        out.count(&[label.name()], s.sum(|w| cell(w, label).load()));
-    }
-}
-
-fn each_gauge<L: Label>(s: &Sources, out: &mut Emit, gauge: fn(&WorkerMetrics, L) -> &Gauge) {
-    for &label in L::ALL {
-        out.count(&[label.name()], s.sum(|w| gauge(w, label).load()));
-    }
-}
-
-/// Rows of the touched commands, and always one for `other`.
-fn commands(s: &Sources, out: &mut Emit, value: fn(&WorkerMetrics, usize) -> u64) {
-    for (index, name) in s.command_names.iter().enumerate() {
-        let sum = s.sum(|w| value(w, index));
-        if sum > 0 {
-            out.count(&[name], sum);
-        }
-    }
-    out.count(&["other"], s.sum(|w| value(w, usize::MAX)));
-}
-
-fn shards(s: &Sources, out: &mut Emit, value: fn(&WorkerMetrics, usize) -> u64) {
-    for index in 0..s.shards {
-        out.count(&[&index.to_string()], s.sum(|w| value(w, index)));
-    }
-}
-
-fn nodes(s: &Sources, out: &mut Emit, value: fn(&NodeCells) -> u64, shape: fn(u64) -> u64) {
-    for name in s.node_names() {
-        out.count(&[&name], shape(s.node_sum(&name, value)));
-    }
-}
-
-impl Sources {
-    pub(super) fn sum(&self, value: impl Fn(&WorkerMetrics) -> u64) -> u64 {
-        self.all().map(value).sum()
-    }
-
-    fn histogram(&self, of: impl Fn(&WorkerMetrics) -> &Histogram) -> super::HistogramTotal {
-        let mut total = super::HistogramTotal::default();
-        self.all().for_each(|worker| of(worker).add_to(&mut total));
-        total
-    }
-
-    pub(super) fn node_sum(&self, name: &str, value: impl Fn(&NodeCells) -> u64) -> u64 {
-        self.all()
-            .filter_map(|worker| worker.known_node(name))
-            .map(|cells| value(&cells))
-            .sum()
-    }
-
-    fn node_histogram(&self, name: &str) -> super::HistogramTotal {
-        let mut total = super::HistogramTotal::default();
-        self.all()
-            .filter_map(|worker| worker.known_node(name))
-            .for_each(|n| n.duration.add_to(&mut total));
-        total
-    }
-}

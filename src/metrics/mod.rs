@@ -9,7 +9,8 @@
 //!
 //! * `cell.rs`: numbers with one writer; `labels.rs`: closed sets of label values; `worker.rs`: one worker's cells.
 //! * `facts.rs`: what the workers do not know: topology, nodes' versions and memory, keys of shards.
-//! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`.
+//! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`; `family.rs`: what its rows
+//!   are made of; `read.rs`: how they are read.
 //! * `expose.rs`: the collector behind the registry; `process.rs`: `process_*` from `/proc`; `totals.rs`: sums.
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
@@ -17,10 +18,12 @@
 pub mod cell;
 mod expose;
 mod facts;
-pub mod families;
+mod families;
+mod family;
 pub mod labels;
 mod page;
 mod process;
+mod read;
 mod totals;
 mod worker;
 
@@ -31,8 +34,10 @@ use std::time::Instant;
 use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Cell, Gauge, Histogram, HistogramTotal, Rows};
-pub use expose::Emit;
+pub use expose::{Emit, Scrape};
 pub use facts::{Assignment, Facts, NodeFacts};
+pub use families::FAMILIES;
+pub use family::{Family, Kind, LabelName, Values};
 pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
 pub use page::page;
 pub use process::ProcessFigures;
@@ -107,10 +112,16 @@ impl Metrics {
         Ok(Self { sources, registry })
     }
 
-    /// The cells of worker `number`; that thread alone writes them. `None` beyond the number of workers.
+    /// The cells of worker `number`; that thread alone writes them.
     #[must_use]
-    pub fn worker(&self, number: usize) -> Option<Arc<WorkerMetrics>> {
-        self.sources.workers.get(number).cloned()
+    pub fn worker(&self, number: usize) -> Arc<WorkerMetrics> {
+        debug_assert!(number < self.sources.workers.len(), "there is no worker {number}");
+        Arc::clone(self.sources.workers.get(number).unwrap_or(&self.sources.control))
+    }
+
+    /// Counts that the node `name` came back without its data. Any thread may call this.
+    pub fn node_came_back_empty(&self, name: &str) {
+        self.sources.control.node(name).came_back_empty.add_shared(1);
     }
 
     /// The cells for what happens outside the workers: the acceptor, the admin listener. Several threads may
@@ -134,7 +145,8 @@ impl Metrics {
         self.sources.facts.set_assignment(assignment);
     }
 
-    /// Everything in Prometheus's text format 0.0.4.
+    /// Everything in Prometheus's text format 0.0.4. With a thousand shards these are some 4,500 lines, 240 KB: not
+    /// work for a worker's thread.
     #[must_use]
     pub fn gather_text(&self) -> String {
         let mut text = String::new();

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::families::{FAMILIES, Family, Kind, LabelName, Values};
+use super::families::FAMILIES;
+use super::family::{Family, Kind, LabelName, Values};
 
 const HEAD: &str = "# Metrics
 
