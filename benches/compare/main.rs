@@ -86,6 +86,7 @@ fn run(args: &Args) -> Result<usize> {
             Special::Idle => measure_idle(&mut rig, &mut results)?,
         }
     }
+    rig.check_running()?;
     drop(rig);
     results.publish(args)
 }

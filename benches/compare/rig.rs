@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::Args;
 use crate::case::{Case, SMALL, Values};
-use crate::machine::{Cores, cpu_ns};
+use crate::machine::{Cores, cpu_ns, rss_kib};
 use crate::process::{Folder, pause, raise_own_file_limit};
 use crate::subject::{Kind, Node, Stage, Subject};
 use crate::{Result, client};
@@ -103,6 +103,19 @@ impl Rig {
     /// A fresh process for that subject.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
         self.subjects[index].restart()
+    }
+
+    /// Fails if a node or a subject has ended, even one whose turn was over.
+    pub(crate) fn check_running(&self) -> Result<()> {
+        for subject in &self.subjects {
+            subject
+                .rss_kib()
+                .map_err(|error| format!("{}: {error}", subject.kind.name()))?;
+        }
+        for (number, node) in (1..).zip(&self.nodes) {
+            rss_kib(node.process.pid()).map_err(|error| format!("node {number}: {error}"))?;
+        }
+        Ok(())
     }
 
     /// CPU time of the subject's proxy and of both nodes.
