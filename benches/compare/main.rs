@@ -46,7 +46,6 @@ use case::{Case, Special};
 use clap::Parser as _;
 use report::{Idle, Results};
 use rig::Rig;
-use sample::Plan;
 use subject::Kind;
 
 /// Connections that the memory case holds open.
@@ -93,19 +92,19 @@ fn run(args: &Args) -> Result<usize> {
 
 /// The heart: rounds outside, subjects innermost, so that rivals are measured within seconds of each other.
 fn measure_cases(args: &Args, rig: &Rig, cases: &[&'static Case], results: &mut Results) -> Result<()> {
-    let mut plans: BTreeMap<(&str, Kind), Plan> = BTreeMap::new();
+    let mut sizes: BTreeMap<(&str, Kind), u64> = BTreeMap::new();
     for case in cases {
         for subject in rig.subjects_of(case) {
-            let plan = sample::plan(rig, subject, case, Duration::from_secs_f64(args.seconds()))?;
-            plans.insert((case.name, subject.kind), plan);
+            let size = sample::plan(rig, subject, case, Duration::from_secs_f64(args.seconds()))?;
+            sizes.insert((case.name, subject.kind), size);
         }
         eprintln!("planned {}", case.name);
     }
     for round in 1..=args.rounds() {
         for case in cases {
             for subject in rig.subjects_of(case) {
-                let plan = &plans[&(case.name, subject.kind)];
-                let sample = sample::take(rig, subject, case, plan)?;
+                let size = sizes[&(case.name, subject.kind)];
+                let sample = sample::take(rig, subject, case, size)?;
                 eprintln!(
                     "round {round}/{} {:<10} {:<9} {sample}",
                     args.rounds(),

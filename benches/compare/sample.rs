@@ -5,21 +5,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::Result;
 use crate::case::Case;
+use crate::load::{self, Outcome};
 use crate::rig::{Cpu, Rig};
 use crate::subject::Subject;
-use crate::{Result, load};
 
 /// From this many connections on, opening and closing them is measured apart and subtracted.
 const MANY_CONNECTIONS: u32 = 500;
-
-/// How long a load a (case, subject) gets, found out once and kept for all rounds.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    requests: u64,
-    /// CPU and requests of a load that hardly does more than open and close the connections.
-    opening: Option<(Cpu, u64)>,
-}
 
 /// What one load cost and achieved. Times in µs, costs in CPU µs per request.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -36,16 +29,8 @@ pub(crate) struct Sample {
     pub(crate) rss_mib: f64,
 }
 
-/// Warms the subject up and sizes its load so that it takes about `length`.
-pub(crate) fn plan(rig: &Rig, subject: &Subject, case: &Case, length: Duration) -> Result<Plan> {
-    let opening = if case.connections >= MANY_CONNECTIONS {
-        let requests = u64::from(case.connections);
-        let before = rig.settle(subject)?;
-        load::run(rig, subject, case, requests)?;
-        Some((rig.settle(subject)?.since(before), requests))
-    } else {
-        None
-    };
+/// Warms the subject up and finds how many requests take about `length`; the same number serves all rounds.
+pub(crate) fn plan(rig: &Rig, subject: &Subject, case: &Case, length: Duration) -> Result<u64> {
     let first = 4_000 + 1_000 * u64::from(case.depth) + 2 * u64::from(case.connections);
     let outcome = load::run(rig, subject, case, first)?;
     // Seconds as a count: the type converts without a cast that could truncate silently.
@@ -53,23 +38,18 @@ pub(crate) fn plan(rig: &Rig, subject: &Subject, case: &Case, length: Duration) 
     // Whole pipelines for every generator, and at least a few per connection.
     let unit = u64::from(case.depth) * 2;
     let least = 4 * u64::from(case.connections) * u64::from(case.depth);
-    Ok(Plan {
-        requests: wanted.max(least).div_ceil(unit) * unit,
-        opening,
-    })
+    Ok(wanted.max(least).div_ceil(unit) * unit)
 }
 
 /// Takes one sample.
-pub(crate) fn take(rig: &Rig, subject: &Subject, case: &Case, plan: &Plan) -> Result<Sample> {
-    let before = rig.settle(subject)?;
-    let outcome = load::run(rig, subject, case, plan.requests)?;
-    let used = rig.settle(subject)?.since(before);
-
-    let mut requests = outcome.requests;
-    let mut cpu = used;
-    if let Some((opening, opened)) = plan.opening {
-        cpu = used.since(opening);
-        requests -= opened;
+pub(crate) fn take(rig: &Rig, subject: &Subject, case: &Case, requests: u64) -> Result<Sample> {
+    let (outcome, mut cpu) = loaded(rig, subject, case, requests)?;
+    let mut counted = outcome.requests;
+    if case.connections >= MANY_CONNECTIONS {
+        // A load of one request per connection hardly does more than open and close them.
+        let (opening, opening_cpu) = loaded(rig, subject, case, u64::from(case.connections))?;
+        cpu = cpu.since(opening_cpu);
+        counted -= opening.requests;
     }
     Ok(Sample {
         requests: outcome.requests,
@@ -77,10 +57,17 @@ pub(crate) fn take(rig: &Rig, subject: &Subject, case: &Case, plan: &Plan) -> Re
         p50: outcome.p50,
         p99: outcome.p99,
         p999: outcome.p999,
-        proxy_cpu: cpu.proxy_ns.map(|ns| per_request(ns, requests)),
-        node_cpu: per_request(cpu.nodes_ns, requests),
+        proxy_cpu: cpu.proxy_ns.map(|ns| per_request(ns, counted)),
+        node_cpu: per_request(cpu.nodes_ns, counted),
         rss_mib: subject.rss_kib()? as f64 / 1024.0,
     })
+}
+
+/// A load, and the CPU it cost from quiet to quiet.
+fn loaded(rig: &Rig, subject: &Subject, case: &Case, requests: u64) -> Result<(Outcome, Cpu)> {
+    let before = rig.settle(subject)?;
+    let outcome = load::run(rig, subject, case, requests)?;
+    Ok((outcome, rig.settle(subject)?.since(before)))
 }
 
 /// Nanoseconds over all as µs for each.
