@@ -24,6 +24,8 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,
+    /// Runnable processes, averaged over the minute before the run: what others did here.
+    pub(crate) load_before: String,
     pub(crate) versions: Vec<String>,
     pub(crate) commit: String,
 }
@@ -109,6 +111,7 @@ pub(crate) fn describe(preshard: &Path, subjects: &[Kind]) -> Machine {
         .lines()
         .find(|line| line.starts_with("model name"))
         .and_then(|line| line.split_once(": "));
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let mut versions = vec![first_line(Path::new("redis-server"), "--version")];
     if subjects.contains(&Kind::Preshard) {
         versions.push(first_line(preshard, "--version"));
@@ -124,6 +127,7 @@ pub(crate) fn describe(preshard: &Path, subjects: &[Kind]) -> Machine {
         date: output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
         cpu: cpu.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned()),
         cores: std::thread::available_parallelism().map_or(0, usize::from),
+        load_before: load.split_whitespace().next().unwrap_or("unknown").to_owned(),
         kernel: output("uname", &["-sr"]),
         versions,
         commit: output("git", &["describe", "--always", "--dirty"]),

@@ -6,7 +6,7 @@
 //!  (one at a time)       ├── twemproxy (both nodes) ──────┼──▶ redis-server 2   (1,040 databases)
 //!                        └── HAProxy   (TCP, node 1) ─────┘
 //!
-//!  for each round: for each case: for each subject:
+//!  for each case: for each round: for each subject:
 //!      read CPU of proxy and nodes ─▶ load of fixed size ─▶ read CPU again ─▶ one sample
 //! ```
 //!
@@ -36,7 +36,6 @@ mod sample;
 mod subject;
 mod syscalls;
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -46,7 +45,7 @@ use case::{Case, Special};
 use clap::Parser as _;
 use report::{Idle, Results};
 use rig::Rig;
-use subject::Kind;
+use subject::Subject;
 
 /// Connections that the memory case holds open.
 const IDLE_CONNECTIONS: u32 = 5_000;
@@ -78,11 +77,12 @@ fn run(args: &Args) -> Result<usize> {
     let mut results = Results::new(args, machine::describe(&args.preshard_bin(), &args.subjects));
 
     rig.fill(&chosen.cases)?;
-    measure_cases(args, &rig, &chosen.cases, &mut results)?;
+    measure_cases(args, &mut rig, &chosen.cases, &mut results)?;
     for special in &chosen.specials {
+        rig.restart()?;
         match special {
             Special::Syscalls(depth) => measure_syscalls(args, &rig, *depth, &mut results)?,
-            Special::Idle => measure_idle(&mut rig, &mut results)?,
+            Special::Idle => measure_idle(&rig, &mut results)?,
         }
     }
     rig.check_running()?;
@@ -90,24 +90,28 @@ fn run(args: &Args) -> Result<usize> {
     results.publish(args)
 }
 
-/// The heart: rounds outside, subjects innermost, so that rivals are measured within seconds of each other.
-fn measure_cases(args: &Args, rig: &Rig, cases: &[&'static Case], results: &mut Results) -> Result<()> {
-    let mut sizes: BTreeMap<(&str, Kind), u64> = BTreeMap::new();
+/// The heart: subjects innermost, so that rivals are measured within seconds of each other.
+///
+/// Every case begins with fresh proxies: buffers that the deep pipelines of another case left behind would make some
+/// dearer, and hide what this case needs.
+fn measure_cases(args: &Args, rig: &mut Rig, cases: &[&'static Case], results: &mut Results) -> Result<()> {
+    let (rounds, length) = (args.rounds(), Duration::from_secs_f64(args.seconds()));
     for case in cases {
-        for subject in rig.subjects_of(case) {
-            let size = sample::plan(rig, subject, case, Duration::from_secs_f64(args.seconds()))?;
-            sizes.insert((case.name, subject.kind), size);
+        rig.restart()?;
+        let suited: Vec<&Subject> = rig
+            .subjects
+            .iter()
+            .filter(|subject| case.suits(subject.kind))
+            .collect();
+        let mut sizes = Vec::new();
+        for subject in &suited {
+            sizes.push(sample::size(rig, subject, case, length)?);
         }
-        eprintln!("planned {}", case.name);
-    }
-    for round in 1..=args.rounds() {
-        for case in cases {
-            for subject in rig.subjects_of(case) {
-                let size = sizes[&(case.name, subject.kind)];
-                let sample = sample::take(rig, subject, case, size)?;
+        for round in 1..=rounds {
+            for (subject, size) in suited.iter().zip(&sizes) {
+                let sample = sample::take(rig, subject, case, *size)?;
                 eprintln!(
-                    "round {round}/{} {:<10} {:<9} {sample}",
-                    args.rounds(),
+                    "{:<10} {round}/{rounds} {:<9} {sample}",
                     case.name,
                     subject.kind.name()
                 );
@@ -128,20 +132,16 @@ fn measure_syscalls(args: &Args, rig: &Rig, depth: u32, results: &mut Results) -
     Ok(())
 }
 
-/// Memory per idle connection, each proxy freshly started, so that no heap grown by the load hides the growth.
-fn measure_idle(rig: &mut Rig, results: &mut Results) -> Result<()> {
-    for index in 0..rig.subjects.len() {
-        if rig.subjects[index].process.is_none() {
-            continue;
-        }
-        rig.restart(index)?;
-        let subject = &rig.subjects[index];
+/// Memory per idle connection, each proxy fresh, so that no heap grown by a load hides the growth.
+fn measure_idle(rig: &Rig, results: &mut Results) -> Result<()> {
+    for subject in rig.subjects.iter().filter(|subject| subject.process.is_some()) {
         let before = subject.rss_kib()?;
         let held = client::hold_idle(subject.port, IDLE_CONNECTIONS)
             .map_err(|error| format!("idle connections of {}: {error}", subject.kind.name()))?;
         rig.settle(subject)?;
         let after = subject.rss_kib()?;
         drop(held);
+        rig.settle(subject)?;
         let idle = Idle::new(subject.kind, IDLE_CONNECTIONS, before, after);
         eprintln!("idle connections: {idle}");
         results.idle.push(idle);

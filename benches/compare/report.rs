@@ -143,14 +143,15 @@ impl Results {
             cpu,
             cores,
             kernel,
+            load_before,
             versions,
             commit,
         } = &self.machine;
         writeln!(
             out,
-            "{date}, commit {commit}; {cpu}, {cores} cores, {kernel}; {}.",
-            versions.join("; ")
+            "{date}, commit {commit}, load average before the run {load_before}."
         )?;
+        writeln!(out, "{cpu}, {cores} cores, {kernel}; {}.", versions.join("; "))?;
         writeln!(
             out,
             "Pinning: {}. Medians of {} rounds of {} s.\n",

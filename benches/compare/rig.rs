@@ -96,13 +96,13 @@ impl Rig {
         Ok(())
     }
 
-    pub(crate) fn subjects_of<'a>(&'a self, case: &'a Case) -> impl Iterator<Item = &'a Subject> {
-        self.subjects.iter().filter(|subject| case.suits(subject.kind))
-    }
-
-    /// A fresh process for that subject.
-    pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
-        self.subjects[index].restart()
+    /// Fresh processes for all proxies.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.check_running()?;
+        self.subjects
+            .iter_mut()
+            .filter(|subject| subject.process.is_some())
+            .try_for_each(Subject::restart)
     }
 
     /// Fails if a node or a subject has ended, even one whose turn was over.

@@ -30,7 +30,7 @@ pub(crate) struct Sample {
 }
 
 /// Warms the subject up and finds how many requests take about `length`; the same number serves all rounds.
-pub(crate) fn plan(rig: &Rig, subject: &Subject, case: &Case, length: Duration) -> Result<u64> {
+pub(crate) fn size(rig: &Rig, subject: &Subject, case: &Case, length: Duration) -> Result<u64> {
     let first = 4_000 + 1_000 * u64::from(case.depth) + 2 * u64::from(case.connections);
     let outcome = load::run(rig, subject, case, first)?;
     // Seconds as a count: the type converts without a cast that could truncate silently.
