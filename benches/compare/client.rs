@@ -9,6 +9,8 @@ use crate::case::{SMALL, Values};
 
 /// Bytes of requests in flight while filling: enough to be quick, too little to fill both socket buffers.
 const FILL_BATCH_BYTES: usize = 64 * 1024;
+/// Every so many keys one is read back.
+const READ_BACK_STEP: usize = 50;
 /// Connections opened before one of them is served: below every subject's backlog.
 const ACCEPT_BATCH: u32 = 100;
 /// A reply that takes longer than this is a failure of the subject.
@@ -26,10 +28,10 @@ pub(crate) fn answers_ping(port: u16) -> bool {
     ask().is_ok_and(|reply| reply == b"+PONG\r\n")
 }
 
-/// Writes every key of the family through that port.
+/// Writes every key of the family through that port, and reads some back.
 ///
 /// # Errors
-/// The connection, or any reply but `+OK`.
+/// The connection, or any reply but `+OK` and the value.
 pub(crate) fn fill(port: u16, values: &Values) -> Result<()> {
     let mut stream = connect(port)?;
     let mut batch = Vec::new();
@@ -52,6 +54,11 @@ pub(crate) fn fill(port: u16, values: &Values) -> Result<()> {
             waiting = 0;
         }
     }
+    // A subject that loses keys would answer nil, which is quick and no error.
+    for number in (0..values.keys).step_by(READ_BACK_STEP) {
+        ask_value(&mut stream, values, number)?;
+        expect_value(&mut stream, values)?;
+    }
     Ok(())
 }
 
@@ -66,30 +73,30 @@ pub(crate) fn hold_idle(port: u16, count: u32) -> Result<Vec<TcpStream>> {
         let mut stream = connect(port).map_err(explain)?;
         if opened % ACCEPT_BATCH == 0 {
             // Connections are accepted in order: once the last is served, no earlier one waits in the backlog.
-            ask_value(&mut stream, opened)?;
-            expect_value(&mut stream)?;
+            ask_value(&mut stream, &SMALL, opened)?;
+            expect_value(&mut stream, &SMALL)?;
         }
         held.push(stream);
     }
     for (number, stream) in (0..).zip(&mut held) {
-        ask_value(stream, number)?;
+        ask_value(stream, &SMALL, number)?;
     }
     for stream in &mut held {
-        expect_value(stream)?;
+        expect_value(stream, &SMALL)?;
     }
     Ok(held)
 }
 
-fn ask_value(stream: &mut TcpStream, number: u32) -> Result<()> {
-    let key = key(&SMALL, number % SMALL.keys);
+fn ask_value(stream: &mut TcpStream, values: &Values, number: u32) -> Result<()> {
+    let key = key(values, number % values.keys);
     let request = format!("*2\r\n$3\r\nGET\r\n${}\r\n{key}\r\n", key.len());
     Ok(stream.write_all(request.as_bytes())?)
 }
 
-fn expect_value(stream: &mut TcpStream) -> Result<()> {
+fn expect_value(stream: &mut TcpStream, values: &Values) -> Result<()> {
     expect(
         stream,
-        format!("${}\r\n{}\r\n", SMALL.bytes, "x".repeat(SMALL.bytes)).as_bytes(),
+        format!("${}\r\n{}\r\n", values.bytes, "x".repeat(values.bytes)).as_bytes(),
     )
 }
 
