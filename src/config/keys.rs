@@ -3,7 +3,7 @@
 //! The reader takes defaults and limits from here, and `docs/CONFIGURATION.md` and `config/preshard.toml` are made out
 //! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`.
 
-use super::units::{GIB, KIB, MIB};
+use super::units::{GIB, KIB, MIB, SIZE_HINT, TIME_HINT, format_bytes, format_duration};
 use std::time::Duration;
 
 /// One key.
@@ -438,5 +438,54 @@ impl Key {
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The values, to follow "must be".
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Addresses => "an address or a list of addresses".into(),
+            Self::AddressOrOff => "an address or \"off\"".into(),
+            Self::Count(min, max) => format!("a whole number between {min} and {max}"),
+            Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
+            Self::Bytes(min, max) => {
+                format!("a size between {} and {}", format_bytes(min), format_bytes(max))
+            }
+            Self::Time(min, max) => {
+                format!(
+                    "a duration between {} and {}",
+                    format_duration(min),
+                    format_duration(max)
+                )
+            }
+            Self::TimeOrZero(min, max, zero) => {
+                format!(
+                    "0 ({zero}) or a duration between {} and {}",
+                    format_duration(min),
+                    format_duration(max)
+                )
+            }
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::File => "a path".into(),
+            Self::Text(looks) => looks.into(),
+        }
+    }
+
+    /// How to spell a value; may be empty.
+    pub(super) const fn spelling(self) -> &'static str {
+        match self {
+            Self::Bytes(..) => SIZE_HINT,
+            Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
+            Self::Count(..) => "write it without quotes",
+            Self::Addresses
+            | Self::AddressOrOff
+            | Self::CountOrAuto(..)
+            | Self::Choice(_)
+            | Self::File
+            | Self::Text(_) => "put it in quotes",
+        }
     }
 }

@@ -16,7 +16,9 @@ pub mod docs;
 pub mod keys;
 mod mistake;
 mod raw;
+mod relations;
 mod secret;
+mod show;
 pub mod units;
 mod validate;
 
@@ -247,6 +249,20 @@ impl Config {
             Ok(config)
         } else {
             Err(ConfigErrors::of(&path.display().to_string(), text, raw.mistakes))
+        }
+    }
+}
+
+impl LogLevel {
+    /// The word of the config, which is also the directive of a log filter.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
         }
     }
 }

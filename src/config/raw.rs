@@ -76,6 +76,12 @@ impl Raw {
         }
     }
 
+    /// Where the value of a key was given.
+    pub(super) fn origin(&self, path: &str) -> Origin {
+        let given = self.values.get(path).and_then(|given| given.first());
+        given.map_or(Origin::Whole, |given| given.origin.clone())
+    }
+
     fn read_section(&mut self, section: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {
         if LATER.contains(&section) {
             return self.read_later(section, at, value.get_ref());

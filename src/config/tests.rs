@@ -331,3 +331,15 @@ fn layouts_that_no_node_could_hold_are_refused() {
     assert!(told(parse("[topology]\nshards = 4096\npinned = 12288\n"))[0].contains("between 0 and 12287"));
     assert!(parse("[topology]\nshards = 4096\npinned = 12287\n").is_ok());
 }
+
+proptest::proptest! {
+    #[test]
+    fn noise_in_a_config_never_panics(
+        noise in "[\\PC\\t\\r\\n\"=\\[\\]#.]{0,40}", at in proptest::prelude::any::<proptest::sample::Index>()) {
+        let lines: Vec<&str> = MINIMAL.split_inclusive('\n').collect();
+        let (before, after) = lines.split_at(at.index(lines.len()));
+        if let Err(errors) = parse(&format!("{}{noise}{}", before.concat(), after.concat())) {
+            proptest::prop_assert!(!errors.to_string().is_empty());
+        }
+    }
+}

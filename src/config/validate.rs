@@ -1,13 +1,14 @@
-//! From texts to a `Config`: limits of each value, then the relations between them.
+//! From texts to a `Config`: the limits of each value. How they agree is in `relations.rs`.
 //!
 //! Every reading function tells the mistake and goes on with the default, so that all mistakes
 //! come out of one run; the made-up values never leave this file, because any mistake refuses the whole.
 
-use super::keys::{Key, Kind, NODES_COST};
+use super::keys::{Key, Kind};
 use super::mistake::Origin;
 use super::raw::{Given, Raw};
+use super::relations;
 use super::secret::{PasswordHash, Secret};
-use super::units::{SIZE_HINT, TIME_HINT, format_bytes, format_duration, parse_bytes, parse_duration};
+use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
 use super::{
     Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, Proxy, StorePlace, TopologySeed,
 };
@@ -21,7 +22,7 @@ use std::time::Duration;
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 /// Reads values out of `raw` and collects what is wrong with them.
-pub(super) struct Reader<'a> {
+struct Reader<'a> {
     raw: &'a mut Raw,
     folder: &'a Path,
 }
@@ -39,9 +40,8 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
         log: reader.log(),
         warnings: Vec::new(),
     };
-    reader.check_relations(&config);
-    reader.check_listeners(&config);
-    config.warnings = warnings(&config);
+    relations::check(raw, &config);
+    config.warnings = relations::warnings(&config);
     config
 }
 
@@ -154,11 +154,6 @@ impl Reader<'_> {
             })
             .into_iter()
             .collect()
-    }
-
-    fn origin(&self, path: &str) -> Origin {
-        let given = self.raw.values.get(path).and_then(|given| given.first());
-        given.map_or(Origin::Whole, |given| given.origin.clone())
     }
 
     /// A value that `parse` understands; else its mistake is told and the default taken.
@@ -289,8 +284,11 @@ impl Reader<'_> {
         let shards: u16 = self.count(path);
         if !shards.is_power_of_two() {
             let hint = format!("take {}", shards.next_power_of_two());
-            self.raw
-                .tell(self.origin(path), format!("{path} must be a power of two"), hint);
+            self.raw.tell(
+                self.raw.origin(path),
+                format!("{path} must be a power of two"),
+                hint,
+            );
         }
         shards
     }
@@ -353,7 +351,7 @@ impl Reader<'_> {
             .and_then(|(path, origin)| self.secret(&path, origin));
         let given = self.given(hash);
         if given.is_some() && self.raw.values.contains_key(file) {
-            let origin = self.origin(hash);
+            let origin = self.raw.origin(hash);
             self.raw.tell(
                 origin,
                 format!("both {file} and {hash} are set"),
@@ -412,109 +410,6 @@ impl Reader<'_> {
     }
 }
 
-// === impl Reader: relations ===
-
-impl Reader<'_> {
-    fn check_relations(&mut self, config: &Config) {
-        let proxy = &config.proxy;
-        let mut ordered = |low: (&str, usize), high: (&str, usize)| {
-            if low.1 > high.1 {
-                let bytes = |bytes: usize| format_bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
-                let what = format!(
-                    "{} ({}) exceeds {} ({})",
-                    low.0,
-                    bytes(low.1),
-                    high.0,
-                    bytes(high.1)
-                );
-                let origin = match self.origin(low.0) {
-                    Origin::Whole => self.origin(high.0),
-                    origin => origin,
-                };
-                self.raw.tell(origin, what, "raise the one or lower the other");
-            }
-        };
-        ordered(
-            ("proxy.output_bytes_soft", proxy.output_bytes_soft),
-            ("proxy.output_bytes_hard", proxy.output_bytes_hard),
-        );
-        ordered(
-            ("proxy.request_bytes_max", proxy.request_bytes_max),
-            ("proxy.request_memory_max", proxy.request_memory_max),
-        );
-        if config.nodes.username.is_some() && !self.raw.values.contains_key("nodes.password_file") {
-            let origin = self.origin("nodes.username");
-            self.raw.tell(
-                origin,
-                "nodes.username is set without nodes.password_file",
-                "add the password file",
-            );
-        }
-        let (shards, pinned) = (config.topology.shards, config.topology.pinned);
-        for wrong in validate::check_counts(shards, pinned) {
-            if matches!(wrong, crate::topology::Invalid::Databases { .. }) {
-                let origin = match self.origin("topology.pinned") {
-                    Origin::Whole => self.origin("topology.shards"),
-                    origin => origin,
-                };
-                self.raw.tell(origin, wrong.to_string(), NODES_COST);
-            }
-        }
-    }
-
-    fn check_listeners(&mut self, config: &Config) {
-        let admin = &config.admin;
-        let data = config
-            .proxy
-            .listen
-            .iter()
-            .map(|address| ("proxy.listen", address));
-        let others = [
-            ("admin.listen", admin.listen.as_ref()),
-            ("admin.http", admin.http.as_ref()),
-        ];
-        let others = others
-            .into_iter()
-            .filter_map(|(path, address)| address.map(|address| (path, address)));
-        let mut seen: HashMap<&Address, &str> = HashMap::new();
-        for (path, address) in data.chain(others) {
-            if address.port() == Some(0) {
-                continue;
-            }
-            if let Some(first) = seen.insert(address, path) {
-                let what = format!("{first} and {path} both name {address}");
-                self.raw
-                    .tell(self.origin(path), what, "give each listener its own address");
-            }
-        }
-        if let Some(address) = admin.listen.as_ref().filter(|address| !address.is_loopback())
-            && admin.password.is_none()
-        {
-            let what =
-                format!("admin.listen {address} can be reached from other machines and has no password");
-            let hint = "set admin.password_file, or listen on 127.0.0.1";
-            self.raw.tell(self.origin("admin.listen"), what, hint);
-        }
-    }
-}
-
-/// What is allowed but worth a line in the log.
-fn warnings(config: &Config) -> Vec<String> {
-    let open = config
-        .proxy
-        .listen
-        .iter()
-        .filter(|address| !address.is_loopback());
-    let open = open.filter(|_| config.proxy.password.is_none());
-    open.map(|address| {
-        format!(
-            "proxy.listen {address} can be reached from other machines and has no password: \
-             set proxy.password_file, or keep others out by other means"
-        )
-    })
-    .collect()
-}
-
 fn number(text: &str, min: u64, max: u64) -> Option<u64> {
     text.parse().ok().filter(|number| (min..=max).contains(number))
 }
@@ -546,53 +441,4 @@ fn read_password(path: &Path) -> Result<String, (String, &'static str)> {
         ));
     }
     Ok(line.to_owned())
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// The values, to follow "must be".
-    pub(super) fn describe(self) -> String {
-        match self {
-            Self::Addresses => "an address or a list of addresses".into(),
-            Self::AddressOrOff => "an address or \"off\"".into(),
-            Self::Count(min, max) => format!("a whole number between {min} and {max}"),
-            Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
-            Self::Bytes(min, max) => {
-                format!("a size between {} and {}", format_bytes(min), format_bytes(max))
-            }
-            Self::Time(min, max) => {
-                format!(
-                    "a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::TimeOrZero(min, max, zero) => {
-                format!(
-                    "0 ({zero}) or a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::Choice(words) => format!("one of {}", words.join(", ")),
-            Self::File => "a path".into(),
-            Self::Text(looks) => looks.into(),
-        }
-    }
-
-    /// How to spell a value; may be empty.
-    pub(super) const fn spelling(self) -> &'static str {
-        match self {
-            Self::Bytes(..) => SIZE_HINT,
-            Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
-            Self::Count(..) => "write it without quotes",
-            Self::Addresses
-            | Self::AddressOrOff
-            | Self::CountOrAuto(..)
-            | Self::Choice(_)
-            | Self::File
-            | Self::Text(_) => "put it in quotes",
-        }
-    }
 }

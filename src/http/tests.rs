@@ -36,7 +36,7 @@ async fn start(limits: HttpLimits, metrics: String) -> Server {
     let mut tasks = JoinSet::new();
     tasks.spawn(serve(listener, endpoints, limits, async move {
         drop(stopped.await);
-        drop(saw_stop.send(()));
+        saw_stop.send(()).unwrap_or_default();
     }));
     Server {
         address,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::ids::{DbIndex, Epoch, ShardId};
+use crate::topology::{Placement, Topology};
 
 /// Where every shard is, with the names that labels show.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,18 @@ pub struct Assignment {
     pub nodes: Vec<String>,
     /// Each shard with the position of its node in `nodes` and its database.
     pub shards: Vec<(ShardId, usize, DbIndex)>,
+}
+
+impl From<&Topology> for Assignment {
+    fn from(topology: &Topology) -> Self {
+        let shard =
+            |(number, placement): (u16, &Placement)| (ShardId(number), placement.node.index(), placement.db);
+        Self {
+            epoch: topology.epoch,
+            nodes: topology.nodes.iter().map(|node| node.name.clone()).collect(),
+            shards: (0..).zip(&topology.placements).map(shard).collect(),
+        }
+    }
 }
 
 /// What a probe of a node found.

@@ -381,6 +381,14 @@ pub static FAMILIES: &[Family] = &[
         },
     ),
     counter(
+        "preshard_node_came_back_empty_total",
+        &[NODE],
+        "How often the node came back without its data.",
+        |s, out| {
+            nodes(s, out, |n| n.came_back_empty.load(), |sum| sum);
+        },
+    ),
+    counter(
         "preshard_node_links_closed_total",
         &[NODE, LINK_CLOSE],
         "Connections to the node that ended, by reason.",

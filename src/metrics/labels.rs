@@ -203,6 +203,7 @@ label! {
         OutputSoft "output_soft" "unread reply bytes of one client: not read until it reads",
         OutputHard "output_hard" "unread reply bytes of one client: closed",
         NodeQueue "node_queue" "commands or bytes that wait for a node: refused",
+        QueueWait "queue_wait" "time in the queue of a node: refused",
         LinkInFlight "link_in_flight" "commands or bytes in flight on one link: they wait",
         LateReplies "late_replies" "timed-out requests whose reply is still due on one link: the link is closed",
         KeysMax "keys_max" "keys of one request: refused",

@@ -3,7 +3,8 @@
 use super::families::FAMILIES;
 use super::family::Kind;
 use super::*;
-use crate::ids::{DbIndex, Epoch, ShardId};
+use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
+use crate::topology::{Address, Node, Placement, Topology};
 
 fn metrics() -> Metrics {
     let options = MetricsOptions {
@@ -93,11 +94,11 @@ fn names_follow_the_rules() {
 fn a_scrape_adds_the_workers_up() {
     let metrics = metrics();
     for (number, requests) in [(0, 5), (1, 37)] {
-        let worker = metrics.worker(number).unwrap();
+        let worker = metrics.worker(number);
         worker.requests.add(0, requests);
-        worker.shard_sent(ShardId(1), 20);
+        worker.shard_request(ShardId(1), 20);
         worker.client_connections[Wire::Resp3].add(2);
-        worker.node_error(b"-OOM command not allowed\r\n");
+        worker.error(Origin::Node, ErrorCode::of(b"-OOM command not allowed\r\n"));
         worker.request_duration[RequestClass::Read].observe(70);
         let node = worker.node("redis-1");
         node.up.set(1);
@@ -105,7 +106,7 @@ fn a_scrape_adds_the_workers_up() {
         node.duration.observe(2_000_000);
     }
     metrics.control().connections_total.add_shared(4);
-    metrics.worker(0).unwrap().unsupported.add(usize::MAX, 1);
+    metrics.worker(0).unsupported.add(usize::MAX, 1);
     let text = metrics.gather_text();
     assert_eq!(value(&text, r#"preshard_requests_total{command="get"}"#), 42.0);
     assert_eq!(
@@ -157,28 +158,30 @@ fn a_scrape_adds_the_workers_up() {
 #[test]
 fn sums_for_info_agree_with_the_cells() {
     let metrics = metrics();
-    let worker = metrics.worker(1).unwrap();
+    let worker = metrics.worker(1);
     worker.requests.add(1, 2);
     worker.requests.add(usize::MAX, 1);
-    worker.proxy_error(ErrorCode::CrossSlot);
+    worker.error(Origin::Proxy, ErrorCode::CrossSlot);
     worker.client_connections[Wire::Resp2].add(1);
-    worker.shard_sent(ShardId(2), 9);
+    worker.shard_request(ShardId(2), 9);
     worker.node("redis-2").up.set(1);
     assert_eq!(metrics.command_calls(), [("config|get", 2)]);
     assert_eq!(metrics.error_codes(), [("CROSSSLOT", 1)]);
     let totals = metrics.totals();
-    assert_eq!((totals.requests, totals.errors, totals.clients), (3, 1, 1));
+    assert_eq!(
+        (totals.requests, totals.errors, totals.client_connections),
+        (3, 1, 1)
+    );
     assert_eq!(metrics.clients_by_worker(), [0, 1]);
     assert_eq!(metrics.shard_totals(ShardId(2)).request_bytes, 9);
     assert_eq!(metrics.nodes_up(), 1);
     assert!(metrics.node_totals("redis-2").up && !metrics.node_totals("redis-1").up);
-    assert!(metrics.worker(2).is_none());
 }
 
 #[test]
 fn rows_of_a_node_leave_with_the_node() {
     let metrics = metrics();
-    metrics.worker(0).unwrap().node("redis-2").connects.inc();
+    metrics.worker(0).node("redis-2").connects.inc();
     metrics.facts().set_node(
         "redis-2",
         NodeFacts {
@@ -187,6 +190,7 @@ fn rows_of_a_node_leave_with_the_node() {
         },
     );
     metrics.facts().set_node("stranger", NodeFacts::default());
+    metrics.node_came_back_empty("redis-2");
     metrics.facts().set_shard_keys(ShardId(1), 12);
     metrics.facts().set_shard_keys(ShardId(999), 12);
     let text = metrics.gather_text();
@@ -245,4 +249,38 @@ fn a_scrape_of_a_full_topology_is_complete_and_of_bounded_size() {
     assert_eq!(text.matches("\npreshard_shard_requests_total{").count(), 1039);
     assert_eq!(text.matches("\npreshard_shard_assignment{").count(), 1039);
     assert!(text.len() < 512 * 1024, "{}", text.len());
+}
+
+#[test]
+fn an_assignment_is_read_off_a_topology() {
+    let node = |name: &str, port| Node {
+        name: name.to_owned(),
+        address: Address::Tcp {
+            host: "h".to_owned(),
+            port,
+        },
+    };
+    let placement = |node, db| Placement {
+        node: NodeIndex(node),
+        db: DbIndex(db),
+    };
+    let topology = Topology {
+        cluster_id: "c".to_owned(),
+        epoch: Epoch(3),
+        shards: 2,
+        pinned: 1,
+        nodes: vec![node("a", 1), node("b", 2)],
+        placements: vec![placement(1, 0), placement(0, 1), placement(1, 9)],
+    };
+    let assignment = Assignment::from(&topology);
+    assert_eq!(
+        (assignment.epoch, assignment.nodes),
+        (Epoch(3), vec!["a".to_owned(), "b".to_owned()])
+    );
+    let expected = [
+        (ShardId(0), 1, DbIndex(0)),
+        (ShardId(1), 0, DbIndex(1)),
+        (ShardId(2), 1, DbIndex(9)),
+    ];
+    assert_eq!(assignment.shards, expected);
 }

@@ -12,9 +12,9 @@ pub struct Totals {
     /// Error replies, by whomever.
     pub errors: u64,
     /// Clients connected now.
-    pub clients: u64,
+    pub client_connections: u64,
     /// Clients ever accepted.
-    pub connections: u64,
+    pub connections_total: u64,
     /// Clients refused for `max_clients`.
     pub rejected_connections: u64,
     /// Bytes read from clients.
@@ -68,8 +68,8 @@ impl Metrics {
         for worker in self.sources.all() {
             totals.requests += worker.requests.sum();
             totals.errors += errors(worker);
-            totals.clients += clients(worker);
-            totals.connections += worker.connections_total.load();
+            totals.client_connections += clients(worker);
+            totals.connections_total += worker.connections_total.load();
             totals.rejected_connections += worker.disconnects[super::Disconnect::MaxClients].load();
             totals.receive_bytes += worker.receive_bytes.load();
             totals.transmit_bytes += worker.transmit_bytes.load();

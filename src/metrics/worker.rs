@@ -118,19 +118,42 @@ impl WorkerMetrics {
 
     /// Counts a command that was sent to a shard.
     #[inline]
-    pub fn shard_sent(&self, shard: ShardId, request_bytes: u64) {
+    pub fn shard_request(&self, shard: ShardId, bytes: usize) {
         self.shard_requests.add(shard.index(), 1);
-        self.shard_request_bytes.add(shard.index(), request_bytes);
+        self.shard_request_bytes.add(shard.index(), bytes as u64);
     }
 
-    /// Counts an error reply of a node by its first word.
-    pub fn node_error(&self, reply: &[u8]) {
-        self.errors[Origin::Node][ErrorCode::of(reply)].inc();
+    /// Counts a reply, or a piece of one, that came from a shard.
+    #[inline]
+    pub fn shard_reply(&self, shard: ShardId, bytes: usize) {
+        self.shard_reply_bytes.add(shard.index(), bytes as u64);
     }
 
-    /// Counts an error reply that preshard made.
-    pub fn proxy_error(&self, code: ErrorCode) {
-        self.errors[Origin::Proxy][code].inc();
+    /// Counts bytes that a client's socket took.
+    #[inline]
+    pub fn transmitted(&self, bytes: usize) {
+        self.transmit_bytes.add(bytes as u64);
+    }
+
+    /// Counts how long a request took.
+    #[inline]
+    pub fn duration(&self, class: RequestClass, micros: u32) {
+        self.request_duration[class].observe(micros);
+    }
+
+    /// Counts an error reply to a client.
+    pub fn error(&self, origin: Origin, code: ErrorCode) {
+        self.errors[origin][code].inc();
+    }
+
+    /// Counts a limit that was reached.
+    pub fn limit_reached(&self, limit: Limit) {
+        self.limits[limit].inc();
+    }
+
+    /// Counts the parts that a request was made into.
+    pub fn fan_out_parts(&self, parts: usize) {
+        self.fanout_parts.add(parts as u64);
     }
 }
 
@@ -156,6 +179,8 @@ pub struct NodeCells {
     pub timeouts: Cell,
     /// Connections ended, by reason.
     pub links_closed: By<LinkClose, Cell>,
+    /// How often the node came back without its data.
+    pub came_back_empty: Cell,
     /// From the request queued to its reply read.
     pub duration: Histogram,
 }

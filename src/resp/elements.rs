@@ -33,6 +33,28 @@ pub fn elements(reply: &[u8]) -> Option<Elements<'_>> {
     })
 }
 
+impl<'a> Elements<'a> {
+    /// How many are left, by the header's word.
+    #[must_use]
+    pub fn count_left(&self) -> usize {
+        self.due
+    }
+
+    /// The bytes of all that are left.
+    #[must_use]
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+}
+
+/// The bytes of `reply`, which is one whole bulk string. `None` if it is none (a null, an error).
+#[must_use]
+pub fn bulk(reply: &[u8]) -> Option<&[u8]> {
+    let line = memchr(b'\n', reply)?;
+    reply.starts_with(b"$").then_some(())?;
+    reply.get(line + 1..)?.strip_suffix(b"\r\n")
+}
+
 impl<'a> Iterator for Elements<'a> {
     type Item = &'a [u8];
 

@@ -37,7 +37,7 @@ mod write;
 
 pub use args::Args;
 pub use decode::{DecodeError, DecodeLimits, decode};
-pub use elements::{Elements, elements};
+pub use elements::{Elements, bulk, elements};
 pub use error::{BadReply, ProtocolError};
 pub use reply::ReplyScanner;
 pub use request::{ArgRange, RequestLimits, RequestScanner, Scan};

@@ -18,6 +18,8 @@ use super::codec::FORMAT;
 use crate::ids::{Epoch, NodeIndex};
 use serde::{Deserialize, Serialize};
 
+/// The key in the metadata database that holds the mark.
+pub const MARK_KEY: &str = "preshard:mark";
 /// Longest mark that is looked at.
 pub const MARK_BYTES_MAX: usize = 1024;
 
