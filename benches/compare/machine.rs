@@ -139,6 +139,9 @@ fn first_line(program: &Path, flag: &str) -> String {
     let Ok(done) = Command::new(program).arg(flag).output() else {
         return String::new();
     };
+    if !done.status.success() {
+        return String::new();
+    }
     let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
     let line = text.lines().next().unwrap_or_default();
     let line = line.strip_prefix("This is ").unwrap_or(line);
