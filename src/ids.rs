@@ -15,14 +15,6 @@ macro_rules! number {
                 fmt::Display::fmt(&self.0, f)
             }
         }
-
-        impl $name {
-            /// The number as an index into a table that has one row for each.
-            #[must_use]
-            pub const fn index(self) -> usize {
-                self.0 as usize
-            }
-        }
     };
 }
 
@@ -41,4 +33,20 @@ number! {
 number! {
     /// Version of the topology. Grows by one with every change; a lower one is refused everywhere.
     Epoch(u64)
+}
+
+impl ShardId {
+    /// The number as an index into a table that has one row for each shard.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl NodeIndex {
+    /// The number as an index into the topology's list of nodes.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
 }

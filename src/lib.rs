@@ -1,3 +1,16 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod command;
+pub mod config;
+pub mod control;
+pub mod http;
 pub mod ids;
+pub mod logging;
+pub mod merge;
+pub mod metrics;
+pub mod proxy;
+pub mod resp;
+pub mod route;
+pub mod store;
+pub mod topology;
+pub mod worker;

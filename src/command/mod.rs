@@ -1,0 +1,33 @@
+//! Commands: what a request means, where its keys are, and whether it may run at all.
+//!
+//! ```text
+//!  live servers ──generate.py──▶ table.tsv (facts)  ┐
+//!                                policy.rs (classes) ┴▶ the table ─┐
+//!                                                                  │
+//!  Args ──▶ lookup ─▶ subcommand ─▶ arity ─▶ arguments that matter ┴─▶ Spec {class, keys, flags, …} ──▶ route
+//!                │                                                 └─▶ Refusal, one error line
+//!                └─ keys: which arguments are keys
+//! ```
+//!
+//! What servers say of their commands is data, generated from them; what preshard does with a command is decided in
+//! `policy.rs` and nowhere else. A command that is in neither is refused: its first argument is never guessed to be a
+//! key. Nothing in this room knows shards, sessions or sockets.
+
+mod flags;
+mod keys;
+mod policy;
+mod refusal;
+mod resolve;
+mod spec;
+mod table;
+#[cfg(test)]
+mod testing;
+
+pub use flags::{Categories, Flags, KeyFlags};
+pub use keys::{keys, reaches_undeclared_keys, routing_keys};
+pub use refusal::{KeyError, Refusal};
+pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, resolve};
+pub use spec::{
+    BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, Spec, Special, Split,
+};
+pub use table::{all, by_id, lookup, subcommand};

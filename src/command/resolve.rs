@@ -1,0 +1,191 @@
+//! From a request to its row of the table: subcommand, arity, and arguments that change the meaning.
+
+use super::policy;
+use super::refusal::{KeyError, Refusal};
+use super::spec::{Class, Spec};
+use super::table::{lookup, subcommand};
+use crate::resp::Args;
+
+/// The command that a request means. Its arity fits and, where an argument changes the meaning, that was judged too:
+/// a command that is given back may be run as its class says.
+///
+/// # Errors
+/// What to tell the client, who goes on using the connection.
+pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
+    let spec = identify(args)?;
+    match spec.class {
+        Class::Refused(reason) => Err(Refusal::refused(spec, reason)),
+        Class::NotYet(reason) => Err(Refusal::not_yet(spec, reason)),
+        Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) | Class::Local(_) => {
+            if spec.rules {
+                judge_arguments(spec, args)?;
+            }
+            Ok(spec)
+        }
+    }
+}
+
+/// As [`resolve`], but refused commands are given back too: for `COMMAND GETKEYS` and `EXPLAIN`.
+///
+/// # Errors
+/// Unknown names and a wrong number of arguments.
+pub fn identify(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
+    let spec = name(args)?;
+    let len = u32::try_from(args.len()).unwrap_or(u32::MAX);
+    if len < spec.args_min || len > spec.args_max {
+        return Err(Refusal::arity(spec));
+    }
+    Ok(spec)
+}
+
+/// The row alone, whatever the number of arguments.
+fn name(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
+    let spec = lookup(args.get(0)).ok_or_else(|| Refusal::unknown(args))?;
+    if !spec.container || args.len() < 2 {
+        return Ok(spec);
+    }
+    subcommand(spec, args.get(1)).ok_or_else(|| Refusal::unknown_subcommand(spec, args.get(1)))
+}
+
+/// Arguments that make another command of it, or none.
+fn judge_arguments(spec: &'static Spec, args: &Args<'_>) -> Result<(), Refusal> {
+    match spec.name {
+        "copy" if copies_to_other_database(args) => Err(Refusal::refused(spec, policy::OTHER_DATABASE)),
+        // The arity says "at least one pair"; what pairs mean is left to the command.
+        "mset" | "msetnx" if args.len() % 2 == 0 => Err(Refusal::arity(spec)),
+        "wait" if args.get(1) != b"0" => Err(Refusal::not_yet(spec, policy::WAITING)),
+        "xread" | "xreadgroup" if blocks(args) => Err(Refusal::not_yet(spec, policy::BLOCKING)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether `COPY source destination …` names a database. Any `DB` counts, also where the command would find a
+/// syntax error.
+#[must_use]
+pub fn copies_to_other_database(args: &Args<'_>) -> bool {
+    args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"DB"))
+}
+
+/// Whether `XREAD` or `XREADGROUP` would block. Options are read as the command reads them, so that a stream or a
+/// group may be called `BLOCK`.
+#[must_use]
+pub fn blocks(args: &Args<'_>) -> bool {
+    let mut at = 1;
+    while at < args.len() {
+        let word = args.get(at);
+        if word.eq_ignore_ascii_case(b"BLOCK") {
+            return true;
+        }
+        if word.eq_ignore_ascii_case(b"STREAMS") {
+            return false;
+        }
+        at += if word.eq_ignore_ascii_case(b"GROUP") {
+            3
+        } else if word.eq_ignore_ascii_case(b"COUNT") || word.eq_ignore_ascii_case(b"CLAIM") {
+            2
+        } else {
+            1
+        };
+    }
+    false
+}
+
+/// How `FLUSHDB` and `FLUSHALL` free memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlushMode {
+    /// As the node is configured.
+    Default,
+    /// In the background.
+    Async,
+    /// Before the reply.
+    Sync,
+}
+
+/// The mode of `FLUSHDB [ASYNC|SYNC]` or `FLUSHALL [ASYNC|SYNC]`.
+///
+/// # Errors
+/// [`KeyError::Syntax`] for anything else.
+pub fn flush_mode(args: &Args<'_>) -> Result<FlushMode, KeyError> {
+    match (args.len(), args.get(1)) {
+        (1, _) => Ok(FlushMode::Default),
+        (2, word) if word.eq_ignore_ascii_case(b"ASYNC") => Ok(FlushMode::Async),
+        (2, word) if word.eq_ignore_ascii_case(b"SYNC") => Ok(FlushMode::Sync),
+        _ => Err(KeyError::Syntax),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::testing::request;
+
+    fn kind(words: &[&[u8]]) -> &'static str {
+        request(words, |args| {
+            resolve(&args).map_or_else(|refusal| refusal.kind(), |spec| spec.name)
+        })
+    }
+
+    #[test]
+    fn copy_into_another_database_is_refused() {
+        assert_eq!(kind(&[b"COPY", b"a", b"b"]), "copy");
+        assert_eq!(kind(&[b"COPY", b"db", b"DB", b"REPLACE"]), "copy");
+        assert_eq!(kind(&[b"COPY", b"a", b"b", b"replace", b"dB", b"3"]), "refused");
+    }
+
+    #[test]
+    fn only_reads_that_block_are_put_off() {
+        assert_eq!(
+            kind(&[b"XREAD", b"COUNT", b"1", b"STREAMS", b"BLOCK", b"0"]),
+            "xread"
+        );
+        assert_eq!(
+            kind(&[b"XREAD", b"COUNT", b"1", b"block", b"0", b"STREAMS", b"s", b"0"]),
+            "not_yet"
+        );
+        assert_eq!(
+            kind(&[
+                b"XREADGROUP",
+                b"GROUP",
+                b"BLOCK",
+                b"block",
+                b"STREAMS",
+                b"s",
+                b">"
+            ]),
+            "xreadgroup"
+        );
+        assert_eq!(
+            kind(&[
+                b"XREADGROUP",
+                b"GROUP",
+                b"g",
+                b"c",
+                b"NOACK",
+                b"BLOCK",
+                b"1",
+                b"STREAMS",
+                b"s",
+                b">"
+            ]),
+            "not_yet"
+        );
+        assert_eq!(kind(&[b"WAIT", b"0", b"100"]), "wait");
+        assert_eq!(kind(&[b"WAIT", b"1", b"100"]), "not_yet");
+    }
+
+    #[test]
+    fn pairs_must_pair() {
+        assert_eq!(kind(&[b"MSET", b"a", b"1"]), "mset");
+        assert_eq!(kind(&[b"MSET", b"a", b"1", b"b"]), "arity");
+    }
+
+    #[test]
+    fn flush_takes_one_word() {
+        let mode = |words: &[&[u8]]| request(words, |args| flush_mode(&args));
+        assert_eq!(mode(&[b"FLUSHALL"]), Ok(FlushMode::Default));
+        assert_eq!(mode(&[b"FLUSHALL", b"async"]), Ok(FlushMode::Async));
+        assert_eq!(mode(&[b"FLUSHDB", b"SYNC"]), Ok(FlushMode::Sync));
+        assert_eq!(mode(&[b"FLUSHDB", b"SYNC", b"SYNC"]), Err(KeyError::Syntax));
+        assert_eq!(mode(&[b"FLUSHDB", b"now"]), Err(KeyError::Syntax));
+    }
+}

@@ -1,0 +1,491 @@
+//! Every key of the config file, in one table: its type, its default, what it does and what it costs.
+//!
+//! The reader takes defaults and limits from here, and `docs/CONFIGURATION.md` and `config/preshard.toml` are made out
+//! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`.
+
+use super::units::{GIB, KIB, MIB, SIZE_HINT, TIME_HINT, format_bytes, format_duration};
+use std::time::Duration;
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// `section.name`, as in the file.
+    pub path: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// The default as plain text; none for a key that is unset unless given.
+    pub default: Option<&'static str>,
+    /// A value to show in the sample file where there is no default.
+    pub example: &'static str,
+    /// What it does.
+    pub what: &'static str,
+    /// What it costs, or what goes wrong at either end.
+    pub cost: &'static str,
+}
+
+/// What values a key takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// One address or a list of them.
+    Addresses,
+    /// One address, or `off`.
+    AddressOrOff,
+    /// A whole number between two bounds.
+    Count(u64, u64),
+    /// `auto`, or a whole number between two bounds.
+    CountOrAuto(u64, u64),
+    /// A size with its unit, between two bounds in bytes.
+    Bytes(u64, u64),
+    /// A duration with its unit, between two bounds.
+    Time(Duration, Duration),
+    /// A duration with its unit, or 0 for the meaning given last.
+    TimeOrZero(Duration, Duration, &'static str),
+    /// One of a few words.
+    Choice(&'static [&'static str]),
+    /// A path; a relative one starts at the folder of the config file.
+    File,
+    /// Other text, checked on its own; how it looks.
+    Text(&'static str),
+}
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+const fn key(
+    path: &'static str,
+    kind: Kind,
+    default: &'static str,
+    what: &'static str,
+    cost: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default: Some(default),
+        example: "",
+        what,
+        cost,
+    }
+}
+
+const fn unset(
+    path: &'static str,
+    kind: Kind,
+    example: &'static str,
+    what: &'static str,
+    cost: &'static str,
+) -> Key {
+    Key {
+        path,
+        kind,
+        default: None,
+        example,
+        what,
+        cost,
+    }
+}
+
+/// The sections in the order of the pages, each with a sentence.
+pub const SECTIONS: &[(&str, &str)] = &[
+    (
+        "proxy",
+        "The data port: who may connect and how much one client may ask for.",
+    ),
+    (
+        "admin",
+        "The admin port (`PRESHARD …`) and the HTTP port (`/metrics`, `/healthz`, `/readyz`, `/topology`).",
+    ),
+    ("nodes", "The connections to the Redis or Valkey servers behind."),
+    (
+        "topology",
+        "Where the shard map is kept, and how the first one is made when the store is empty.",
+    ),
+    ("log", "Structured logs on the standard error stream."),
+];
+
+/// Keys and whole sections that later versions have. Their neutral values are accepted; anything else
+/// is refused, never silently ignored.
+pub const LATER: &[&str] = &[
+    "proxy.cluster_emulation",
+    "proxy.proxy_protocol",
+    "proxy.advertise",
+    "proxy.hold_max",
+    "nodes.tls",
+    "nodes.dedicated_max",
+    "nodes.admin_username",
+    "nodes.admin_password_file",
+    "migration",
+    "commands",
+    "user",
+    "tls",
+    "slowlog",
+];
+
+/// The table of nodes is a list of tables, not a plain key; see [`NODES_WHAT`].
+pub const NODES_PATH: &str = "topology.nodes";
+/// What the table of nodes does.
+pub const NODES_WHAT: &str = "The nodes to spread the first map over, in this order. Used once, when the store is empty; \
+     later changes belong to the topology, not to this file.";
+/// What the table of nodes costs.
+pub const NODES_COST: &str =
+    "Every node needs `databases` of at least shards + pinned + 1 in its own configuration (stock: 16).";
+
+/// All keys, in the order of the pages.
+pub const KEYS: &[Key] = &[
+    key(
+        "proxy.listen",
+        Kind::Addresses,
+        "127.0.0.1:6380",
+        "Where clients connect: one address or a list. `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one.",
+        "Every worker listens on each of them.",
+    ),
+    key(
+        "proxy.workers",
+        Kind::Count(0, 256),
+        "0",
+        "Threads that serve clients; 0 means one per core.",
+        "Each has its own connections to every node. More than there are cores only adds switching.",
+    ),
+    unset(
+        "proxy.password_file",
+        Kind::File,
+        "data-password",
+        "File whose first line is the password that clients must give (`AUTH`).",
+        "One hash per AUTH. Without a password everybody who reaches the port may do everything.",
+    ),
+    unset(
+        "proxy.password_sha256",
+        Kind::Text("64 hexadecimal digits"),
+        "<64 hexadecimal digits>",
+        "The password as its SHA-256, as after `#` in Redis's ACL files. Instead of `password_file`.",
+        "A weak password can be guessed from its hash: keep this file private too.",
+    ),
+    key(
+        "proxy.max_clients",
+        Kind::Count(1, 1_000_000),
+        "10000",
+        "Clients at the same time; one more gets `-ERR max number of clients reached` and is closed.",
+        "Each takes one file descriptor and a few KiB while idle.",
+    ),
+    key(
+        "proxy.idle_timeout",
+        Kind::TimeOrZero(SECOND, WEEK, "never"),
+        "0",
+        "Closes a client that sent nothing for this long.",
+        "Pools of many client libraries keep idle connections on purpose; a short time makes them reconnect.",
+    ),
+    key(
+        "proxy.tcp_keepalive",
+        Kind::TimeOrZero(SECOND, HOUR, "off"),
+        "60s",
+        "How long a client's connection may be silent before the system asks whether the other end lives.",
+        "One small packet per interval; without it the connections of vanished machines stay for ever.",
+    ),
+    key(
+        "proxy.handshake_timeout",
+        Kind::Time(Duration::from_millis(100), HOUR),
+        "10s",
+        "Time for a client that has not authenticated to send its first complete request.",
+        "Too short cuts off clients behind slow links; too long lets strangers hold connections.",
+    ),
+    key(
+        "proxy.request_bytes_max",
+        Kind::Bytes(KIB, 512 * MIB),
+        "64MiB",
+        "The largest single argument of a request; a larger one is a protocol error and closes the client.",
+        "A client may hold this much memory, plus 64 KiB, before its request is complete.",
+    ),
+    key(
+        "proxy.request_memory_max",
+        Kind::Bytes(MIB, 1024 * GIB),
+        "1GiB",
+        "Request bytes that all clients together may hold; beyond it new clients are refused, then the largest closed.",
+        "Memory of the process, beside the unsent replies.",
+    ),
+    key(
+        "proxy.in_flight_max",
+        Kind::Count(1, 1_000_000),
+        "1024",
+        "Commands of one client that may await their replies; at the limit its input is not read.",
+        "Each takes about 100 bytes. Low values throttle deep pipelines, they never fail them.",
+    ),
+    key(
+        "proxy.in_flight_bytes_max",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        "16MiB",
+        "Request bytes of one client that may await their replies; at the limit its input is not read.",
+        "Memory per busy client. A single larger request still passes, alone.",
+    ),
+    key(
+        "proxy.output_bytes_soft",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        "8MiB",
+        "Unsent reply bytes of one client from which on no more of its requests are taken.",
+        "Memory per slow reader. Low values slow down clients that fetch large values in pipelines.",
+    ),
+    key(
+        "proxy.output_bytes_hard",
+        Kind::Bytes(64 * KIB, 64 * GIB),
+        "64MiB",
+        "Unsent reply bytes of one client at which it is closed.",
+        "Must be at least the soft limit, and above the largest replies you expect.",
+    ),
+    key(
+        "proxy.output_stall_timeout",
+        Kind::TimeOrZero(SECOND, WEEK, "never"),
+        "60s",
+        "Closes a client that has taken none of its waiting replies for this long.",
+        "0 lets a stuck client hold up to `output_bytes_hard` for ever.",
+    ),
+    key(
+        "proxy.request_timeout",
+        Kind::TimeOrZero(MILLISECOND, HOUR, "none"),
+        "2s",
+        "Time for a node to reply, from the moment bytes reached it; then the client gets an error.",
+        "The command may still have run: the error says so. Must exceed your slowest command.",
+    ),
+    key(
+        "proxy.drain_timeout",
+        Kind::Time(MILLISECOND, HOUR),
+        "25s",
+        "How long a stopping proxy waits for requests that it has read; idle clients never delay it.",
+        "Keep it below your supervisor's own limit (30 s in Kubernetes), or that one kills the process.",
+    ),
+    key(
+        "proxy.keys_max",
+        Kind::Count(1, 100_000_000),
+        "1000000",
+        "The most elements that a reply of `KEYS` may have; beyond it the client gets an error that names `SCAN`.",
+        "The reply is collected from all nodes before it is sent: about 100 bytes each.",
+    ),
+    unset(
+        "proxy.redis_version",
+        Kind::Text("a version such as 7.2.4"),
+        "7.2.4",
+        "The version that `INFO` and `HELLO` tell. Unset: the lowest version among the nodes.",
+        "Client libraries switch features by it; a higher one than the nodes have makes them send unknown commands.",
+    ),
+    key(
+        "admin.listen",
+        Kind::AddressOrOff,
+        "127.0.0.1:6381",
+        "Where `PRESHARD …` commands are taken, or `off`.",
+        "Beyond loopback it is refused without a password: who reaches it can move data.",
+    ),
+    key(
+        "admin.http",
+        Kind::AddressOrOff,
+        "127.0.0.1:6382",
+        "Where metrics, health and the topology can be read over HTTP, or `off`.",
+        "Read-only and without a password: node names and addresses are visible to who reaches it.",
+    ),
+    unset(
+        "admin.password_file",
+        Kind::File,
+        "admin-password",
+        "File whose first line is the password of the admin port.",
+        "Without one, local users may administer.",
+    ),
+    unset(
+        "admin.password_sha256",
+        Kind::Text("64 hexadecimal digits"),
+        "<64 hexadecimal digits>",
+        "The admin password as its SHA-256. Instead of `password_file`.",
+        "A weak password can be guessed from its hash: keep this file private too.",
+    ),
+    unset(
+        "nodes.username",
+        Kind::Text("a user name"),
+        "preshard",
+        "The ACL user that preshard is on the nodes. Unset: the `default` user. Needs `password_file`.",
+        "The user needs all commands and keys that clients may use, in all databases.",
+    ),
+    unset(
+        "nodes.password_file",
+        Kind::File,
+        "node-password",
+        "File whose first line is the password of the nodes, one for all.",
+        "Kept in memory in the clear: it is sent on every new connection.",
+    ),
+    key(
+        "nodes.connect_timeout",
+        Kind::Time(Duration::from_millis(10), MINUTE),
+        "1s",
+        "Time for a connection to a node to be made, its handshake included.",
+        "Too short gives up on a node that is only busy; requests wait at most this long for a dead one.",
+    ),
+    key(
+        "nodes.shared_connections",
+        Kind::Count(1, 4),
+        "1",
+        "Pipelined connections from each worker to each node.",
+        "More help only where one connection's bandwidth is the limit; each makes the batches smaller.",
+    ),
+    key(
+        "nodes.in_flight_max",
+        Kind::Count(1, 1_000_000),
+        "4096",
+        "Commands that may await replies on one connection to a node; further ones queue.",
+        "Bounds what is of unknown outcome when the connection breaks.",
+    ),
+    key(
+        "nodes.in_flight_bytes_max",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        "64MiB",
+        "Request bytes that may await replies on one connection to a node; further ones queue.",
+        "Keep the nodes' `client-output-buffer-limit normal` off or far above it.",
+    ),
+    key(
+        "nodes.queue_max",
+        Kind::Count(1, 1_000_000),
+        "8192",
+        "Commands that may wait for a connection to a node; beyond it clients get `-TRYAGAIN`, and nothing has run.",
+        "A long queue turns overload into latency.",
+    ),
+    key(
+        "nodes.queue_bytes_max",
+        Kind::Bytes(64 * KIB, 16 * GIB),
+        "64MiB",
+        "Request bytes that may wait for a connection to a node; beyond it likewise.",
+        "Memory per worker and node while a node is slow or away.",
+    ),
+    key(
+        "nodes.batches_in_flight",
+        Kind::CountOrAuto(1, 8),
+        "auto",
+        "Batches that one connection keeps under way: 1 waits for replies and so gathers larger ones.",
+        "Higher values lower the latency of an idle node and raise its cost per command when busy.",
+    ),
+    key(
+        "nodes.on_empty",
+        Kind::Choice(&["serve", "refuse"]),
+        "serve",
+        "What to do when a known node comes back without any data: serve it anew, or refuse until an operator looks.",
+        "`refuse` turns a lost cache into an outage, `serve` turns lost data into an empty shard; both are logged.",
+    ),
+    key(
+        "nodes.reconnect_backoff_max",
+        Kind::Time(Duration::from_millis(10), MINUTE),
+        "500ms",
+        "The longest pause between attempts to reach a node.",
+        "Bounds how much later than the node itself its shards are back.",
+    ),
+    key(
+        "topology.store",
+        Kind::Text("file:PATH"),
+        "file:preshard-topology.json",
+        "Where the shard map is kept. `file:PATH` serves one proxy; a relative path starts at this file's folder.",
+        "The map is the only record of where keys are: back it up. The version before stays beside it as PATH.1.",
+    ),
+    unset(
+        "topology.cluster",
+        Kind::Text("a name of letters, digits, '.', '_', '-'"),
+        "shop-1",
+        "Name of the cluster, which the nodes carry too. Used once, when the store is empty; unset: a made-up one.",
+        "A store that already has another name is refused.",
+    ),
+    key(
+        "topology.shards",
+        Kind::Count(1, 4096),
+        "1024",
+        "How many shards the keyspace is cut into, a power of two. Used once, when the store is empty.",
+        "Fixed for the life of the cluster. More shards move in smaller pieces and need more databases on the nodes.",
+    ),
+    key(
+        "topology.pinned",
+        Kind::Count(0, 12287),
+        "15",
+        "How many further databases clients may `SELECT`, each one whole shard. Used once, when the store is empty.",
+        "Each needs one more database on the nodes and lives on one node as a whole.",
+    ),
+    key(
+        "log.format",
+        Kind::Choice(&["auto", "text", "json"]),
+        "auto",
+        "How log lines look; `auto` is text on a terminal and JSON elsewhere.",
+        "None.",
+    ),
+    key(
+        "log.level",
+        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        "info",
+        "The least important events that are logged.",
+        "`debug` logs every connection, `trace` every request: not for production.",
+    ),
+];
+
+// === impl Key ===
+
+impl Key {
+    /// The row of a path.
+    #[must_use]
+    pub fn find(path: &str) -> Option<&'static Self> {
+        KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// The part before the dot.
+    #[must_use]
+    pub fn section(&self) -> &'static str {
+        self.path
+            .split_once('.')
+            .map_or(self.path, |(section, _)| section)
+    }
+
+    /// The part after the dot.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.path.split_once('.').map_or(self.path, |(_, name)| name)
+    }
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// The values, to follow "must be".
+    pub(super) fn describe(self) -> String {
+        match self {
+            Self::Addresses => "an address or a list of addresses".into(),
+            Self::AddressOrOff => "an address or \"off\"".into(),
+            Self::Count(min, max) => format!("a whole number between {min} and {max}"),
+            Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
+            Self::Bytes(min, max) => {
+                format!("a size between {} and {}", format_bytes(min), format_bytes(max))
+            }
+            Self::Time(min, max) => {
+                format!(
+                    "a duration between {} and {}",
+                    format_duration(min),
+                    format_duration(max)
+                )
+            }
+            Self::TimeOrZero(min, max, zero) => {
+                format!(
+                    "0 ({zero}) or a duration between {} and {}",
+                    format_duration(min),
+                    format_duration(max)
+                )
+            }
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+            Self::File => "a path".into(),
+            Self::Text(looks) => looks.into(),
+        }
+    }
+
+    /// How to spell a value; may be empty.
+    pub(super) const fn spelling(self) -> &'static str {
+        match self {
+            Self::Bytes(..) => SIZE_HINT,
+            Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
+            Self::Count(..) => "write it without quotes",
+            Self::Addresses
+            | Self::AddressOrOff
+            | Self::CountOrAuto(..)
+            | Self::Choice(_)
+            | Self::File
+            | Self::Text(_) => "put it in quotes",
+        }
+    }
+}

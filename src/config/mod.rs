@@ -1,0 +1,292 @@
+//! The config file: read once at start, checked as a whole, every mistake told at once with its line.
+//!
+//! ```text
+//!  file ─▶ raw.rs ──────▶ validate.rs ──────▶ Config            keys.rs  the table of all keys ─▶ docs.rs
+//!  env  ─▶ known keys,    limits, relations,    │                mistake.rs  file:line:col, caret, hint
+//!          right types    password files        └▶ or ConfigErrors, all of them
+//! ```
+//!
+//! The value of a key is, in this order: the environment variable `PRESHARD__SECTION__KEY`, the file, the default.
+//! Lists in the environment are separated by commas; `PRESHARD__TOPOLOGY__NODES` is `name=address,…`. Relative
+//! paths start at the folder of the config file, whoever starts the proxy from wherever.
+//!
+//! The config names nodes and seeds the first map; where shards are afterwards is the topology's business alone.
+
+pub mod docs;
+pub mod keys;
+mod mistake;
+mod raw;
+mod relations;
+mod secret;
+mod show;
+pub mod units;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
+pub use secret::{PasswordHash, Secret};
+
+use crate::topology::{Address, Node};
+use mistake::{Mistake, Origin};
+use raw::Raw;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest config file that is read.
+const FILE_MAX: u64 = 1 << 20;
+
+/// All settings, checked. The keys are explained in [`keys::KEYS`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file that it was read from.
+    pub file: PathBuf,
+    /// `[proxy]`
+    pub proxy: Proxy,
+    /// `[admin]`
+    pub admin: Admin,
+    /// `[nodes]`
+    pub nodes: Nodes,
+    /// `[topology]`
+    pub topology: TopologySeed,
+    /// `[log]`
+    pub log: Log,
+    /// What is allowed but should be logged at start.
+    pub warnings: Vec<String>,
+}
+
+/// `[proxy]`: the data port and its limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Where clients connect; at least one.
+    pub listen: Vec<Address>,
+    /// Worker threads; 0 is one per core.
+    pub workers: u16,
+    /// What clients must authenticate with.
+    pub password: Option<PasswordHash>,
+    /// Clients at the same time.
+    pub max_clients: usize,
+    /// Closes silent clients; none: never.
+    pub idle_timeout: Option<Duration>,
+    /// TCP keepalive of clients; none: off.
+    pub tcp_keepalive: Option<Duration>,
+    /// Time to the first complete request while not authenticated.
+    pub handshake_timeout: Duration,
+    /// Bytes of one argument.
+    pub request_bytes_max: usize,
+    /// Request bytes held for all clients together.
+    pub request_memory_max: usize,
+    /// Commands in flight of one client.
+    pub in_flight_max: usize,
+    /// Request bytes in flight of one client.
+    pub in_flight_bytes_max: usize,
+    /// Unsent reply bytes at which a client's requests are no longer taken.
+    pub output_bytes_soft: usize,
+    /// Unsent reply bytes at which a client is closed.
+    pub output_bytes_hard: usize,
+    /// Closes a client that takes no replies; none: never.
+    pub output_stall_timeout: Option<Duration>,
+    /// Time for a node to reply; none: unlimited.
+    pub request_timeout: Option<Duration>,
+    /// Time that a stopping proxy waits for what it has read.
+    pub drain_timeout: Duration,
+    /// Elements of a reply of KEYS.
+    pub keys_max: usize,
+    /// The version to tell clients; none: the lowest among the nodes.
+    pub redis_version: Option<String>,
+}
+
+/// `[admin]`: the admin and HTTP ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where admin commands are taken; none: nowhere.
+    pub listen: Option<Address>,
+    /// Where HTTP is served; none: nowhere.
+    pub http: Option<Address>,
+    /// What administrators must authenticate with.
+    pub password: Option<PasswordHash>,
+}
+
+/// `[nodes]`: the connections to the servers behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nodes {
+    /// ACL user on the nodes; none: `default`.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Time to connect, handshake included.
+    pub connect_timeout: Duration,
+    /// Connections from each worker to each node, 1 to 4.
+    pub shared_connections: u8,
+    /// Commands in flight on one connection.
+    pub in_flight_max: usize,
+    /// Request bytes in flight on one connection.
+    pub in_flight_bytes_max: usize,
+    /// Commands waiting for a connection.
+    pub queue_max: usize,
+    /// Request bytes waiting for a connection.
+    pub queue_bytes_max: usize,
+    /// Batches under way on one connection.
+    pub batches_in_flight: Batches,
+    /// What to do with a known node that lost its data.
+    pub on_empty: OnEmpty,
+    /// Longest pause between attempts to connect.
+    pub reconnect_backoff_max: Duration,
+}
+
+/// How many batches one backend connection keeps under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Batches {
+    /// Decided by the load.
+    #[default]
+    Auto,
+    /// Always this many, 1 to 8.
+    Fixed(u8),
+}
+
+/// What to do with a known node that comes back without data.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnEmpty {
+    /// Mark it again and serve.
+    #[default]
+    Serve,
+    /// Refuse its shards until an operator has looked.
+    Refuse,
+}
+
+/// `[topology]`: where the map is kept and how the first one is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopologySeed {
+    /// Where the map is kept.
+    pub store: StorePlace,
+    /// Name of the cluster; none: one is made up when the store is first filled.
+    pub cluster: Option<String>,
+    /// Shards of the first map, a power of two.
+    pub shards: u16,
+    /// Pinned databases of the first map.
+    pub pinned: u16,
+    /// Nodes of the first map, in order; may be empty if the store is not.
+    pub nodes: Vec<Node>,
+}
+
+/// Where the topology is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePlace {
+    /// In a file, for one proxy.
+    File(PathBuf),
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// The least important events.
+    pub level: LogLevel,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least important events that are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What should be looked at.
+    Warn,
+    /// What changed.
+    #[default]
+    Info,
+    /// Every connection.
+    Debug,
+    /// Every request.
+    Trace,
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Reads the file, the environment and the password files that they name.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of the file.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        let text = read(path).map_err(|(what, hint)| {
+            let mistake = Mistake {
+                origin: Origin::Whole,
+                what,
+                hint: hint.into(),
+            };
+            ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
+        })?;
+        Self::parse(path, &text, std::env::vars_os())
+    }
+
+    /// Like [`Config::load`], with the text and the environment given. Relative paths start at the folder of `path`.
+    ///
+    /// # Errors
+    /// Every mistake, in the order of the file.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        env: impl Iterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, ConfigErrors> {
+        let mut raw = Raw::read(text, env);
+        let config = validate::build(&mut raw, path);
+        if raw.mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors::of(&path.display().to_string(), text, raw.mistakes))
+        }
+    }
+}
+
+impl LogLevel {
+    /// The word of the config, which is also the directive of a log filter.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl Default for StorePlace {
+    fn default() -> Self {
+        Self::File("preshard-topology.json".into())
+    }
+}
+
+/// The text of the config file, or what is wrong and what to do.
+fn read(path: &Path) -> Result<String, (String, &'static str)> {
+    let told = |error: std::io::Error| {
+        (
+            format!("cannot read the config: {error}"),
+            "name a readable TOML file with --config",
+        )
+    };
+    let size = std::fs::metadata(path).map_err(told)?.len();
+    if size > FILE_MAX {
+        return Err((
+            format!("the config has {size} bytes, more than {FILE_MAX}"),
+            "name the config file",
+        ));
+    }
+    std::fs::read_to_string(path).map_err(told)
+}

@@ -1,0 +1,115 @@
+//! What must hold between the values of several keys.
+
+use super::Config;
+use super::keys::NODES_COST;
+use super::mistake::Origin;
+use super::raw::Raw;
+use super::units::format_bytes;
+use crate::topology::{Address, Invalid, validate};
+use std::collections::HashMap;
+
+/// Tells every disagreement.
+pub(super) fn check(raw: &mut Raw, config: &Config) {
+    check_sizes(raw, config);
+    check_layout(raw, config);
+    check_listeners(raw, config);
+}
+
+fn check_sizes(raw: &mut Raw, config: &Config) {
+    let proxy = &config.proxy;
+    let mut ordered = |low: (&str, usize), high: (&str, usize)| {
+        if low.1 > high.1 {
+            let bytes = |bytes: usize| format_bytes(u64::try_from(bytes).unwrap_or(u64::MAX));
+            let what = format!(
+                "{} ({}) exceeds {} ({})",
+                low.0,
+                bytes(low.1),
+                high.0,
+                bytes(high.1)
+            );
+            let origin = match raw.origin(low.0) {
+                Origin::Whole => raw.origin(high.0),
+                origin => origin,
+            };
+            raw.tell(origin, what, "raise the one or lower the other");
+        }
+    };
+    ordered(
+        ("proxy.output_bytes_soft", proxy.output_bytes_soft),
+        ("proxy.output_bytes_hard", proxy.output_bytes_hard),
+    );
+    ordered(
+        ("proxy.request_bytes_max", proxy.request_bytes_max),
+        ("proxy.request_memory_max", proxy.request_memory_max),
+    );
+    if config.nodes.username.is_some() && !raw.values.contains_key("nodes.password_file") {
+        let origin = raw.origin("nodes.username");
+        raw.tell(
+            origin,
+            "nodes.username is set without nodes.password_file",
+            "add the password file",
+        );
+    }
+}
+
+fn check_layout(raw: &mut Raw, config: &Config) {
+    let (shards, pinned) = (config.topology.shards, config.topology.pinned);
+    for wrong in validate::check_counts(shards, pinned) {
+        if matches!(wrong, Invalid::Databases { .. }) {
+            let origin = match raw.origin("topology.pinned") {
+                Origin::Whole => raw.origin("topology.shards"),
+                origin => origin,
+            };
+            raw.tell(origin, wrong.to_string(), NODES_COST);
+        }
+    }
+}
+
+fn check_listeners(raw: &mut Raw, config: &Config) {
+    let admin = &config.admin;
+    let data = config
+        .proxy
+        .listen
+        .iter()
+        .map(|address| ("proxy.listen", address));
+    let others = [
+        ("admin.listen", admin.listen.as_ref()),
+        ("admin.http", admin.http.as_ref()),
+    ];
+    let others = others
+        .into_iter()
+        .filter_map(|(path, address)| address.map(|address| (path, address)));
+    let mut seen: HashMap<&Address, &str> = HashMap::new();
+    for (path, address) in data.chain(others) {
+        if address.port() == Some(0) {
+            continue;
+        }
+        if let Some(first) = seen.insert(address, path) {
+            let what = format!("{first} and {path} both name {address}");
+            raw.tell(raw.origin(path), what, "give each listener its own address");
+        }
+    }
+    if let Some(address) = admin.listen.as_ref().filter(|address| !address.is_loopback())
+        && admin.password.is_none()
+    {
+        let what = format!("admin.listen {address} can be reached from other machines and has no password");
+        let hint = "set admin.password_file, or listen on 127.0.0.1";
+        raw.tell(raw.origin("admin.listen"), what, hint);
+    }
+}
+/// What is allowed but worth a line in the log.
+pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let open = config
+        .proxy
+        .listen
+        .iter()
+        .filter(|address| !address.is_loopback());
+    let open = open.filter(|_| config.proxy.password.is_none());
+    open.map(|address| {
+        format!(
+            "proxy.listen {address} can be reached from other machines and has no password: \
+             set proxy.password_file, or keep others out by other means"
+        )
+    })
+    .collect()
+}

@@ -1,0 +1,140 @@
+//! The control side's own client of a node: one connection, one question at a time, a deadline for each.
+//!
+//! It is used for what is rare (start-up checks, probes), never for clients' commands.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::resp::{self, DecodeLimits, ReplyScanner, Value};
+use crate::topology::Address;
+use crate::worker::shared::NodeCredentials;
+
+/// Answers to the control side's questions are small; INFO is the largest.
+const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The network failed.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The answer is no RESP, or larger than any answer to such a question.
+    #[error("its answer is not what a Redis server answers")]
+    NotRedis,
+    /// The node answered with an error.
+    #[error("it answered: {0}")]
+    Refused(String),
+}
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+/// A connection of the control side to a node.
+pub struct NodeClient {
+    socket: Box<dyn Socket>,
+    read: Vec<u8>,
+    deadline: Duration,
+}
+
+impl std::fmt::Debug for NodeClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeClient").finish_non_exhaustive()
+    }
+}
+
+impl NodeClient {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// The node cannot be reached in time, or refuses the login.
+    pub async fn connect(
+        address: &Address,
+        credentials: &NodeCredentials,
+        deadline: Duration,
+    ) -> Result<Self, AskError> {
+        let connected = timeout(deadline, open(address))
+            .await
+            .map_err(|_| AskError::Timeout(deadline))?;
+        let mut client = Self {
+            socket: connected?,
+            read: Vec::new(),
+            deadline,
+        };
+        if let Some(password) = &credentials.password {
+            let password = password.reveal();
+            match &credentials.username {
+                Some(user) => client.ask(&["AUTH", user, password]).await?,
+                None => client.ask(&["AUTH", password]).await?,
+            };
+        }
+        Ok(client)
+    }
+
+    /// Asks one question. An error reply is an `Err`.
+    ///
+    /// # Errors
+    /// The network, the deadline, or the node's own error. After any but the last the connection is of no use.
+    pub async fn ask(&mut self, words: &[&str]) -> Result<Value, AskError> {
+        let deadline = self.deadline;
+        match timeout(deadline, self.exchange(words)).await {
+            Ok(Ok(Value::Error(error))) => Err(AskError::Refused(error)),
+            Ok(result) => result,
+            Err(_) => Err(AskError::Timeout(deadline)),
+        }
+    }
+
+    /// Asks for a text. A nil is an empty one.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_text(&mut self, words: &[&str]) -> Result<String, AskError> {
+        let value = self.ask(words).await?;
+        Ok(value
+            .as_bytes()
+            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+            .unwrap_or_default())
+    }
+
+    async fn exchange(&mut self, words: &[&str]) -> Result<Value, AskError> {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut frame = Vec::new();
+        resp::write_request(&mut frame, &words);
+        self.socket.write_all(&frame).await?;
+        self.read.clear();
+        let mut scanner = ReplyScanner::default();
+        let mut fed = 0;
+        loop {
+            if self.socket.read_buf(&mut self.read).await? == 0 {
+                return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            match scanner.feed(&self.read[fed..]) {
+                Ok(Some(end)) if fed + end == self.read.len() => break,
+                Ok(None) if self.read.len() <= REPLY_BYTES_MAX => fed = self.read.len(),
+                Ok(_) | Err(_) => return Err(AskError::NotRedis),
+            }
+        }
+        let limits = DecodeLimits {
+            bytes: REPLY_BYTES_MAX,
+            ..DecodeLimits::default()
+        };
+        resp::decode(&self.read, limits).map_err(|_| AskError::NotRedis)
+    }
+}
+
+async fn open(address: &Address) -> io::Result<Box<dyn Socket>> {
+    Ok(match address {
+        Address::Tcp { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.set_nodelay(true)?;
+            Box::new(stream)
+        }
+        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+    })
+}

@@ -1,0 +1,21 @@
+//! The control side: what is done beside the traffic, on a runtime of its own.
+//!
+//! ```text
+//!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
+//!  probe       every second: is the node there, which version, how many keys in which database?
+//! ```
+
+pub mod client;
+mod preflight;
+mod probe;
+
+pub use client::{AskError, NodeClient};
+pub use preflight::{NodeProblem, Preflight, check_nodes, mark_nodes};
+pub use probe::{PROBE_INTERVAL, probe_nodes};
+
+/// A field of an INFO text.
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(str::trim)
+}

@@ -1,0 +1,136 @@
+//! What the workers do not know: the topology as text, and what the nodes say about themselves.
+//!
+//! Control writes here after each change and each probe; the scrape and `INFO` read. Everything is replaced as
+//! a whole or is one number, so that a reader never waits for a probe.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::ids::{DbIndex, Epoch, ShardId};
+use crate::topology::{Placement, Topology};
+
+/// Where every shard is, with the names that labels show.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Epoch of the topology.
+    pub epoch: Epoch,
+    /// Names of all nodes, those without shards included.
+    pub nodes: Vec<String>,
+    /// Each shard with the position of its node in `nodes` and its database.
+    pub shards: Vec<(ShardId, usize, DbIndex)>,
+}
+
+impl From<&Topology> for Assignment {
+    fn from(topology: &Topology) -> Self {
+        let shard =
+            |(number, placement): (u16, &Placement)| (ShardId(number), placement.node.index(), placement.db);
+        Self {
+            epoch: topology.epoch,
+            nodes: topology.nodes.iter().map(|node| node.name.clone()).collect(),
+            shards: (0..).zip(&topology.placements).map(shard).collect(),
+        }
+    }
+}
+
+/// What a probe of a node found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Version as the node says it, empty while unknown.
+    pub version: String,
+    /// The node's `used_memory` in bytes.
+    pub used_memory_bytes: u64,
+    /// How long the probe took, in microseconds.
+    pub probe_micros: u64,
+}
+
+/// The facts of the whole process.
+#[derive(Debug)]
+pub struct Facts {
+    assignment: ArcSwap<Assignment>,
+    nodes: Mutex<BTreeMap<String, NodeFacts>>,
+    /// Keys of each shard, [`UNKNOWN`] before the first probe.
+    shard_keys: Box<[AtomicU64]>,
+    log_lines_dropped: OnceLock<DroppedLines>,
+}
+
+/// Reads how many log lines were dropped.
+struct DroppedLines(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl std::fmt::Debug for DroppedLines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DroppedLines")
+    }
+}
+
+/// Stands for a number of keys that no probe has found yet.
+const UNKNOWN: u64 = u64::MAX;
+
+impl Facts {
+    /// Nothing known, for a topology of `shards` shards, pinned included.
+    pub(super) fn new(shards: usize) -> Self {
+        Self {
+            assignment: ArcSwap::default(),
+            nodes: Mutex::default(),
+            shard_keys: (0..shards).map(|_| AtomicU64::new(UNKNOWN)).collect(),
+            log_lines_dropped: OnceLock::new(),
+        }
+    }
+
+    /// The placement in force.
+    #[must_use]
+    pub fn assignment(&self) -> Arc<Assignment> {
+        self.assignment.load_full()
+    }
+
+    pub(super) fn set_assignment(&self, assignment: Assignment) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes.retain(|name, _| assignment.nodes.contains(name));
+        self.assignment.store(Arc::new(assignment));
+    }
+
+    /// Keeps what a probe of the node `name` found. A node outside the topology is ignored.
+    pub fn set_node(&self, name: &str, facts: NodeFacts) {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.assignment.load().nodes.iter().any(|node| node == name) {
+            nodes.insert(name.to_owned(), facts);
+        }
+    }
+
+    /// What the last probe of the node `name` found.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<NodeFacts> {
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
+    }
+
+    /// Keeps how many keys a shard holds.
+    pub fn set_shard_keys(&self, shard: ShardId, keys: u64) {
+        if let Some(cell) = self.shard_keys.get(shard.index()) {
+            cell.store(keys, Relaxed);
+        }
+    }
+
+    /// How many keys a shard held at the last probe.
+    #[must_use]
+    pub fn shard_keys(&self, shard: ShardId) -> Option<u64> {
+        self.shard_keys
+            .get(shard.index())
+            .map(|cell| cell.load(Relaxed))
+            .filter(|&keys| keys != UNKNOWN)
+    }
+
+    /// Says how to read the number of log lines that were dropped. Only the first call counts.
+    pub fn set_log_lines_dropped(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        drop(self.log_lines_dropped.set(DroppedLines(Box::new(read))));
+    }
+
+    pub(super) fn log_lines_dropped(&self) -> u64 {
+        self.log_lines_dropped.get().map_or(0, |dropped| (dropped.0)())
+    }
+}

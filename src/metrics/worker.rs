@@ -1,0 +1,186 @@
+//! The cells of one worker: written by its thread alone, read by the scrape.
+//!
+//! A field is a family, an index into it is a label value. The session and the backend hold an `Arc` of these
+//! and count where things happen; there is no lookup by name on the way of a request. Cells of a node come as
+//! an `Arc` by the node's name, once per connection: the topology's numbering may change, a name stays.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cell::{Cell, Gauge, Histogram, Rows};
+use super::labels::{By, Disconnect, ErrorCode, Limit, LinkClose, Origin, RequestClass, Wire};
+use crate::ids::ShardId;
+
+/// What one worker counts. The alignment keeps two workers' cells out of each other's cache lines.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerMetrics {
+    /// Requests by command number.
+    pub requests: Rows,
+    /// Requests for commands that are known but not served, by command number; unknown ones beyond the last.
+    pub unsupported: Rows,
+    /// Commands sent to a shard, by shard number.
+    pub shard_requests: Rows,
+    /// Request bytes sent to a shard, by shard number.
+    pub shard_request_bytes: Rows,
+    /// Reply bytes received from a shard, by shard number.
+    pub shard_reply_bytes: Rows,
+    /// Error replies by who made them and by their first word.
+    pub errors: By<Origin, By<ErrorCode, Cell>>,
+    /// From the last byte of a request read to its reply handed to the socket.
+    pub request_duration: By<RequestClass, Histogram>,
+    /// Clients connected now.
+    pub client_connections: By<Wire, Gauge>,
+    /// Clients ever accepted.
+    pub connections_total: Cell,
+    /// Clients gone, by reason.
+    pub disconnects: By<Disconnect, Cell>,
+    /// Failed `AUTH` and `HELLO … AUTH`.
+    pub auth_failures: Cell,
+    /// Bytes read from clients.
+    pub receive_bytes: Cell,
+    /// Bytes written to clients.
+    pub transmit_bytes: Cell,
+    /// Request bytes in memory: read and not yet passed to a node, those held by a gate included.
+    pub input_buffer_bytes: Gauge,
+    /// Reply bytes in memory that clients did not yet take.
+    pub output_buffer_bytes: Gauge,
+    /// Limits reached.
+    pub limits: By<Limit, Cell>,
+    /// Parts that split and fan-out requests were made into.
+    pub fanout_parts: Cell,
+    nodes: Mutex<BTreeMap<String, Arc<NodeCells>>>,
+}
+
+impl WorkerMetrics {
+    /// Cells at zero for a table of `commands` commands and a topology of `shards` shards, pinned included.
+    #[must_use]
+    pub fn new(commands: usize, shards: usize) -> Self {
+        Self {
+            requests: Rows::new(commands),
+            unsupported: Rows::new(commands),
+            shard_requests: Rows::new(shards),
+            shard_request_bytes: Rows::new(shards),
+            shard_reply_bytes: Rows::new(shards),
+            errors: By::default(),
+            request_duration: By::default(),
+            client_connections: By::default(),
+            connections_total: Cell::default(),
+            disconnects: By::default(),
+            auth_failures: Cell::default(),
+            receive_bytes: Cell::default(),
+            transmit_bytes: Cell::default(),
+            input_buffer_bytes: Gauge::default(),
+            output_buffer_bytes: Gauge::default(),
+            limits: By::default(),
+            fanout_parts: Cell::default(),
+            nodes: Mutex::default(),
+        }
+    }
+
+    /// This worker's cells of the node `name`. Takes a lock: ask once for each connection and keep the `Arc`. Ask
+    /// again after a change of topology: the rows of a node that had left begin anew.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Arc<NodeCells> {
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cells) = nodes.get(name) {
+            return Arc::clone(cells);
+        }
+        Arc::clone(nodes.entry(name.to_owned()).or_default())
+    }
+
+    /// This worker's cells of the node `name`, if it ever asked for them.
+    pub(super) fn known_node(&self, name: &str) -> Option<Arc<NodeCells>> {
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .map(Arc::clone)
+    }
+
+    /// Names of the nodes whose cells this worker asked for.
+    pub(super) fn node_names(&self) -> Vec<String> {
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .keys()
+            .cloned()
+            .collect()
+    }
+
+    /// Forgets the nodes that `keep` does not want.
+    pub(super) fn retain_nodes(&self, keep: impl Fn(&str) -> bool) {
+        self.nodes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|name, _| keep(name));
+    }
+
+    /// Counts a command that was sent to a shard.
+    #[inline]
+    pub fn shard_request(&self, shard: ShardId, bytes: usize) {
+        self.shard_requests.add(shard.index(), 1);
+        self.shard_request_bytes.add(shard.index(), bytes as u64);
+    }
+
+    /// Counts a reply, or a piece of one, that came from a shard.
+    #[inline]
+    pub fn shard_reply(&self, shard: ShardId, bytes: usize) {
+        self.shard_reply_bytes.add(shard.index(), bytes as u64);
+    }
+
+    /// Counts bytes that a client's socket took.
+    #[inline]
+    pub fn transmitted(&self, bytes: usize) {
+        self.transmit_bytes.add(bytes as u64);
+    }
+
+    /// Counts how long a request took.
+    #[inline]
+    pub fn duration(&self, class: RequestClass, micros: u32) {
+        self.request_duration[class].observe(micros);
+    }
+
+    /// Counts an error reply to a client.
+    pub fn error(&self, origin: Origin, code: ErrorCode) {
+        self.errors[origin][code].inc();
+    }
+
+    /// Counts a limit that was reached.
+    pub fn limit_reached(&self, limit: Limit) {
+        self.limits[limit].inc();
+    }
+
+    /// Counts the parts that a request was made into.
+    pub fn fan_out_parts(&self, parts: usize) {
+        self.fanout_parts.add(parts as u64);
+    }
+}
+
+/// What one worker counts about one node.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct NodeCells {
+    /// 1 while this worker has a working connection to the node.
+    pub up: Gauge,
+    /// Connections open now, by protocol.
+    pub connections: By<Wire, Gauge>,
+    /// Commands sent whose reply is due.
+    pub in_flight: Gauge,
+    /// Commands that wait to be sent.
+    pub queue_commands: Gauge,
+    /// Bytes that wait to be sent.
+    pub queue_bytes: Gauge,
+    /// Connections made.
+    pub connects: Cell,
+    /// Connections that could not be made.
+    pub connect_failures: Cell,
+    /// Commands whose reply did not come in time.
+    pub timeouts: Cell,
+    /// Connections ended, by reason.
+    pub links_closed: By<LinkClose, Cell>,
+    /// How often the node came back without its data.
+    pub came_back_empty: Cell,
+    /// From the request queued to its reply read.
+    pub duration: Histogram,
+}

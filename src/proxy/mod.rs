@@ -1,0 +1,201 @@
+//! The composition root: the only file that knows all rooms.
+//!
+//! ```text
+//!  Config ─▶ store ─▶ topology ─▶ preflight of the nodes ─▶ Shared
+//!                                                            │
+//!   main thread: control runtime                             ├─▶ worker 0 ◀─┐
+//!     acceptors (one a listener) ── least-loaded worker ─────┼─▶ worker 1 ◀─┴─ accepted sockets
+//!     probe · admin · HTTP · signals                         └─▶ …
+//! ```
+//!
+//! The way out (SIGTERM, SIGINT): readyz says 503, nothing is accepted any more, workers serve what they have read
+//! and let their clients go, and what is left after `drain_timeout` is cut.
+
+mod accept;
+mod startup;
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::control;
+use crate::http::{self, Endpoints, HttpLimits, Readiness};
+use crate::topology::Address;
+use crate::worker::shared::Shared;
+use crate::worker::{self, Order, Worker};
+
+/// Control work is rare: listeners, probes, scrapes.
+const CONTROL_THREADS: usize = 2;
+
+/// Why the proxy does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The store, the nodes or both say that serving would be wrong.
+    #[error("{0}")]
+    Refused(String),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The process cannot have what it needs of the system.
+    #[error("cannot start: {0}")]
+    System(#[from] io::Error),
+}
+
+impl ServeError {
+    /// What the process exits with.
+    #[must_use]
+    pub const fn exit_status(&self) -> u8 {
+        match self {
+            Self::Refused(_) => 1,
+            Self::Listen { .. } | Self::System(_) => 3,
+        }
+    }
+}
+
+/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`.
+///
+/// # Errors
+/// Nothing was served: the nodes, the store or an address forbid it.
+pub fn serve(config: Config, announce: impl FnMut(&str)) -> Result<(), ServeError> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    runtime.block_on(Box::pin(run(config, announce)))
+}
+
+async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), ServeError> {
+    let config = Arc::new(config);
+    let (shared, store) = startup::prepare(&config).await?;
+    let workers = start_workers(&config, &shared)?;
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+
+    let metrics = Arc::clone(&shared.metrics);
+    let readiness = Readiness::new(move || metrics.nodes_up() > 0 || metrics.totals().requests == 0);
+    tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
+    let clients = Arc::new(AtomicUsize::new(0));
+    for address in &config.proxy.listen {
+        let listener = accept::Listener::bind(address)?;
+        announce(&format!("listening data={}", listener.address()));
+        if let Ok(mut shown) = shared.data_address.write() {
+            *shown = listener.address();
+        }
+        let door = accept::Door::new(&shared, &workers, &clients);
+        tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
+    }
+    if let Some(address) = &config.admin.http {
+        let (listener, bound) = bind_tcp(address).await?;
+        announce(&format!("listening http={bound}"));
+        let endpoints = endpoints(&shared, readiness.clone());
+        let stop = until(stopped.clone());
+        tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
+    }
+    readiness.started();
+    announce("ready");
+    tracing::info!(
+        event = "ready",
+        epoch = shared.topology.load().epoch.0,
+        workers = workers.len()
+    );
+
+    wait_for_signal().await?;
+    tracing::info!(event = "draining");
+    readiness.drain();
+    shared.draining.store(true, Relaxed);
+    let _ = stop.send(true);
+    drain(workers, config.proxy.drain_timeout).await;
+    tasks.shutdown().await;
+    drop(store);
+    tracing::info!(event = "stopped");
+    Ok(())
+}
+
+fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, ServeError> {
+    let count = startup::worker_count(config);
+    (0..count)
+        .map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System))
+        .collect()
+}
+
+fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
+    let (for_metrics, for_topology) = (Arc::clone(shared), Arc::clone(shared));
+    Endpoints {
+        metrics: Arc::new(move || for_metrics.metrics.gather_text()),
+        topology: Arc::new(move || for_topology.topology.load().encode()),
+        readiness,
+    }
+}
+
+/// Binds a TCP address; port 0 takes a free one.
+async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError> {
+    let listen = |error| ServeError::Listen {
+        address: address.to_string(),
+        error,
+    };
+    let Address::Tcp { host, port } = address else {
+        return Err(listen(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "HTTP needs a host and a port",
+        )));
+    };
+    let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(listen)?;
+    let bound = listener.local_addr().map_err(listen)?;
+    Ok((listener, bound.to_string()))
+}
+
+/// Ready when the proxy is told to stop.
+fn until(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
+    async move {
+        // An error means that the sender is gone, which is a stop as well.
+        let _ = stopped.wait_for(|stop| *stop).await;
+    }
+}
+
+async fn wait_for_signal() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Lets the workers end by themselves for as long as they may; a second signal ends the wait.
+async fn drain(workers: Vec<Worker>, longest: Duration) {
+    for worker in &workers {
+        // A full mailbox has connections in it; the worker sees the flag when it comes to them.
+        let _ = worker.orders.try_send(Order::Drain);
+    }
+    let ended = async {
+        for worker in workers {
+            let joined = tokio::task::spawn_blocking(move || worker.thread.join());
+            let _ = joined.await;
+        }
+    };
+    tokio::select! {
+        () = ended => {}
+        () = tokio::time::sleep(longest) => {
+            tracing::warn!(event = "drain_timeout", "clients were left when drain_timeout was over; they are cut");
+            // Threads of workers that are still at it end with the process.
+            std::process::exit(0);
+        }
+        _ = wait_for_signal() => std::process::exit(0),
+    }
+}

@@ -1,0 +1,177 @@
+//! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+use super::ServeError;
+use crate::command;
+use crate::config::{Batches, Config, StorePlace};
+use crate::control::{self, Preflight};
+use crate::metrics::{Metrics, MetricsOptions};
+use crate::resp::RequestLimits;
+use crate::store::FileStore;
+use crate::topology::Topology;
+use crate::worker::registry::Registry;
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, batches_for};
+
+/// A node that answers nothing for this long after a deadline passed is connected anew.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
+pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore), ServeError> {
+    let credentials = NodeCredentials {
+        username: config.nodes.username.clone(),
+        password: config.nodes.password.clone(),
+    };
+    let (topology, store) = topology(config, &credentials).await?;
+    let metrics = Metrics::new(MetricsOptions {
+        workers: worker_count(config),
+        command_names: command::all().iter().map(|spec| spec.name).collect(),
+        shards: usize::from(topology.total_shards()),
+        max_clients: config.proxy.max_clients as u64,
+    });
+    let metrics =
+        metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
+    metrics.set_assignment((&topology).into());
+    let shared = Shared {
+        limits: limits(config, &topology),
+        password: config.proxy.password.clone(),
+        credentials,
+        on_empty: config.nodes.on_empty,
+        redis_version: config.proxy.redis_version.clone(),
+        data_address: RwLock::default(),
+        max_clients: config.proxy.max_clients,
+        config_file: config.file.clone(),
+        topology: ArcSwap::from_pointee(topology),
+        metrics: Arc::new(metrics),
+        registry: Registry::default(),
+        nodes: ArcSwap::from_pointee(NodesView::default()),
+        draining: AtomicBool::new(false),
+        started: Instant::now(),
+        started_unix: unix_time(),
+        run_id: random_id(),
+    };
+    Ok((Arc::new(shared), store))
+}
+
+async fn topology(
+    config: &Config,
+    credentials: &NodeCredentials,
+) -> Result<(Topology, FileStore), ServeError> {
+    let StorePlace::File(path) = &config.topology.store;
+    let refuse = |error: crate::store::StoreError| ServeError::Refused(error.to_string());
+    let mut store = FileStore::open(path).map_err(refuse)?;
+    let stored = store.load().map_err(refuse)?;
+    let seeding = stored.is_none();
+    let topology = match stored {
+        Some(topology) => topology,
+        None => seed(config)?,
+    };
+    let deadline = config.nodes.connect_timeout;
+    let found = control::check_nodes(&topology, credentials, deadline, seeding).await;
+    let unreachable = judge(&found, seeding)?;
+    if seeding {
+        store.save(&topology).map_err(refuse)?;
+        tracing::info!(event = "seeded", store = %path.display(), cluster = topology.cluster_id, shards = topology.shards);
+    }
+    let marked = control::mark_nodes(&topology, credentials, deadline, &unreachable).await;
+    marked.map_err(ServeError::Refused)?;
+    Ok((topology, store))
+}
+
+fn seed(config: &Config) -> Result<Topology, ServeError> {
+    let cluster = config.topology.cluster.clone().unwrap_or_else(random_id);
+    let settings = &config.topology;
+    let seeded = Topology::seed(cluster, settings.shards, settings.pinned, settings.nodes.clone());
+    seeded.map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        ServeError::Refused(lines.join("\n"))
+    })
+}
+
+/// Whether what was found lets the proxy start. Returns the nodes that did not answer and may come later.
+fn judge(found: &Preflight, seeding: bool) -> Result<Vec<String>, ServeError> {
+    for warning in &found.warnings {
+        tracing::warn!(event = "node_warning", node = warning.node, "{}", warning.what);
+    }
+    let (unreachable, wrong): (Vec<_>, Vec<_>) =
+        found.problems.iter().partition(|problem| problem.unreachable);
+    let fatal: Vec<String> = if seeding {
+        found.problems.iter().map(ToString::to_string).collect()
+    } else {
+        wrong.iter().map(ToString::to_string).collect()
+    };
+    if !fatal.is_empty() {
+        return Err(ServeError::Refused(fatal.join("\n")));
+    }
+    for problem in &unreachable {
+        tracing::warn!(
+            event = "node_unreachable",
+            node = problem.node,
+            "{}",
+            problem.what
+        );
+    }
+    Ok(unreachable.iter().map(|problem| problem.node.clone()).collect())
+}
+
+/// Data workers: as set, or one for each core.
+pub(super) fn worker_count(config: &Config) -> usize {
+    match config.proxy.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => usize::from(count),
+    }
+}
+
+fn limits(config: &Config, topology: &Topology) -> Limits {
+    let (proxy, nodes) = (&config.proxy, &config.nodes);
+    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let batches = topology.nodes.iter().map(|node| match nodes.batches_in_flight {
+        Batches::Auto => batches_for(&node.address),
+        Batches::Fixed(count) => usize::from(count),
+    });
+    Limits {
+        request: RequestLimits {
+            bulk_max: proxy.request_bytes_max,
+            ..RequestLimits::default()
+        },
+        in_flight: proxy.in_flight_max,
+        in_flight_bytes: proxy.in_flight_bytes_max,
+        request_memory: proxy.request_memory_max / worker_count(config),
+        output_soft: proxy.output_bytes_soft,
+        output_hard: proxy.output_bytes_hard,
+        output_stall: proxy.output_stall_timeout.unwrap_or(Duration::MAX),
+        idle: proxy.idle_timeout.unwrap_or_default(),
+        handshake: proxy.handshake_timeout,
+        request_timeout_us: proxy.request_timeout.map_or(0, micros),
+        silence_max_us: micros(SILENCE_MAX),
+        link_in_flight: nodes.in_flight_max,
+        link_in_flight_bytes: nodes.in_flight_bytes_max,
+        node_queue: nodes.queue_max,
+        node_queue_bytes: nodes.queue_bytes_max,
+        keys: proxy.keys_max,
+        batches: batches.collect(),
+        shared_connections: usize::from(nodes.shared_connections),
+        keepalive: proxy.tcp_keepalive.unwrap_or_default(),
+        connect: nodes.connect_timeout,
+        backoff_max: nodes.reconnect_backoff_max,
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the composition root reads the wall clock"
+)]
+fn unix_time() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+/// 160 random bits as hex, as Redis makes its `run_id`.
+fn random_id() -> String {
+    (0..5).map(|_| format!("{:08x}", fastrand::u32(..))).collect()
+}

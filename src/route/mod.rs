@@ -1,0 +1,140 @@
+//! Where a request goes: a decision out of the command's table row, the keys and the topology.
+//!
+//! ```text
+//!  (Spec, Args, Topology, selected db) ──▶ Plan
+//!        Local    the proxy answers by itself
+//!        One      the frame goes to one shard as it is
+//!        Split    one part for each shard, merged into one reply   (db 0 only)
+//!        FanOut   every shard of the keyspace, or every node, merged
+//!        or a refusal: one error line, nothing sent anywhere
+//! ```
+//!
+//! Nothing is guessed: a command without a row was refused before it came here, and keys are taken from the
+//! positions that the servers themselves name.
+
+mod split;
+
+pub use split::{Part, Splitting};
+
+use crate::command::{self, Class, FanOut, Local, Spec, Split};
+use crate::ids::ShardId;
+use crate::resp::Args;
+use crate::topology::Topology;
+
+/// What is to be done with one request.
+#[derive(Debug)]
+pub enum Plan {
+    /// Answered by the proxy.
+    Local(Local),
+    /// The whole frame to one shard.
+    One(ShardId),
+    /// One part for each shard, merged by the rule of the command.
+    Split(Split, Splitting),
+    /// Every owned database or every node, merged by the rule of the command.
+    FanOut(FanOut),
+}
+
+/// The room of a session's argument positions, kept between requests so that routing does not allocate.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    keys: Vec<u32>,
+}
+
+/// Decides where a request goes.
+///
+/// `db` is the database that the client has selected: 0 is the sharded keyspace, `1..=pinned` are whole shards.
+///
+/// # Errors
+/// The error line for the client, without its leading `-`: keys that cannot be found in the arguments, or that
+/// live on different shards while the command must run whole.
+pub fn route(
+    spec: &Spec,
+    args: &Args<'_>,
+    topology: &Topology,
+    db: u16,
+    scratch: &mut Scratch,
+) -> Result<Plan, String> {
+    let pinned = if db == 0 { None } else { topology.pinned_shard(db) };
+    match spec.class {
+        Class::Local(local) => Ok(Plan::Local(local)),
+        Class::FanOut(fan_out) => match pinned {
+            Some(shard) if runs_whole_on_pinned(fan_out) => Ok(Plan::One(shard)),
+            Some(_) | None => Ok(Plan::FanOut(fan_out)),
+        },
+        Class::Single | Class::SameShard | Class::Split(_) => {
+            extract(spec, args, &mut scratch.keys)?;
+            if let Some(shard) = pinned {
+                return Ok(Plan::One(shard));
+            }
+            on_sharded(spec, args, topology, &scratch.keys)
+        }
+        // `command::resolve` has refused these.
+        Class::NotYet(reason) | Class::Refused(reason) => Err(format!("ERR {reason}")),
+    }
+}
+
+fn extract(spec: &Spec, args: &Args<'_>, keys: &mut Vec<u32>) -> Result<(), String> {
+    keys.clear();
+    command::keys(spec, args, keys).map_err(|error| error.line())
+}
+
+fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -> Result<Plan, String> {
+    if command::reaches_undeclared_keys(spec, args) {
+        return Err(format!(
+            "CROSSSLOT '{}' with a pattern reaches keys that it does not name, which may live on other shards; \
+             SELECT a pinned database for it",
+            spec.name
+        ));
+    }
+    let Some((&first, rest)) = keys.split_first() else {
+        return Err(format!(
+            "CROSSSLOT '{}' names no key here, so it has no shard; SELECT a pinned database for it",
+            spec.name
+        ));
+    };
+    let shard = topology.shard_of_key(args.get(first as usize));
+    let foreign = rest
+        .iter()
+        .copied()
+        .find(|&key| topology.shard_of_key(args.get(key as usize)) != shard);
+    let Some(foreign) = foreign else {
+        return Ok(Plan::One(shard));
+    };
+    if let Class::Split(split) = spec.class {
+        return Splitting::new(split, args, topology, keys).map(|splitting| Plan::Split(split, splitting));
+    }
+    Err(cross_shard(args, topology, first, foreign))
+}
+
+fn cross_shard(args: &Args<'_>, topology: &Topology, first: u32, other: u32) -> String {
+    let name = |key: u32| {
+        (
+            shown(args.get(key as usize)),
+            topology.shard_of_key(args.get(key as usize)),
+        )
+    };
+    let ((a, a_shard), (b, b_shard)) = (name(first), name(other));
+    format!(
+        "CROSSSLOT keys '{a}' (shard {a_shard}) and '{b}' (shard {b_shard}) live on different shards; \
+         use a hash tag such as {{x}}{a} {{x}}{b}, or SELECT a pinned database"
+    )
+}
+
+/// A key as it may stand in an error: printable, and never longer than an error line bears.
+fn shown(key: &[u8]) -> String {
+    const SHOWN_MAX: usize = 64;
+    let cut = &key[..key.len().min(SHOWN_MAX)];
+    let mut text = String::from_utf8_lossy(cut).into_owned();
+    if key.len() > SHOWN_MAX {
+        text.push('…');
+    }
+    text
+}
+
+/// Whether the node's own command covers a pinned database, which is one whole database of one node.
+const fn runs_whole_on_pinned(fan_out: FanOut) -> bool {
+    match fan_out {
+        FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => true,
+        FanOut::Flushall | FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush => false,
+    }
+}

@@ -1,0 +1,288 @@
+//! From an address to a link that may be trusted: connected, logged in, the right node, every database there.
+//!
+//! ```text
+//!  connect ─▶ HELLO 3 | AUTH ─▶ INFO server ─▶ SELECT metadata, GET mark ─▶ SELECT every db that the topology places
+//! ```
+//!
+//! A pipelined SELECT that fails would let the commands behind it run in the database before: another shard's. So
+//! every database that this link may ever select is selected once before any traffic, and a node that refuses one
+//! is not served. The mark in the metadata database says whose node this is; a node that lost it came back empty.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::fill::write_select;
+use crate::config::OnEmpty;
+use crate::ids::{DbIndex, NodeIndex};
+use crate::resp::{self, Protocol, ReplyScanner};
+use crate::topology::mark::{MARK_KEY, Mark, Standing};
+use crate::topology::{Address, Topology};
+use crate::worker::engine::Engine;
+use crate::worker::shared::Shared;
+use crate::worker::stream::Stream;
+
+/// An unacknowledged byte ends a connection to a node after this long.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Replies of a handshake are small; more than this is no Redis.
+const HANDSHAKE_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is to be connected.
+pub(super) struct Order {
+    shared: Arc<Shared>,
+    topology: Arc<Topology>,
+    node: NodeIndex,
+    protocol: Protocol,
+    worker: usize,
+}
+
+/// A link that may be trusted.
+pub(super) struct Ready {
+    pub(super) stream: Stream,
+    pub(super) db: Option<DbIndex>,
+}
+
+/// Why a node cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnectError {
+    #[error("cannot connect: {0}")]
+    Io(#[from] io::Error),
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    #[error("it answered {command} with: {reply}")]
+    Refused { command: &'static str, reply: String },
+    #[error("its answer is no RESP")]
+    NotRedis,
+    #[error("SELECT {db} failed: {reply}; the node needs `databases {needed}` or more in its redis.conf")]
+    Database { db: DbIndex, needed: u16, reply: String },
+    #[error("it runs in cluster mode; preshard needs plain nodes (`cluster-enabled no`)")]
+    ClusterMode,
+    #[error("{0}")]
+    Identity(String),
+}
+
+impl Engine {
+    pub(super) fn connect_order(&self, index: usize) -> Order {
+        Order {
+            shared: Arc::clone(&self.shared),
+            topology: Arc::clone(&self.topology),
+            node: self.links[index].node,
+            protocol: self.links[index].protocol,
+            worker: self.worker,
+        }
+    }
+}
+
+/// Connects and checks a node.
+pub(super) async fn connect(order: Order) -> Result<Ready, ConnectError> {
+    let limit = order.shared.limits.connect;
+    match timeout(limit, Box::pin(handshake(&order))).await {
+        Ok(result) => result,
+        Err(_) => Err(ConnectError::Timeout(limit)),
+    }
+}
+
+async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
+    let stream = match &order.topology.node(order.node).address {
+        Address::Tcp { host, port } => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+        Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
+    };
+    stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
+    let mut talk = Talk {
+        stream,
+        read: Vec::new(),
+    };
+    log_in(order, &mut talk).await?;
+    check_identity(order, &mut talk).await?;
+    let db = select_all(order, &mut talk).await?;
+    Ok(Ready {
+        stream: talk.stream,
+        db,
+    })
+}
+
+/// Speaks the protocol version of the link, as the configured user.
+async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
+    let credentials = &order.shared.credentials;
+    let user = credentials.username.as_deref().unwrap_or("default");
+    let name = format!("preshard-{}", order.worker);
+    let mut frame = Vec::new();
+    match (
+        order.protocol,
+        credentials.password.as_ref().map(crate::config::Secret::reveal),
+    ) {
+        (Protocol::Resp2, None) => {}
+        (Protocol::Resp2, Some(password)) => match &credentials.username {
+            Some(user) => command(&mut frame, &["AUTH", user, password]),
+            None => command(&mut frame, &["AUTH", password]),
+        },
+        (Protocol::Resp3, None) => command(&mut frame, &["HELLO", "3"]),
+        (Protocol::Resp3, Some(password)) => command(&mut frame, &["HELLO", "3", "AUTH", user, password]),
+    }
+    if !frame.is_empty() {
+        let reply = talk.ask(&frame).await?;
+        if reply.first() == Some(&b'-') {
+            return Err(ConnectError::Refused {
+                command: "the login",
+                reply: text(&reply),
+            });
+        }
+        frame.clear();
+    }
+    command(&mut frame, &["CLIENT", "SETNAME", &name]);
+    // A name helps who looks at the node; a user without the right to set one serves as well.
+    talk.ask(&frame).await?;
+    Ok(())
+}
+
+/// Asks whose node this is; marks one that came back empty.
+async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
+    let metadata = order.topology.metadata_db();
+    select(order, talk, metadata).await?;
+    let expected = Mark::expected(&order.topology, order.node);
+    let mut standing = expected.standing(read_mark(talk).await?.as_deref());
+    if standing == Standing::Unmarked {
+        let name = &order.topology.node(order.node).name;
+        if order.shared.on_empty == OnEmpty::Refuse {
+            let line =
+                "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
+            return Err(ConnectError::Identity(line.to_owned()));
+        }
+        let mut frame = Vec::new();
+        command(&mut frame, &["SET", MARK_KEY, &expected.encode(), "NX"]);
+        let reply = talk.ask(&frame).await?;
+        if reply.first() == Some(&b'-') {
+            return Err(ConnectError::Refused {
+                command: "SET of its mark",
+                reply: text(&reply),
+            });
+        }
+        order.shared.metrics.node_came_back_empty(name);
+        tracing::warn!(
+            event = "node_empty",
+            node = name,
+            "the node lost its mark: it came back empty and is served"
+        );
+        standing = expected.standing(read_mark(talk).await?.as_deref());
+    }
+    match standing {
+        Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
+        refused @ (Standing::Unmarked
+        | Standing::NewerEpoch(_)
+        | Standing::OtherCluster(_)
+        | Standing::OtherNode(_)
+        | Standing::Unreadable(_)) => Err(ConnectError::Identity(format!("{refused:?}"))),
+    }
+}
+
+async fn read_mark(talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
+    let mut frame = Vec::new();
+    command(&mut frame, &["GET", MARK_KEY]);
+    let reply = talk.ask(&frame).await?;
+    if reply.first() == Some(&b'-') {
+        return Err(ConnectError::Refused {
+            command: "GET of its mark",
+            reply: text(&reply),
+        });
+    }
+    Ok(resp::bulk(&reply).map(<[u8]>::to_vec))
+}
+
+/// Selects every database once that this link may ever select. Returns the one that stays selected.
+async fn select_all(order: &Order, talk: &mut Talk) -> Result<Option<DbIndex>, ConnectError> {
+    let shards = order.topology.shards_on(order.node);
+    let mut dbs: Vec<DbIndex> = shards.map(|shard| order.topology.placement(shard).db).collect();
+    dbs.sort_unstable();
+    let mut frames = Vec::new();
+    dbs.iter().for_each(|&db| write_select(db, &mut frames));
+    talk.stream_write(&frames).await?;
+    for &db in &dbs {
+        expect_selected(order, db, &talk.reply().await?)?;
+    }
+    Ok(dbs.last().copied())
+}
+
+async fn select(order: &Order, talk: &mut Talk, db: DbIndex) -> Result<(), ConnectError> {
+    let mut frame = Vec::new();
+    write_select(db, &mut frame);
+    expect_selected(order, db, &talk.ask(&frame).await?)
+}
+
+fn expect_selected(order: &Order, db: DbIndex, reply: &[u8]) -> Result<(), ConnectError> {
+    if reply == b"+OK\r\n" {
+        return Ok(());
+    }
+    if reply.starts_with(b"-ERR SELECT is not allowed in cluster mode") {
+        return Err(ConnectError::ClusterMode);
+    }
+    Err(ConnectError::Database {
+        db,
+        needed: order.topology.databases_needed(),
+        reply: text(reply),
+    })
+}
+
+/// The link's connection while it is being checked: one reply at a time.
+struct Talk {
+    stream: Stream,
+    read: Vec<u8>,
+}
+
+impl Talk {
+    async fn ask(&mut self, frame: &[u8]) -> Result<Vec<u8>, ConnectError> {
+        self.stream_write(frame).await?;
+        self.reply().await
+    }
+
+    async fn stream_write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes).await,
+            Stream::Unix(stream) => stream.write_all(bytes).await,
+        }
+    }
+
+    /// The next reply, raw. Pushes cannot come: nothing on a shared link subscribes.
+    async fn reply(&mut self) -> Result<Vec<u8>, ConnectError> {
+        let mut scanner = ReplyScanner::default();
+        let mut fed = 0;
+        loop {
+            match scanner.feed(&self.read[fed..]) {
+                Ok(Some(end)) => {
+                    let rest = self.read.split_off(fed + end);
+                    return Ok(std::mem::replace(&mut self.read, rest));
+                }
+                Ok(None) => fed = self.read.len(),
+                Err(_) => return Err(ConnectError::NotRedis),
+            }
+            if self.read.len() > HANDSHAKE_BYTES_MAX {
+                return Err(ConnectError::NotRedis);
+            }
+            let count = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read_buf(&mut self.read).await?,
+                Stream::Unix(stream) => stream.read_buf(&mut self.read).await?,
+            };
+            if count == 0 {
+                return Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+}
+
+fn command(out: &mut Vec<u8>, words: &[&str]) {
+    resp::write_array_header(out, words.len());
+    words
+        .iter()
+        .for_each(|word| resp::write_bulk(out, word.as_bytes()));
+}
+
+fn text(reply: &[u8]) -> String {
+    String::from_utf8_lossy(reply)
+        .trim_start_matches(['-', '+'])
+        .trim_end()
+        .to_owned()
+}

@@ -1,0 +1,248 @@
+//! When a node does not answer: who is told what.
+//!
+//! | the request | is answered |
+//! |---|---|
+//! | was never sent, the node is down | `CLUSTERDOWN` (not run) |
+//! | was never sent, waited too long | `TRYAGAIN` (not run) |
+//! | was sent in part only: a node runs whole frames | `TRYAGAIN` (not run) |
+//! | was sent, its reply did not come | `UNCERTAIN` (may or may not have run) |
+//!
+//! Nothing that was sent is ever sent again.
+
+use super::link::{Link, Reading, State};
+use super::queue::{Entry, Owner};
+use crate::ids::{NodeIndex, ShardId};
+use crate::merge::Outcome;
+use crate::metrics::{Disconnect, Limit, LinkClose};
+use crate::resp;
+use crate::worker::engine::Engine;
+
+impl Engine {
+    /// The link's connection has ended. What was sent is answered `UNCERTAIN`; what is queued waits for the next one.
+    pub(in crate::worker) fn link_closed(&mut self, index: usize, why: LinkClose) {
+        let link = &mut self.links[index];
+        link.state = State::Connecting;
+        link.stream = None;
+        link.close = None;
+        link.write_blocked = false;
+        link.db = None;
+        link.scanner = resp::ReplyScanner::default();
+        link.partial = Vec::new();
+        link.batches.clear();
+        let mid_reply = std::mem::replace(&mut link.reading, Reading::Whole) == Reading::Stream;
+        let mut unwritten = link.out.len();
+        link.out.clear(&mut self.spares);
+        let due = std::mem::take(&mut link.due);
+        link.due_bytes = 0;
+        link.answered += due.len() as u64;
+        let node = link.node;
+        link.cells.links_closed[why].inc();
+        link.cells.connections[link.wire()].sub(1);
+        link.cells.up.set(0);
+        // From the back: requests of which the kernel did not take the last byte never ran.
+        let first_unwritten = due.iter().rposition(|entry| {
+            let written = unwritten == 0;
+            unwritten = unwritten.saturating_sub(entry.bytes as usize);
+            written
+        });
+        let first_unwritten = first_unwritten.map_or(0, |last_written| last_written + 1);
+        if !due.is_empty() {
+            let name = self.node_name(node);
+            tracing::warn!(event = "link_closed", node = name, reason = ?why, in_flight = due.len());
+        }
+        for (place, entry) in due.into_iter().enumerate() {
+            if place >= first_unwritten {
+                self.not_run(
+                    entry,
+                    "TRYAGAIN",
+                    "the connection to its node was lost before it was sent",
+                );
+            } else if place == 0 && mid_reply {
+                self.partial_reply(entry);
+            } else {
+                self.uncertain(entry);
+            }
+        }
+    }
+
+    /// The node cannot be reached: nothing that waits for it will run.
+    pub(in crate::worker) fn link_down(&mut self, index: usize) {
+        self.links[index].state = State::Down;
+        self.refuse_queued(index, "CLUSTERDOWN", "its node is down");
+    }
+
+    /// Answers everything that is queued and not sent.
+    pub(in crate::worker) fn refuse_queued(&mut self, index: usize, word: &str, why: &str) {
+        while let Some(next) = self.links[index].queues.pop_front() {
+            self.queues[next as usize].listed = false;
+            while let Some(entry) = self.queues[next as usize].pop() {
+                self.unqueue(index, entry);
+                self.not_run(entry, word, why);
+            }
+        }
+        let waiting = std::mem::take(&mut self.links[index].waiting);
+        for (client, generation) in waiting {
+            self.wake_client(client, generation);
+        }
+    }
+
+    fn unqueue(&mut self, index: usize, entry: Entry) {
+        let link = &mut self.links[index];
+        link.queued -= 1;
+        link.queued_bytes -= entry.bytes as usize;
+    }
+
+    /// Looks for requests past their deadline. Called by the sweep, never per request.
+    pub(in crate::worker) fn link_deadlines(&mut self, index: usize) {
+        let limits = &self.shared.limits;
+        let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
+        if deadline == 0 {
+            return;
+        }
+        if self.links[index].queued > 0 {
+            self.expire_queued(index, deadline / 2);
+        }
+        let overdue = self.links[index]
+            .batches
+            .front()
+            .is_some_and(|batch| self.now - batch.at >= deadline);
+        if overdue {
+            self.expire_due(index, deadline);
+        }
+        let link = &mut self.links[index];
+        if link.state == State::Silent && self.now - link.silent_since >= silence_max {
+            link.close = Some(LinkClose::Timeout);
+            link.wake();
+        }
+    }
+
+    /// Requests that waited half a deadline without being sent are given back.
+    fn expire_queued(&mut self, index: usize, wait_max: u64) {
+        let queues: Vec<u32> = self.links[index].queues.iter().copied().collect();
+        for queue in queues {
+            while let Some(entry) = self.queues[queue as usize].oldest().copied() {
+                if u64::from(self.now32().wrapping_sub(entry.since)) < wait_max {
+                    break;
+                }
+                self.queues[queue as usize].pop();
+                self.unqueue(index, entry);
+                self.metrics.limits[Limit::NodeQueue].inc();
+                self.not_run(entry, "TRYAGAIN", "it waited too long for its node");
+            }
+            if self.queues[queue as usize].is_empty() {
+                self.queues[queue as usize].listed = false;
+                self.links[index].queues.retain(|&listed| listed != queue);
+            }
+        }
+    }
+
+    /// Requests that were sent and not answered in time are answered `UNCERTAIN`; their replies stay due.
+    fn expire_due(&mut self, index: usize, deadline: u64) {
+        let link = &mut self.links[index];
+        let expired_end = link
+            .batches
+            .iter()
+            .take_while(|batch| self.now - batch.at >= deadline)
+            .last();
+        let Some(end) = expired_end.map(|batch| batch.end) else {
+            return;
+        };
+        let count = usize::try_from(end.saturating_sub(link.answered))
+            .unwrap_or(0)
+            .min(link.due.len());
+        let mid_reply = link.reading == Reading::Stream;
+        if link.state == State::Ready {
+            link.state = State::Silent;
+            link.silent_since = self.now;
+        }
+        let mut expired = Vec::new();
+        for (place, entry) in link.due.iter_mut().take(count).enumerate() {
+            let counts = matches!(entry.owner, Owner::Client { .. } | Owner::Gather { .. });
+            if counts && !(place == 0 && mid_reply) {
+                expired.push(*entry);
+                entry.owner = Owner::Tombstone;
+            }
+        }
+        self.links[index].cells.timeouts.add(expired.len() as u64);
+        for entry in expired {
+            self.uncertain(entry);
+        }
+        self.refuse_queued(index, "CLUSTERDOWN", "its node does not answer");
+    }
+
+    /// Tells the owner of a request that it has not run.
+    pub(in crate::worker) fn not_run(&mut self, entry: Entry, word: &str, why: &str) {
+        let line = format!("{word} preshard: shard {}: {why}; it has not run", entry.shard);
+        match entry.owner {
+            Owner::Client {
+                index,
+                generation,
+                seq,
+            } => {
+                self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
+            }
+            Owner::Gather {
+                index,
+                generation,
+                part,
+            } => {
+                self.gather_part(index as usize, generation, part, Outcome::NotRun(&line));
+            }
+            Owner::Select | Owner::Tombstone => {}
+        }
+    }
+
+    fn uncertain(&mut self, entry: Entry) {
+        let line = format!(
+            "UNCERTAIN preshard: shard {}: sent, no answer; it may have run",
+            entry.shard
+        );
+        match entry.owner {
+            Owner::Client {
+                index,
+                generation,
+                seq,
+            } => {
+                self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
+            }
+            Owner::Gather {
+                index,
+                generation,
+                part,
+            } => {
+                self.gather_part(index as usize, generation, part, Outcome::Uncertain(&line));
+            }
+            Owner::Select | Owner::Tombstone => {}
+        }
+    }
+
+    /// A client has half of a reply whose rest will not come: the only honest end is to close it.
+    fn partial_reply(&mut self, entry: Entry) {
+        if let Owner::Client {
+            index, generation, ..
+        } = entry.owner
+        {
+            self.close_client(index as usize, generation, Disconnect::PartialReply);
+        }
+    }
+
+    /// A node's name as the topology gives it.
+    pub(in crate::worker) fn node_name(&self, node: NodeIndex) -> &str {
+        self.topology
+            .nodes
+            .get(node.index())
+            .map_or("?", |node| node.name.as_str())
+    }
+
+    /// Why a shard cannot take requests now, if it cannot.
+    pub(in crate::worker) fn refusal_of(link: &Link, shard: ShardId) -> Option<String> {
+        let why = match link.state {
+            State::Idle | State::Connecting | State::Ready => return None,
+            State::Silent => "its node does not answer",
+            State::Down => "its node is down",
+        };
+        Some(format!(
+            "CLUSTERDOWN preshard: shard {shard}: {why}; it has not run"
+        ))
+    }
+}

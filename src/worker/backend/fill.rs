@@ -1,0 +1,150 @@
+//! From shard queues to the node: what is sent when.
+//!
+//! * A link's task runs behind the sessions that woke it, so one write carries what all of them brought.
+//! * At most `k` written batches may be unanswered (1 on this machine): while the node works on one, the next
+//!   gathers. No timer is involved: the answer is the clock. A large queue does not wait.
+//! * Requests of one shard stay together behind one `SELECT`, and the database that is selected already goes first.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::link::{Batch, Link, State};
+use super::queue::{Entry, Owner, ShardQueue};
+use crate::ids::{DbIndex, ShardId};
+use crate::metrics::{Limit, LinkClose};
+use crate::resp;
+use crate::worker::engine::Engine;
+
+/// Queued bytes from which a batch no longer waits for the answer to the one before.
+const WAIT_BYTES_MAX: usize = 64 * 1024;
+
+impl Engine {
+    /// Sends what may be sent on a link; waits for the socket when it is full.
+    pub(super) fn link_write(&mut self, index: usize, cx: &mut Context<'_>) -> Result<(), LinkClose> {
+        loop {
+            let link = &mut self.links[index];
+            let Some(stream) = &link.stream else { return Ok(()) };
+            if link.write_blocked {
+                match stream.poll_write_ready(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Err(_)) => return Err(LinkClose::Io),
+                    Poll::Ready(Ok(())) => link.write_blocked = false,
+                }
+            }
+            if link.out.is_empty() && !self.link_fill(index) {
+                return Ok(());
+            }
+            let link = &mut self.links[index];
+            let Some(stream) = &link.stream else { return Ok(()) };
+            match link.out.write_to(stream, &mut self.spares) {
+                Ok(true) => {}
+                Ok(false) => link.write_blocked = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(LinkClose::Io),
+            }
+        }
+    }
+
+    /// Moves queued requests into the link's output. Returns whether there is anything to write.
+    fn link_fill(&mut self, index: usize) -> bool {
+        let link = &mut self.links[index];
+        let limits = &self.shared.limits;
+        let batches_max = limits.batches_max(link.node);
+        let waits = link.batches.len() >= batches_max && link.queued_bytes < WAIT_BYTES_MAX;
+        if link.queues.is_empty() || waits || link.state != State::Ready {
+            return false;
+        }
+        if let Some(db) = link.db {
+            bring_forward(link, &self.queues, db);
+        }
+        let mut moved_any = false;
+        while let Some(&next) = link.queues.front() {
+            let room = limits.link_in_flight.saturating_sub(link.due.len());
+            if room == 0 || link.due_bytes >= limits.link_in_flight_bytes {
+                self.metrics.limits[Limit::LinkInFlight].inc();
+                break;
+            }
+            let queue = &mut self.queues[next as usize];
+            if link.db != Some(queue.db) {
+                push_select(link, queue, &mut self.spares);
+            }
+            let count = queue.len().min(room);
+            let bytes = queue.drain_into(count, &mut link.out, &mut link.due, &mut self.spares);
+            link.due_bytes += bytes;
+            link.queued -= count;
+            link.queued_bytes -= bytes;
+            moved_any = true;
+            if queue.is_empty() {
+                queue.listed = false;
+                link.queues.pop_front();
+            }
+        }
+        if moved_any {
+            link.batches.push_back(Batch {
+                end: link.answered + link.due.len() as u64,
+                at: self.now,
+            });
+            self.admit_waiting(index);
+        }
+        moved_any
+    }
+
+    /// Lets clients on that waited for room in a link's queue.
+    fn admit_waiting(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if link.waiting.is_empty() || link.queued > self.shared.limits.node_queue / 2 {
+            return;
+        }
+        for (client, generation) in std::mem::take(&mut link.waiting) {
+            self.wake_client(client, generation);
+        }
+    }
+}
+
+/// The queue of the database that is selected already goes first: it needs no SELECT.
+fn bring_forward(link: &mut Link, queues: &[ShardQueue], db: DbIndex) {
+    const LOOK_MAX: usize = 64;
+    let found = link
+        .queues
+        .iter()
+        .take(LOOK_MAX)
+        .position(|&queue| queues[queue as usize].db == db);
+    if let Some(place) = found
+        && place > 0
+    {
+        link.queues.swap(0, place);
+    }
+}
+
+fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::outbuf::Spares) {
+    let tail = link.out.tail(spares);
+    let before = tail.len();
+    write_select(queue.db, tail);
+    let bytes = u32::try_from(tail.len() - before).unwrap_or(0);
+    link.due_bytes += bytes as usize;
+    link.due.push_back(Entry {
+        owner: Owner::Select,
+        bytes,
+        since: 0,
+        shard: ShardId(0),
+        large: false,
+    });
+    link.db = Some(queue.db);
+}
+
+/// Writes `SELECT db` as a frame.
+pub(super) fn write_select(db: DbIndex, out: &mut Vec<u8>) {
+    let mut digits = [0; 5];
+    let mut at = digits.len();
+    let mut left = db.0;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(b"*2\r\n$6\r\nSELECT\r\n");
+    resp::write_bulk(out, &digits[at..]);
+}

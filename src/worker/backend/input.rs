@@ -1,0 +1,251 @@
+//! From a node's bytes to the replies of requests: found by boundary, given out by position.
+//!
+//! ```text
+//!  chunk ──ReplyScanner──▶ reply ──front of `due`──▶ client (its turn: appended; else parked)
+//!                                                   gather (a part)     select (must be +OK)     tombstone (dropped)
+//! ```
+//!
+//! Replies are never decoded here. A reply that has not ended is kept until it is whole; a large one whose client's
+//! turn it is passes through as it comes; one whose client has gone is thrown away as it comes.
+
+use super::link::{Reading, State};
+use super::queue::{Entry, Owner};
+use crate::merge::Outcome;
+use crate::metrics::LinkClose;
+use crate::worker::engine::Engine;
+
+/// From this size on, a reply that has not ended is passed on in pieces, if its client's turn has come.
+const STREAM_BYTES: usize = 64 * 1024;
+
+impl Engine {
+    /// Takes in what a node sent.
+    pub(super) fn link_input(&mut self, index: usize, chunk: &[u8]) -> Result<(), LinkClose> {
+        let mut at = 0;
+        while at < chunk.len() {
+            let link = &mut self.links[index];
+            if link.due.is_empty() {
+                return Err(LinkClose::ExtraReply);
+            }
+            let rest = &chunk[at..];
+            match link.scanner.feed(rest) {
+                Ok(Some(length)) => {
+                    at += length;
+                    self.reply_ended(index, &rest[..length])?;
+                }
+                Ok(None) => {
+                    self.reply_goes_on(index, rest);
+                    return Ok(());
+                }
+                Err(_) => return Err(LinkClose::BadReply),
+            }
+        }
+        Ok(())
+    }
+
+    /// `last` are the bytes of the reply that came with this chunk: all of it, as a rule.
+    #[inline]
+    fn reply_ended(&mut self, index: usize, last: &[u8]) -> Result<(), LinkClose> {
+        let link = &mut self.links[index];
+        let Some(entry) = link.pop_due() else {
+            return Err(LinkClose::ExtraReply);
+        };
+        if link.state == State::Silent {
+            link.state = State::Ready;
+        }
+        if link.partial.is_empty() && link.reading == Reading::Whole {
+            return self.deliver(index, entry, last);
+        }
+        let reading = std::mem::replace(&mut link.reading, Reading::Whole);
+        let mut whole = std::mem::take(&mut link.partial);
+        match reading {
+            Reading::Whole => {
+                whole.extend_from_slice(last);
+                let delivered = self.deliver(index, entry, &whole);
+                self.spares.give(whole);
+                delivered
+            }
+            Reading::Stream => {
+                self.stream_ended(entry, last);
+                Ok(())
+            }
+            Reading::Skip => {
+                self.request_left(entry);
+                Ok(())
+            }
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
+        match entry.owner {
+            Owner::Client {
+                index: client,
+                generation,
+                seq,
+            } => {
+                if reply.first() == Some(&b'-') && is_node_fault(reply) {
+                    return self.node_fault(index, entry, reply);
+                }
+                self.metrics
+                    .shard_reply_bytes
+                    .add(entry.shard.index(), reply.len() as u64);
+                self.complete(client as usize, generation, seq, reply, true);
+            }
+            Owner::Gather {
+                index: gather,
+                generation,
+                part,
+            } => {
+                if reply.first() == Some(&b'-') && is_node_fault(reply) {
+                    return self.node_fault(index, entry, reply);
+                }
+                self.metrics
+                    .shard_reply_bytes
+                    .add(entry.shard.index(), reply.len() as u64);
+                self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
+            }
+            Owner::Select => {
+                if reply != b"+OK\r\n" {
+                    return Err(LinkClose::SelectFailed);
+                }
+            }
+            Owner::Tombstone => {}
+        }
+        Ok(())
+    }
+
+    /// An answer that says that the link, not the request, is at fault: the client learns that nothing ran.
+    #[cold]
+    fn node_fault(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
+        let node = self.node_name(self.links[index].node);
+        let word = String::from_utf8_lossy(reply.split(|&byte| byte == b' ').next().unwrap_or_default());
+        tracing::error!(event = "node_fault", node, error = %word, "a node refuses the proxy itself");
+        self.not_run(entry, "CLUSTERDOWN", "its node refuses the proxy");
+        Err(LinkClose::Identity)
+    }
+
+    /// A reply whose end is not in this chunk.
+    fn reply_goes_on(&mut self, index: usize, rest: &[u8]) {
+        let link = &mut self.links[index];
+        let Some(&Entry { owner, .. }) = link.due.front() else {
+            return;
+        };
+        match link.reading {
+            Reading::Skip => {}
+            Reading::Stream => self.stream_piece(index, owner, rest),
+            Reading::Whole => {
+                if link.partial.capacity() == 0 {
+                    link.partial = self.spares.take();
+                }
+                link.partial.extend_from_slice(rest);
+                if link.partial.len() >= STREAM_BYTES {
+                    self.large_reply(index, owner);
+                }
+            }
+        }
+    }
+
+    /// A reply has grown large before its end: pass it on, keep it, or throw it away.
+    fn large_reply(&mut self, index: usize, owner: Owner) {
+        let held = self.links[index].partial.len();
+        let reading = match owner {
+            Owner::Client {
+                index: client,
+                generation,
+                seq,
+            } => {
+                let client = client as usize;
+                if self.client_is_gone(client, generation) {
+                    Reading::Skip
+                } else if self.is_turn_of(client, seq) {
+                    Reading::Stream
+                } else if self.client_output_over(client, held) {
+                    Reading::Skip
+                } else {
+                    Reading::Whole
+                }
+            }
+            Owner::Gather {
+                index: gather,
+                generation,
+                part,
+            } => {
+                if held > self.shared.limits.output_hard {
+                    let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
+                    self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));
+                    Reading::Skip
+                } else {
+                    Reading::Whole
+                }
+            }
+            Owner::Select | Owner::Tombstone => Reading::Skip,
+        };
+        if reading == Reading::Whole {
+            return;
+        }
+        self.links[index].reading = reading;
+        let piece = std::mem::take(&mut self.links[index].partial);
+        if reading == Reading::Stream {
+            self.stream_piece(index, owner, &piece);
+        } else {
+            self.forget_due_front(index);
+        }
+    }
+
+    fn stream_piece(&mut self, index: usize, owner: Owner, piece: &[u8]) {
+        let Owner::Client {
+            index: client,
+            generation,
+            ..
+        } = owner
+        else {
+            return;
+        };
+        if !self.append_piece(client as usize, generation, piece) {
+            self.links[index].reading = Reading::Skip;
+        }
+    }
+
+    /// The reply at the front is nobody's any more; its request stays due until it has been read away.
+    fn forget_due_front(&mut self, index: usize) {
+        if let Some(entry) = self.links[index].due.front_mut() {
+            entry.owner = Owner::Tombstone;
+        }
+    }
+
+    fn stream_ended(&mut self, entry: Entry, last: &[u8]) {
+        let Owner::Client {
+            index,
+            generation,
+            seq,
+        } = entry.owner
+        else {
+            return;
+        };
+        self.complete(index as usize, generation, seq, last, true);
+    }
+
+    fn request_left(&mut self, entry: Entry) {
+        if let Owner::Client {
+            index,
+            generation,
+            seq,
+        } = entry.owner
+        {
+            self.complete(index as usize, generation, seq, b"", true);
+        }
+    }
+}
+
+/// Errors that the operator must mend; a client must never see them, and the link that brought them is useless.
+#[cold]
+fn is_node_fault(reply: &[u8]) -> bool {
+    const FAULTS: [&[u8]; 5] = [
+        b"-NOAUTH",
+        b"-WRONGPASS",
+        b"-ERR Protocol error",
+        b"-MOVED ",
+        b"-ASK ",
+    ];
+    FAULTS.iter().any(|fault| reply.starts_with(fault))
+}

@@ -1,0 +1,155 @@
+//! One pipelined connection to a node, as data: what is queued, what is sent, what is due.
+//!
+//! ```text
+//!  shard queues ──fill (SELECT on change of db)──▶ out ──write──▶ node
+//!                                                  due ◀─replies── node     (one entry for each request, in order)
+//! ```
+//!
+//! A reply belongs to a request by its position only. So a link that is once in doubt (a reply too many, one that
+//! cannot be read, a SELECT that was not answered `+OK`) is closed, never put right.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::queue::Entry;
+use crate::ids::{DbIndex, NodeIndex};
+use crate::metrics::{LinkClose, NodeCells, Wire};
+use crate::resp::{Protocol, ReplyScanner};
+use crate::worker::outbuf::OutBuf;
+use crate::worker::stream::Stream;
+
+/// Whether requests may be queued on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum State {
+    /// Nobody has wanted it yet.
+    Idle,
+    /// Being connected for the first time, or again after it was well: requests wait.
+    Connecting,
+    /// Serving.
+    Ready,
+    /// Serving, but the oldest request is past its deadline: new requests are refused until the node answers.
+    Silent,
+    /// Could not be connected: requests are refused while it is tried again.
+    Down,
+}
+
+/// What is done with the bytes of a reply that has not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Reading {
+    /// Kept until it is whole.
+    Whole,
+    /// Passed on to the client as it comes: it is large and the client's turn.
+    Stream,
+    /// Thrown away: its client is gone.
+    Skip,
+}
+
+/// A write to the node: when its last request is answered, the next may follow.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::worker) struct Batch {
+    /// Number (since the link was made) of the first request behind it.
+    pub(in crate::worker) end: u64,
+    /// Worker time in microseconds when it was written.
+    pub(in crate::worker) at: u64,
+}
+
+/// A shared connection to a node.
+#[derive(Debug)]
+pub(in crate::worker) struct Link {
+    pub(in crate::worker) node: NodeIndex,
+    pub(in crate::worker) protocol: Protocol,
+    /// Counters of its node.
+    pub(in crate::worker) cells: Arc<NodeCells>,
+    /// It was logged that the node is down.
+    pub(in crate::worker) reported_down: bool,
+    pub(in crate::worker) state: State,
+    pub(in crate::worker) stream: Option<Stream>,
+    pub(in crate::worker) waker: Option<Waker>,
+    /// Set from outside the link's task to have it closed.
+    pub(in crate::worker) close: Option<LinkClose>,
+    /// It stands in the worker's list of links to wake.
+    pub(in crate::worker) listed: bool,
+
+    /// Queues with something to send.
+    pub(in crate::worker) queues: VecDeque<u32>,
+    pub(in crate::worker) queued: usize,
+    pub(in crate::worker) queued_bytes: usize,
+    /// Clients that wait for room in the queue: index, generation.
+    pub(in crate::worker) waiting: Vec<(usize, u32)>,
+
+    pub(in crate::worker) out: OutBuf,
+    pub(in crate::worker) write_blocked: bool,
+    pub(in crate::worker) db: Option<DbIndex>,
+    pub(in crate::worker) due: VecDeque<Entry>,
+    pub(in crate::worker) due_bytes: usize,
+    /// Requests answered since the link was made.
+    pub(in crate::worker) answered: u64,
+    pub(in crate::worker) batches: VecDeque<Batch>,
+    /// Worker time in microseconds since when it is [`State::Silent`].
+    pub(in crate::worker) silent_since: u64,
+
+    pub(in crate::worker) scanner: ReplyScanner,
+    pub(in crate::worker) partial: Vec<u8>,
+    pub(in crate::worker) reading: Reading,
+}
+
+impl Link {
+    pub(in crate::worker) fn new(node: NodeIndex, protocol: Protocol, cells: Arc<NodeCells>) -> Self {
+        Self {
+            node,
+            protocol,
+            cells,
+            reported_down: false,
+            state: State::Idle,
+            stream: None,
+            waker: None,
+            close: None,
+            listed: false,
+            queues: VecDeque::new(),
+            queued: 0,
+            queued_bytes: 0,
+            waiting: Vec::new(),
+            out: OutBuf::default(),
+            write_blocked: false,
+            db: None,
+            due: VecDeque::new(),
+            due_bytes: 0,
+            answered: 0,
+            batches: VecDeque::new(),
+            silent_since: 0,
+            scanner: ReplyScanner::default(),
+            partial: Vec::new(),
+            reading: Reading::Whole,
+        }
+    }
+
+    /// Takes the oldest request whose reply is due, and the batches that it completes.
+    #[inline]
+    pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
+        let entry = self.due.pop_front()?;
+        self.due_bytes -= entry.bytes as usize;
+        self.answered += 1;
+        while self
+            .batches
+            .front()
+            .is_some_and(|batch| batch.end <= self.answered)
+        {
+            self.batches.pop_front();
+        }
+        Some(entry)
+    }
+
+    pub(in crate::worker) fn wire(&self) -> Wire {
+        match self.protocol {
+            Protocol::Resp2 => Wire::Resp2,
+            Protocol::Resp3 => Wire::Resp3,
+        }
+    }
+
+    pub(in crate::worker) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}

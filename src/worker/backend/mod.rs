@@ -1,0 +1,158 @@
+//! The worker's connections to nodes.
+//!
+//! ```text
+//!  Idle ─first request─▶ Connecting ─handshake ok─▶ Ready ◀──answer──▶ Silent (deadline passed)
+//!                          ▲    │                     │                    │
+//!                          │    └─failed─▶ Down ──────┴──── closed ◀───────┘
+//!                          │                │ back-off with jitter, tried again
+//!                          └────────────────┘
+//! ```
+//!
+//! A link is opened by the first request that needs it and kept. While it is being connected after it was well,
+//! requests wait for it; once an attempt has failed they are refused at once until one succeeds.
+
+mod connect;
+mod fail;
+mod fill;
+mod input;
+mod link;
+mod queue;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::ReadBuf;
+
+pub(super) use link::{Link, State};
+pub(super) use queue::{Entry, Owner, ShardQueue};
+
+use super::engine::Engine;
+use crate::metrics::LinkClose;
+
+/// Reads of one link in one turn.
+const READS_PER_TURN: usize = 4;
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+
+/// Keeps one link connected from the first request that needs it on.
+pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
+    wanted(&engine, index).await;
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let order = engine.borrow().connect_order(index);
+        match connect::connect(order).await {
+            Ok(ready) => {
+                backoff = BACKOFF_MIN;
+                engine.borrow_mut().link_ready(index, ready);
+                let why = std::future::poll_fn(|cx| {
+                    let mut engine = engine.borrow_mut();
+                    engine.begin_turn();
+                    let turn = engine.link_turn(index, cx);
+                    engine.end_turn();
+                    turn
+                })
+                .await;
+                let mut engine = engine.borrow_mut();
+                engine.begin_turn();
+                engine.link_closed(index, why);
+                engine.end_turn();
+            }
+            Err(error) => {
+                let longest = {
+                    let mut engine = engine.borrow_mut();
+                    engine.begin_turn();
+                    engine.link_failed(index, &error);
+                    engine.end_turn();
+                    engine.shared.limits.backoff_max
+                };
+                tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
+                backoff = (backoff * 2).min(longest);
+            }
+        }
+    }
+}
+
+/// Waits for the first request that needs a link.
+async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
+    std::future::poll_fn(|cx| {
+        let mut engine = engine.borrow_mut();
+        let link = &mut engine.links[index];
+        if link.queued > 0 {
+            link.state = State::Connecting;
+            return Poll::Ready(());
+        }
+        link.waker = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await;
+}
+
+impl Engine {
+    fn link_turn(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<LinkClose> {
+        let link = &mut self.links[index];
+        if link
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
+            link.waker = Some(cx.waker().clone());
+        }
+        if let Some(why) = link.close.take() {
+            return Poll::Ready(why);
+        }
+        let mut scratch = self.take_scratch();
+        let read = self.link_read(index, &mut scratch, cx);
+        self.scratch = scratch;
+        let written = read.and_then(|()| self.link_write(index, cx));
+        match written {
+            Ok(()) => Poll::Pending,
+            Err(why) => Poll::Ready(why),
+        }
+    }
+
+    fn link_read(&mut self, index: usize, scratch: &mut [u8], cx: &mut Context<'_>) -> Result<(), LinkClose> {
+        for _ in 0..READS_PER_TURN {
+            let Some(stream) = &mut self.links[index].stream else {
+                return Ok(());
+            };
+            let mut buf = ReadBuf::new(scratch);
+            match stream.poll_read(cx, &mut buf) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Err(_)) => return Err(LinkClose::Io),
+                Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(LinkClose::Eof),
+                Poll::Ready(Ok(())) => self.link_input(index, buf.filled())?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    fn link_ready(&mut self, index: usize, ready: connect::Ready) {
+        let link = &mut self.links[index];
+        link.stream = Some(ready.stream);
+        link.db = ready.db;
+        link.state = State::Ready;
+        link.cells.connects.inc();
+        link.cells.connections[link.wire()].add(1);
+        link.cells.up.set(1);
+        if std::mem::take(&mut link.reported_down) {
+            tracing::info!(
+                event = "node_up",
+                node = self.node_name(self.links[index].node),
+                worker = self.worker
+            );
+        }
+    }
+
+    fn link_failed(&mut self, index: usize, error: &connect::ConnectError) {
+        let link = &mut self.links[index];
+        link.cells.connect_failures.inc();
+        link.cells.up.set(0);
+        if !std::mem::replace(&mut link.reported_down, true) {
+            let node = self.node_name(self.links[index].node);
+            tracing::warn!(event = "node_down", node, worker = self.worker, %error);
+        }
+        self.link_down(index);
+    }
+}

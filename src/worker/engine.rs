@@ -1,0 +1,200 @@
+//! The state of one worker: every client, queue, link and gather that it owns, and the clock of the current turn.
+//!
+//! ```text
+//!  session tasks ──┐                       one borrow for each turn of a task, never held across an await
+//!  link tasks    ──┼──▶ RefCell<Engine>
+//!  sweep task    ──┘    clients · queues (shard × protocol) · links (node × connection × protocol) · gathers
+//! ```
+//!
+//! A turn of a task reads what its socket has, changes this state, and at its end wakes the links that have
+//! something to send and writes to the clients that have something to get. Nothing is sent between threads.
+
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::backend::{Link, ShardQueue};
+use super::gather::Gather;
+use super::outbuf::Spares;
+use super::session::Client;
+use super::shared::Shared;
+use crate::ids::ShardId;
+use crate::metrics::{LinkClose, WorkerMetrics};
+use crate::resp::{ArgRange, Protocol};
+use crate::route;
+use crate::topology::Topology;
+
+/// Room for what one read takes from a socket; shared by all of a worker's sockets.
+pub(super) const SCRATCH_BYTES: usize = 128 * 1024;
+const PROTOCOLS: usize = 2;
+
+/// The state of one worker.
+pub(super) struct Engine {
+    pub(super) worker: usize,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<WorkerMetrics>,
+    pub(super) topology: Arc<Topology>,
+    started: Instant,
+    /// Microseconds since the worker's start, read once for each turn of a task.
+    pub(super) now: u64,
+    generation: u32,
+
+    pub(super) clients: Slab<Client>,
+    pub(super) gathers: Slab<Gather>,
+    pub(super) queues: Vec<ShardQueue>,
+    pub(super) links: Vec<Link>,
+
+    /// Clients that got something to write in this turn.
+    pub(super) dirty: Vec<usize>,
+    /// Clients whose replies wait for the rest of their pipeline.
+    pub(super) corked: Vec<usize>,
+    pub(super) uncorked_at: u64,
+    /// Links that got something to send in this turn.
+    pub(super) woken_links: Vec<usize>,
+    pub(super) sweep_waker: Option<Waker>,
+    pub(super) sweep_asleep: bool,
+    /// Memory of requests that have not ended, of all clients.
+    pub(super) held_bytes: usize,
+
+    pub(super) spares: Spares,
+    pub(super) scratch: Box<[u8]>,
+    pub(super) args: Vec<ArgRange>,
+    pub(super) route_scratch: route::Scratch,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("worker", &self.worker)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    pub(super) fn new(worker: usize, shared: Arc<Shared>) -> Self {
+        let topology = shared.topology.load_full();
+        let metrics = shared.metrics.worker(worker);
+        let connections = shared.limits.shared_connections;
+        let mut links = Vec::new();
+        for (node, described) in topology.nodes_by_index() {
+            let cells = metrics.node(&described.name);
+            for _ in 0..connections {
+                for protocol in [Protocol::Resp2, Protocol::Resp3] {
+                    links.push(Link::new(node, protocol, Arc::clone(&cells)));
+                }
+            }
+        }
+        let mut queues = Vec::new();
+        for (shard, placement) in topology.placements_by_shard() {
+            let connection = shard.index() % connections;
+            for protocol in 0..PROTOCOLS {
+                let link = (placement.node.index() * connections + connection) * PROTOCOLS + protocol;
+                queues.push(ShardQueue::new(shard, placement.db, link));
+            }
+        }
+        Self {
+            worker,
+            metrics,
+            topology,
+            started: Instant::now(),
+            now: 0,
+            generation: 0,
+            clients: Slab::new(),
+            gathers: Slab::new(),
+            queues,
+            links,
+            dirty: Vec::new(),
+            corked: Vec::new(),
+            uncorked_at: 0,
+            woken_links: Vec::new(),
+            sweep_waker: None,
+            sweep_asleep: false,
+            held_bytes: 0,
+            spares: Spares::default(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            args: Vec::new(),
+            route_scratch: route::Scratch::default(),
+            shared,
+        }
+    }
+
+    /// Starts a turn: reads the clock.
+    #[inline]
+    pub(super) fn begin_turn(&mut self) {
+        self.now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// Ends a turn: what it brought is passed on.
+    #[inline]
+    pub(super) fn end_turn(&mut self) {
+        self.wake_links();
+        self.flush_clients();
+    }
+
+    /// The turn's time, wrapping: differences are what counts.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "wraps on purpose; only differences are used"
+    )]
+    pub(super) fn now32(&self) -> u32 {
+        self.now as u32
+    }
+
+    #[inline]
+    #[expect(clippy::unused_self, reason = "the layout of queues is the engine's business")]
+    pub(super) fn queue_index(&self, shard: ShardId, protocol: Protocol) -> usize {
+        let protocol = match protocol {
+            Protocol::Resp2 => 0,
+            Protocol::Resp3 => 1,
+        };
+        shard.index() * PROTOCOLS + protocol
+    }
+
+    /// A number that no other client or gather of this worker has.
+    pub(super) fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    pub(super) fn wake_client(&self, index: usize, generation: u32) {
+        if let Some(client) = self.clients.get(index)
+            && client.generation == generation
+        {
+            client.wake();
+        }
+    }
+
+    /// Closes every link: a turn has panicked, and the order of what is in flight cannot be trusted any more.
+    pub(super) fn distrust_everything(&mut self) {
+        for link in &mut self.links {
+            if link.stream.is_some() {
+                link.close = Some(LinkClose::Closed);
+                link.wake();
+            }
+        }
+    }
+
+    /// Something waits for the clock: have the sweep look soon.
+    #[inline]
+    pub(super) fn wake_sweep(&mut self) {
+        if self.sweep_asleep {
+            self.sweep_asleep = false;
+            if let Some(waker) = &self.sweep_waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Takes the scratch for a read; it is put back when the read is handled.
+    pub(super) fn take_scratch(&mut self) -> Box<[u8]> {
+        let scratch = std::mem::take(&mut self.scratch);
+        if scratch.is_empty() {
+            // A turn that panicked took it along.
+            return vec![0; SCRATCH_BYTES].into_boxed_slice();
+        }
+        scratch
+    }
+}

@@ -1,0 +1,370 @@
+//! Requests that become many: their parts, asked in bounded waves, and the one reply made of theirs.
+//!
+//! ```text
+//!  split     MGET a b c         one part for each shard that has a key, all at once
+//!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding
+//!  walk      SCAN               one shard after the other, until enough was found
+//!  lottery   RANDOMKEY          shards in turn from a random one, until one has a key
+//! ```
+//!
+//! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
+
+use super::backend::Owner;
+use super::engine::Engine;
+use super::session::{Admission, Taken, to_u32};
+use crate::command::{FanOut, Spec, Split};
+use crate::ids::ShardId;
+use crate::merge::scan::{Step, Walk};
+use crate::merge::{Merge, Outcome, Rule};
+use crate::metrics::{Limit, RequestClass};
+use crate::resp::{self, Args, Protocol};
+use crate::route::Splitting;
+
+/// Parts of one fan-out that are outstanding at a time.
+const WAVE: usize = 128;
+
+/// A request whose parts are under way.
+#[derive(Debug)]
+pub(super) struct Gather {
+    generation: u32,
+    client: usize,
+    client_generation: u32,
+    seq: u32,
+    protocol: Protocol,
+    outstanding: usize,
+    work: Work,
+}
+
+/// What is asked of whom, and how it ends.
+#[derive(Debug)]
+enum Work {
+    /// Parts whose replies are merged. `targets` that were not asked yet stand behind `next`.
+    Merge {
+        merge: Merge,
+        frame: Vec<u8>,
+        targets: Vec<ShardId>,
+        next: usize,
+    },
+    /// A SCAN call.
+    Walk(Walk),
+    /// RANDOMKEY: targets in turn.
+    Lottery {
+        targets: Vec<ShardId>,
+        next: usize,
+        found: Option<Vec<u8>>,
+        failed: Option<Vec<u8>>,
+    },
+}
+
+impl Engine {
+    /// A command over keys of several shards.
+    pub(super) fn start_split(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        split: Split,
+        splitting: &Splitting,
+        args: &Args<'_>,
+    ) -> Taken {
+        let protocol = self.clients[index].protocol;
+        for part in splitting.parts() {
+            let queue = self.queue_index(part.shard, protocol);
+            match self.admission(queue) {
+                Admission::Yes => {}
+                Admission::Full => return self.wait_for_queue(index, queue),
+                Admission::Down(line) => {
+                    self.answer_error(index, &line);
+                    return Taken::Yes;
+                }
+            }
+        }
+        let parts = splitting.parts().len();
+        let rule = match split {
+            Split::Mget => Rule::Places {
+                places: (0..parts)
+                    .map(|part| splitting.places(part).map(to_u32).collect())
+                    .collect(),
+                total: splitting.key_count(),
+            },
+            Split::Mset => Rule::AllOk,
+            Split::Del | Split::Unlink | Split::Exists | Split::Touch => Rule::Sum,
+        };
+        let merge = Merge::new(rule, parts, spec.is_write());
+        let work = Work::Merge {
+            merge,
+            frame: Vec::new(),
+            targets: Vec::new(),
+            next: 0,
+        };
+        let gather = self.insert_gather(index, spec, work, RequestClass::Multi);
+        self.gathers[gather].outstanding = parts;
+        self.metrics.fanout_parts.add(parts as u64);
+        let generation = self.gathers[gather].generation;
+        let mut frame = self.spares.take();
+        for (part, target) in splitting.parts().iter().enumerate() {
+            frame.clear();
+            splitting.write_frame(part, args, &mut frame);
+            let queue = self.queue_index(target.shard, protocol);
+            self.metrics.shard_request(target.shard, frame.len());
+            self.enqueue(
+                queue,
+                Owner::Gather {
+                    index: to_u32(gather),
+                    generation,
+                    part: to_u32(part),
+                },
+                &frame,
+            );
+        }
+        self.spares.give(frame);
+        Taken::Yes
+    }
+
+    /// A command over the whole keyspace, or over every node.
+    pub(super) fn start_fan_out(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        fan_out: FanOut,
+        args: &Args<'_>,
+    ) -> Taken {
+        let work = match self.fan_out_work(index, spec, fan_out, args) {
+            Ok(work) => work,
+            Err(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        };
+        let gather = self.insert_gather(index, spec, work, RequestClass::Fanout);
+        self.pump(gather);
+        Taken::Yes
+    }
+
+    fn fan_out_work(
+        &self,
+        index: usize,
+        spec: &'static Spec,
+        fan_out: FanOut,
+        args: &Args<'_>,
+    ) -> Result<Work, String> {
+        let sharded = || (0..self.topology.shards).map(ShardId).collect::<Vec<_>>();
+        let (rule, targets) = match fan_out {
+            FanOut::Scan => {
+                let options: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
+                return Walk::new(args.get(1), &options, &self.topology).map(Work::Walk);
+            }
+            FanOut::Randomkey => {
+                let mut targets = sharded();
+                let first = fastrand::usize(..targets.len());
+                targets.rotate_left(first);
+                return Ok(Work::Lottery {
+                    targets,
+                    next: 0,
+                    found: None,
+                    failed: None,
+                });
+            }
+            FanOut::Dbsize => (Rule::Sum, sharded()),
+            FanOut::Keys => (
+                Rule::Concat {
+                    max: self.shared.limits.keys,
+                },
+                sharded(),
+            ),
+            FanOut::Flushdb if self.clients[index].db != 0 => (
+                Rule::AllOk,
+                self.topology
+                    .pinned_shard(self.clients[index].db)
+                    .into_iter()
+                    .collect(),
+            ),
+            FanOut::Flushdb => (Rule::AllOk, sharded()),
+            FanOut::Flushall => (
+                Rule::AllOk,
+                (0..self.topology.shards + self.topology.pinned)
+                    .map(ShardId)
+                    .collect(),
+            ),
+            FanOut::ScriptLoad => (Rule::First, self.shard_of_each_node()),
+            FanOut::ScriptExists => (Rule::AllOnes, self.shard_of_each_node()),
+            FanOut::ScriptFlush => (Rule::AllOk, self.shard_of_each_node()),
+        };
+        let mut frame = Vec::new();
+        resp::write_array_header(&mut frame, args.len());
+        // Only FLUSHDB of owned databases is ever sent: a node's FLUSHALL would reach databases that are not ours.
+        let name: &[u8] = if fan_out == FanOut::Flushall {
+            b"FLUSHDB"
+        } else {
+            args.get(0)
+        };
+        resp::write_bulk(&mut frame, name);
+        (1..args.len()).for_each(|place| resp::write_bulk(&mut frame, args.get(place)));
+        let merge = Merge::new(rule, targets.len(), spec.is_write());
+        Ok(Work::Merge {
+            merge,
+            frame,
+            targets,
+            next: 0,
+        })
+    }
+
+    /// One shard of each node that has any: the way to a command that concerns the node as a whole.
+    fn shard_of_each_node(&self) -> Vec<ShardId> {
+        let shards = 0..self.topology.shards + self.topology.pinned;
+        let of_node = |node: usize| {
+            shards
+                .clone()
+                .map(ShardId)
+                .find(|&shard| self.topology.placement(shard).node.index() == node)
+        };
+        (0..self.topology.nodes.len()).filter_map(of_node).collect()
+    }
+
+    fn insert_gather(&mut self, index: usize, spec: &'static Spec, work: Work, class: RequestClass) -> usize {
+        let seq = self.push_slot(index, 0, class);
+        self.count_request(index, spec);
+        let generation = self.next_generation();
+        let client = &self.clients[index];
+        self.gathers.insert(Gather {
+            generation,
+            client: index,
+            client_generation: client.generation,
+            seq,
+            protocol: client.protocol,
+            outstanding: 0,
+            work,
+        })
+    }
+
+    /// Asks what may be asked now; ends the gather when nothing is outstanding.
+    fn pump(&mut self, index: usize) {
+        loop {
+            let gather = &mut self.gathers[index];
+            let mut frame = Vec::new();
+            let target = match &mut gather.work {
+                Work::Merge {
+                    merge,
+                    frame: asked,
+                    targets,
+                    next,
+                } => {
+                    let over = merge.is_over_cap()
+                        || merge.has_failed()
+                        || merge.held_bytes() > self.shared.limits.output_hard;
+                    (gather.outstanding < WAVE && !over && *next < targets.len()).then(|| {
+                        frame.extend_from_slice(asked);
+                        *next += 1;
+                        (targets[*next - 1], *next - 1)
+                    })
+                }
+                Work::Walk(walk) if gather.outstanding == 0 => match walk.step() {
+                    Step::Ask(shard) if walk.held_bytes() <= self.shared.limits.output_hard => {
+                        walk.write_frame(&mut frame);
+                        Some((shard, 0))
+                    }
+                    Step::Ask(_) | Step::Done => None,
+                },
+                Work::Lottery {
+                    targets,
+                    next,
+                    found,
+                    failed,
+                } if gather.outstanding == 0 => {
+                    (found.is_none() && failed.is_none() && *next < targets.len()).then(|| {
+                        resp::write_array_header(&mut frame, 1);
+                        resp::write_bulk(&mut frame, b"RANDOMKEY");
+                        *next += 1;
+                        (targets[*next - 1], 0)
+                    })
+                }
+                Work::Walk(_) | Work::Lottery { .. } => None,
+            };
+            let Some((shard, part)) = target else { break };
+            self.ask(index, shard, part, &frame);
+        }
+        if self.gathers[index].outstanding == 0 {
+            self.finish_gather(index);
+        }
+    }
+
+    /// Sends one part. A full queue takes it all the same: a fan-out adds no more than a wave.
+    fn ask(&mut self, index: usize, shard: ShardId, part: usize, frame: &[u8]) {
+        let gather = &mut self.gathers[index];
+        let (generation, protocol) = (gather.generation, gather.protocol);
+        gather.outstanding += 1;
+        self.metrics.fanout_parts.add(1 as u64);
+        let queue = self.queue_index(shard, protocol);
+        if let Admission::Down(line) = self.admission(queue) {
+            self.absorb(index, part, Outcome::NotRun(&line));
+            return;
+        }
+        self.metrics.shard_request(shard, frame.len());
+        self.enqueue(
+            queue,
+            Owner::Gather {
+                index: to_u32(index),
+                generation,
+                part: to_u32(part),
+            },
+            frame,
+        );
+    }
+
+    /// A part has ended.
+    pub(super) fn gather_part(&mut self, index: usize, generation: u32, part: u32, outcome: Outcome<'_>) {
+        if self
+            .gathers
+            .get(index)
+            .is_none_or(|gather| gather.generation != generation)
+        {
+            return;
+        }
+        self.absorb(index, part as usize, outcome);
+        let gather = &self.gathers[index];
+        if !self.client_is_gone(gather.client, gather.client_generation) {
+            self.pump(index);
+        } else if gather.outstanding == 0 {
+            self.gathers.remove(index);
+        }
+    }
+
+    fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
+        let gather = &mut self.gathers[index];
+        gather.outstanding -= 1;
+        match &mut gather.work {
+            Work::Merge { merge, .. } => merge.part(part, outcome),
+            Work::Walk(walk) => walk.part(outcome),
+            Work::Lottery { found, failed, .. } => match outcome {
+                Outcome::Reply(reply) if reply.starts_with(b"-") => *failed = Some(reply.to_vec()),
+                Outcome::Reply(b"$-1\r\n" | b"_\r\n") => {}
+                Outcome::Reply(reply) => *found = Some(reply.to_vec()),
+                Outcome::NotRun(line) | Outcome::Uncertain(line) => *failed = Some(resp::error_line(line)),
+            },
+        }
+    }
+
+    fn finish_gather(&mut self, index: usize) {
+        let gather = self.gathers.remove(index);
+        let mut reply = self.spares.take();
+        match &gather.work {
+            Work::Merge { merge, .. } => {
+                if merge.held_bytes() > self.shared.limits.output_hard {
+                    let line = "ERR the reply is larger than output_bytes_hard; ask for less at once";
+                    reply.extend_from_slice(&resp::error_line(line));
+                } else {
+                    if merge.is_over_cap() {
+                        self.metrics.limits[Limit::KeysMax].inc();
+                    }
+                    merge.finish(gather.protocol, &mut reply);
+                }
+            }
+            Work::Walk(walk) => walk.finish(&self.topology, &mut reply),
+            Work::Lottery { found, failed, .. } => match found.as_ref().or(failed.as_ref()) {
+                Some(found) => reply.extend_from_slice(found),
+                None => resp::write_null(&mut reply, gather.protocol),
+            },
+        }
+        self.complete(gather.client, gather.client_generation, gather.seq, &reply, false);
+        self.spares.give(reply);
+    }
+}

@@ -1,0 +1,154 @@
+//! Who is connected: one entry a client, shared with the admin side, touched by its worker with plain stores.
+//!
+//! `CLIENT LIST` and `SHOW CLIENTS` read here and never ask a worker. The lock is taken when a client comes,
+//! leaves or is listed, never for a request.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::command;
+
+/// What others may know of one client.
+#[derive(Debug)]
+pub struct ClientInfo {
+    /// Unique in this process, growing.
+    pub id: u64,
+    /// The peer's address, as `CLIENT LIST` shows it.
+    pub address: String,
+    /// The address that it connected to.
+    pub local_address: String,
+    /// The worker that serves it.
+    pub worker: usize,
+    /// Milliseconds after the start of the process.
+    pub connected_ms: u64,
+    /// Milliseconds after the start of the process, of the last read that brought a request.
+    pub active_ms: AtomicU64,
+    /// Selected database.
+    pub db: AtomicU16,
+    /// 2 or 3.
+    pub protocol: AtomicU16,
+    /// Id of the last command.
+    pub last_command: AtomicU16,
+    /// Requests that are not answered.
+    pub in_flight: AtomicU32,
+    /// Reply bytes that are not written.
+    pub output_bytes: AtomicU64,
+    /// Commands so far.
+    pub commands: AtomicU64,
+    /// Set to have the worker close it.
+    pub killed: AtomicBool,
+    /// `CLIENT SETNAME`, `CLIENT SETINFO`.
+    pub names: Mutex<Names>,
+}
+
+/// What a client says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// `CLIENT SETNAME`.
+    pub name: String,
+    /// `CLIENT SETINFO LIB-NAME`.
+    pub library: String,
+    /// `CLIENT SETINFO LIB-VER`.
+    pub library_version: String,
+}
+
+impl ClientInfo {
+    /// A client that has just come.
+    #[must_use]
+    pub fn new(id: u64, address: String, local_address: String, worker: usize, now_ms: u64) -> Self {
+        Self {
+            id,
+            address,
+            local_address,
+            worker,
+            connected_ms: now_ms,
+            active_ms: AtomicU64::new(now_ms),
+            db: AtomicU16::new(0),
+            protocol: AtomicU16::new(2),
+            last_command: AtomicU16::new(u16::MAX),
+            in_flight: AtomicU32::new(0),
+            output_bytes: AtomicU64::new(0),
+            commands: AtomicU64::new(0),
+            killed: AtomicBool::new(false),
+            names: Mutex::default(),
+        }
+    }
+
+    /// The names, even if a thread died while it held them: they are only text.
+    pub fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The line of `CLIENT LIST`, without its end.
+    #[must_use]
+    pub fn line(&self, now_ms: u64) -> String {
+        let names = self.names().clone();
+        let command = command::all().get(usize::from(self.last_command.load(Relaxed)));
+        let mut line = String::with_capacity(256);
+        // Writing to a string cannot fail.
+        let _ = write!(
+            line,
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db={} sub=0 psub=0 ssub=0 multi=-1 \
+             watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem=0 \
+             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={} tot-cmds={} worker={}",
+            self.id,
+            self.address,
+            self.local_address,
+            names.name,
+            now_ms.saturating_sub(self.connected_ms) / 1000,
+            now_ms.saturating_sub(self.active_ms.load(Relaxed)) / 1000,
+            self.db.load(Relaxed),
+            self.in_flight.load(Relaxed),
+            self.output_bytes.load(Relaxed),
+            command.map_or("NULL", |spec| spec.name),
+            self.protocol.load(Relaxed),
+            names.library,
+            names.library_version,
+            self.commands.load(Relaxed),
+            self.worker,
+        );
+        line
+    }
+}
+
+/// All clients of the process.
+#[derive(Debug, Default)]
+pub struct Registry {
+    clients: Mutex<BTreeMap<u64, Arc<ClientInfo>>>,
+    next_id: AtomicU64,
+}
+
+impl Registry {
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ClientInfo>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An id that no other client of this process has or had.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Relaxed) + 1
+    }
+
+    /// A client came.
+    pub fn insert(&self, info: Arc<ClientInfo>) {
+        self.clients().insert(info.id, info);
+    }
+
+    /// A client left.
+    pub fn remove(&self, id: u64) {
+        self.clients().remove(&id);
+    }
+
+    /// All clients, by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<ClientInfo>> {
+        self.clients().values().cloned().collect()
+    }
+}
+
+/// Whether a text may be a client's name: printable ASCII without spaces, as Redis has it.
+#[must_use]
+pub fn is_client_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_graphic())
+}

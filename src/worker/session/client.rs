@@ -1,0 +1,208 @@
+//! One client as data: what it asked, in order, and what it is owed.
+//!
+//! ```text
+//!  slots (requests in the order asked):   [ waiting | parked | waiting | parked ]
+//!                                            ▲ head: only its reply may be appended to `out`
+//!  parked replies lie in one arena; when the head is answered, all parked behind it follow
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
+
+use crate::command::CommandId;
+use crate::metrics::{Disconnect, RequestClass, Wire};
+use crate::resp::{ArgRange, Protocol, RequestScanner};
+use crate::worker::outbuf::OutBuf;
+use crate::worker::registry::ClientInfo;
+use crate::worker::stream::Stream;
+
+/// A request that is not answered.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::worker) struct Slot {
+    /// Its reply, if it came before its turn: place in the arena.
+    pub(in crate::worker) parked: Option<(u32, u32)>,
+    /// Worker time in microseconds, wrapping.
+    pub(in crate::worker) since: u32,
+    pub(in crate::worker) bytes: u32,
+    pub(in crate::worker) class: RequestClass,
+}
+
+/// Bytes of requests that have not ended, or that wait.
+#[derive(Debug, Default)]
+pub(in crate::worker) struct Partial {
+    pub(in crate::worker) buf: Vec<u8>,
+    /// Where the first request that is not handled begins.
+    pub(in crate::worker) start: usize,
+    pub(in crate::worker) scanner: RequestScanner,
+    pub(in crate::worker) args: Vec<ArgRange>,
+    /// Bytes that the scanner knows to be missing.
+    pub(in crate::worker) missing: usize,
+}
+
+/// Why a client's requests are not taken for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Pause {
+    /// They are taken.
+    No,
+    /// Too many requests or bytes in flight, or too many reply bytes unread.
+    Limits,
+    /// The queue of a node is full.
+    Queue,
+    /// The next request must see everything before it answered.
+    Barrier,
+}
+
+/// A connected client.
+#[derive(Debug)]
+pub(in crate::worker) struct Client {
+    pub(in crate::worker) generation: u32,
+    pub(in crate::worker) info: Arc<ClientInfo>,
+    pub(in crate::worker) stream: Stream,
+    pub(in crate::worker) waker: Option<Waker>,
+
+    pub(in crate::worker) last_command: CommandId,
+    pub(in crate::worker) commands: u64,
+    /// Milliseconds after the start of the process, of the last read.
+    pub(in crate::worker) active_ms: u64,
+
+    pub(in crate::worker) protocol: Protocol,
+    pub(in crate::worker) db: u16,
+    pub(in crate::worker) authenticated: bool,
+
+    pub(in crate::worker) partial: Option<Box<Partial>>,
+    pub(in crate::worker) pause: Pause,
+    /// Worker time since when it waits for a node's queue.
+    pub(in crate::worker) paused_at: u64,
+    /// It waited too long for a node's queue: the next full queue refuses.
+    pub(in crate::worker) refuse_when_full: bool,
+
+    pub(in crate::worker) slots: VecDeque<Slot>,
+    pub(in crate::worker) head_seq: u32,
+    pub(in crate::worker) request_bytes: usize,
+    pub(in crate::worker) parked: Vec<u8>,
+    pub(in crate::worker) parked_live: usize,
+
+    pub(in crate::worker) out: OutBuf,
+    pub(in crate::worker) write_blocked: bool,
+    /// It stands in the worker's list of clients to flush.
+    pub(in crate::worker) dirty: bool,
+    /// It stands in the list of clients whose replies are held back for their pipeline's end.
+    pub(in crate::worker) corked: bool,
+    pub(in crate::worker) corked_at: u64,
+    /// Worker time of the last byte that it took from a full socket.
+    pub(in crate::worker) progress_at: u64,
+
+    /// It has sent its last byte.
+    pub(in crate::worker) read_ended: bool,
+    /// No request is taken any more; it is closed when all is answered and written.
+    pub(in crate::worker) closing: Option<Disconnect>,
+    /// It is to be closed at once.
+    pub(in crate::worker) closed: Option<Disconnect>,
+    /// The sending side is closed; what comes is thrown away until this time.
+    pub(in crate::worker) lingering_until: Option<u64>,
+}
+
+impl Client {
+    pub(in crate::worker) fn new(
+        generation: u32,
+        info: Arc<ClientInfo>,
+        stream: Stream,
+        authenticated: bool,
+        now: u64,
+    ) -> Self {
+        Self {
+            generation,
+            stream,
+            waker: None,
+            last_command: CommandId(u16::MAX),
+            commands: 0,
+            active_ms: info.connected_ms,
+            protocol: Protocol::Resp2,
+            db: 0,
+            authenticated,
+            partial: None,
+            pause: Pause::No,
+            paused_at: 0,
+            refuse_when_full: false,
+            slots: VecDeque::new(),
+            head_seq: 0,
+            request_bytes: 0,
+            parked: Vec::new(),
+            parked_live: 0,
+            out: OutBuf::default(),
+            write_blocked: false,
+            dirty: false,
+            corked: false,
+            corked_at: 0,
+            progress_at: now,
+            read_ended: false,
+            closing: None,
+            closed: None,
+            lingering_until: None,
+            info,
+        }
+    }
+
+    /// Reply bytes that the client has not taken.
+    pub(in crate::worker) fn output_bytes(&self) -> usize {
+        self.out.len() + self.parked_live
+    }
+
+    /// Bytes of requests that are read and not handled.
+    pub(in crate::worker) fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.buf.capacity())
+    }
+
+    pub(in crate::worker) fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(in crate::worker) fn wire(&self) -> Wire {
+        match self.protocol {
+            Protocol::Resp2 => Wire::Resp2,
+            Protocol::Resp3 => Wire::Resp3,
+        }
+    }
+
+    /// Tells the registry what it may show.
+    pub(in crate::worker) fn publish(&self) {
+        let info = &self.info;
+        info.last_command.store(self.last_command.0, Relaxed);
+        info.commands.store(self.commands, Relaxed);
+        info.active_ms.store(self.active_ms, Relaxed);
+        info.in_flight
+            .store(u32::try_from(self.slots.len()).unwrap_or(u32::MAX), Relaxed);
+        info.output_bytes.store(self.output_bytes() as u64, Relaxed);
+    }
+
+    /// Keeps a reply whose turn has not come.
+    pub(in crate::worker) fn park(&mut self, place: usize, reply: &[u8]) {
+        if self.parked_live == 0 {
+            self.parked.clear();
+        } else if self.parked.len() > 64 * 1024 && self.parked_live < self.parked.len() / 2 {
+            self.compact();
+        }
+        // The hard output limit keeps both far below 4 GiB.
+        let start = u32::try_from(self.parked.len()).unwrap_or(u32::MAX);
+        self.parked.extend_from_slice(reply);
+        let length = u32::try_from(reply.len()).unwrap_or(u32::MAX);
+        self.parked_live += reply.len();
+        self.slots[place].parked = Some((start, length));
+    }
+
+    fn compact(&mut self) {
+        let mut kept = Vec::with_capacity(self.parked_live);
+        for slot in &mut self.slots {
+            if let Some((start, length)) = slot.parked {
+                let moved = u32::try_from(kept.len()).unwrap_or(u32::MAX);
+                kept.extend_from_slice(&self.parked[start as usize..start as usize + length as usize]);
+                slot.parked = Some((moved, length));
+            }
+        }
+        self.parked = kept;
+    }
+}

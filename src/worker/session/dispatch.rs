@@ -1,0 +1,237 @@
+//! One request: from its table row and its keys to the queue of its shard.
+//!
+//! The way of a single-key command, the one that counts, is: look up, hash, append the client's own bytes to the
+//! queue of the shard, note whose turn the reply is. Everything else branches off to slower rooms.
+
+use std::time::Duration;
+
+use super::client::Pause;
+use super::input::Taken;
+use crate::command::{self, Class, KeySpec, Spec};
+use crate::ids::ShardId;
+use crate::metrics::{Limit, RequestClass};
+use crate::resp::{ArgRange, Args};
+use crate::route::{self, Plan};
+use crate::worker::backend::{Entry, Owner, State};
+use crate::worker::engine::Engine;
+
+/// Whether a shard takes a request now.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Admission {
+    /// It does.
+    Yes,
+    /// Its node's queue is full.
+    Full,
+    /// Its node is down: the error line.
+    Down(String),
+}
+
+impl Engine {
+    /// Handles one whole request.
+    pub(super) fn handle_request(&mut self, index: usize, frame: &[u8], ranges: &[ArgRange]) -> Taken {
+        let args = Args::new(frame, ranges);
+        let spec = match command::resolve(&args) {
+            Ok(spec) => spec,
+            Err(refusal) => {
+                let known = command::identify(&args).map_or(usize::MAX, |spec| spec.id.index());
+                self.metrics.unsupported.add(known, 1);
+                if self.clients[index].authenticated {
+                    self.answer_error(index, &refusal.line());
+                } else {
+                    self.answer_error(index, NOAUTH);
+                }
+                return Taken::Yes;
+            }
+        };
+        if !self.clients[index].authenticated && !is_allowed_before_auth(spec) {
+            self.answer_error(
+                index,
+                if spec.name == "hello" {
+                    NOAUTH_HELLO
+                } else {
+                    NOAUTH
+                },
+            );
+            return Taken::Yes;
+        }
+        if let Class::Single = spec.class
+            && let KeySpec::Fixed { pos } = spec.keys
+            && let Some(shard) = self.shard_of(index, args.get(pos as usize))
+        {
+            return self.forward(index, spec, shard, frame);
+        }
+        self.handle_planned(index, spec, &args, frame)
+    }
+
+    #[inline]
+    fn shard_of(&self, index: usize, key: &[u8]) -> Option<ShardId> {
+        match self.clients[index].db {
+            0 => Some(self.topology.shard_of_key(key)),
+            db => self.topology.pinned_shard(db),
+        }
+    }
+
+    fn handle_planned(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>, frame: &[u8]) -> Taken {
+        let db = self.clients[index].db;
+        match route::route(spec, args, &self.topology, db, &mut self.route_scratch) {
+            Ok(Plan::One(shard)) => self.forward(index, spec, shard, frame),
+            Ok(Plan::Local(local)) => self.handle_local(index, spec, local, args),
+            Ok(Plan::Split(split, splitting)) => self.start_split(index, spec, split, &splitting, args),
+            Ok(Plan::FanOut(fan_out)) => self.start_fan_out(index, spec, fan_out, args),
+            Err(line) => {
+                self.answer_error(index, &line);
+                Taken::Yes
+            }
+        }
+    }
+
+    /// Queues the client's own bytes for a shard.
+    #[inline]
+    fn forward(&mut self, index: usize, spec: &'static Spec, shard: ShardId, frame: &[u8]) -> Taken {
+        let client = &self.clients[index];
+        let (protocol, generation) = (client.protocol, client.generation);
+        let queue = self.queue_index(shard, protocol);
+        match self.admission(queue) {
+            Admission::Yes => {}
+            Admission::Full => return self.wait_for_queue(index, queue),
+            Admission::Down(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        }
+        let class = if spec.is_write() {
+            RequestClass::Write
+        } else {
+            RequestClass::Read
+        };
+        let class = if matches!(spec.class, Class::Single) {
+            class
+        } else {
+            RequestClass::Multi
+        };
+        let seq = self.push_slot(index, frame.len(), class);
+        self.count_request(index, spec);
+        self.metrics.shard_request(shard, frame.len());
+        let owner = Owner::Client {
+            index: to_u32(index),
+            generation,
+            seq,
+        };
+        self.enqueue(queue, owner, frame);
+        Taken::Yes
+    }
+
+    /// Counts a request that was understood.
+    #[inline]
+    pub(in crate::worker) fn count_request(&mut self, index: usize, spec: &'static Spec) {
+        self.metrics.requests.add(spec.id.index(), 1);
+        self.clients[index].last_command = spec.id;
+        self.clients[index].commands += 1;
+    }
+
+    /// Appends a request to a shard's queue and has its link woken.
+    #[inline]
+    pub(in crate::worker) fn enqueue(&mut self, queue: usize, owner: Owner, frame: &[u8]) {
+        let since = self.now32();
+        let queue_number = to_u32(queue);
+        let queue = &mut self.queues[queue];
+        let bytes = to_u32(frame.len());
+        queue.push(
+            Entry {
+                owner,
+                bytes,
+                since,
+                shard: queue.shard,
+                large: false,
+            },
+            frame,
+        );
+        let link = &mut self.links[queue.link];
+        link.queued += 1;
+        link.queued_bytes += frame.len();
+        if !queue.listed {
+            queue.listed = true;
+            link.queues.push_back(queue_number);
+        }
+        if !link.listed {
+            link.listed = true;
+            self.woken_links.push(queue.link);
+        }
+    }
+
+    /// Whether a shard's queue takes one more request.
+    #[inline]
+    pub(in crate::worker) fn admission(&mut self, queue: usize) -> Admission {
+        let queue = &self.queues[queue];
+        let link = &self.links[queue.link];
+        match link.state {
+            State::Ready | State::Idle | State::Connecting => {}
+            State::Silent | State::Down => {
+                return Self::refusal_of(link, queue.shard).map_or(Admission::Yes, Admission::Down);
+            }
+        }
+        let limits = &self.shared.limits;
+        if link.queued >= limits.node_queue || link.queued_bytes >= limits.node_queue_bytes {
+            return Admission::Full;
+        }
+        Admission::Yes
+    }
+
+    /// The client waits, unread, for room in a node's queue; if it has waited long enough it is refused.
+    #[cold]
+    pub(in crate::worker) fn wait_for_queue(&mut self, index: usize, queue: usize) -> Taken {
+        self.metrics.limits[Limit::NodeQueue].inc();
+        let shard = self.queues[queue].shard;
+        let link = self.queues[queue].link;
+        let client = &mut self.clients[index];
+        if client.refuse_when_full {
+            client.refuse_when_full = false;
+            let line =
+                format!("TRYAGAIN preshard: shard {shard}: the queue of its node is full; it has not run");
+            self.answer_error(index, &line);
+            return Taken::Yes;
+        }
+        if client.pause != Pause::Queue {
+            client.pause = Pause::Queue;
+            client.paused_at = self.now;
+        }
+        let waiting = (index, client.generation);
+        self.links[link].waiting.push(waiting);
+        Taken::NotNow
+    }
+
+    /// The client waits until all that it asked is answered.
+    pub(in crate::worker) fn wait_for_answers(&mut self, index: usize) -> Taken {
+        self.clients[index].pause = Pause::Barrier;
+        Taken::NotNow
+    }
+
+    /// Wakes the links that have something to send. Called at the end of every turn of a task.
+    pub(in crate::worker) fn wake_links(&mut self) {
+        let mut woken = std::mem::take(&mut self.woken_links);
+        for link in woken.drain(..) {
+            self.links[link].listed = false;
+            self.links[link].wake();
+        }
+        self.woken_links = woken;
+    }
+
+    /// How long a client may wait for room in a node's queue.
+    pub(in crate::worker) fn queue_wait_max(&self) -> Duration {
+        Duration::from_micros(self.shared.limits.request_timeout_us / 2)
+    }
+}
+
+const NOAUTH: &str = "NOAUTH Authentication required.";
+pub(super) const NOAUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> \
+     option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+fn is_allowed_before_auth(spec: &Spec) -> bool {
+    matches!(spec.name, "auth" | "hello" | "quit" | "reset")
+}
+
+/// Indexes and lengths here are bounded by limits far below 2^32.
+#[inline]
+pub(in crate::worker) fn to_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,78 @@
+//! CONFIG GET: the few settings that clients and tools look at, true for what a client sees here.
+
+use crate::resp::{Args, Value};
+use crate::worker::engine::Engine;
+
+impl Engine {
+    pub(super) fn config_get(&self, args: &Args<'_>) -> Value {
+        let patterns: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
+        let settings = self.settings();
+        let wanted = settings.into_iter().filter(|(name, _)| {
+            patterns
+                .iter()
+                .any(|pattern| glob(&pattern.to_ascii_lowercase(), name.as_bytes()))
+        });
+        Value::Map(
+            wanted
+                .map(|(name, value)| (Value::bulk(name), Value::bulk(value)))
+                .collect(),
+        )
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let limits = &self.shared.limits;
+        let nodes = self.shared.nodes.load();
+        let policy = nodes
+            .nodes
+            .iter()
+            .map(|node| node.maxmemory_policy.clone())
+            .find(|policy| !policy.is_empty());
+        let no = || "no".to_owned();
+        vec![
+            ("appendonly", no()),
+            ("bind", String::new()),
+            ("cluster-enabled", no()),
+            ("databases", (self.topology.pinned + 1).to_string()),
+            ("maxclients", self.shared.max_clients.to_string()),
+            ("maxmemory", "0".to_owned()),
+            (
+                "maxmemory-policy",
+                policy.unwrap_or_else(|| "noeviction".to_owned()),
+            ),
+            ("notify-keyspace-events", String::new()),
+            ("proto-max-bulk-len", limits.request.bulk_max.to_string()),
+            ("replica-read-only", "yes".to_owned()),
+            ("requirepass", String::new()),
+            ("save", String::new()),
+            ("slave-read-only", "yes".to_owned()),
+            ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
+            ("timeout", limits.idle.as_secs().to_string()),
+        ]
+    }
+}
+
+/// Matches `*` and `?`, which is what patterns of settings are made of.
+fn glob(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p + 1, t));
+                p += 1;
+            }
+            Some(&byte) if byte == b'?' || byte == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            Some(_) | None => match &mut star {
+                Some((after, from)) => {
+                    *from += 1;
+                    (p, t) = (*after, *from);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|&byte| byte == b'*')
+}

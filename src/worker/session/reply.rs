@@ -1,0 +1,291 @@
+//! The reply queue: replies come from nodes in any order and leave in the order that was asked.
+//!
+//! A client is written to when its pipeline is fully answered, when enough has gathered, or when what is ready has
+//! waited a moment for something slow. So a pipeline of a hundred costs one system call, and a slow shard does not
+//! withhold what other shards have answered.
+
+use super::client::{Pause, Slot};
+use crate::metrics::{Disconnect, ErrorCode, Limit, Origin, RequestClass};
+use crate::resp;
+use crate::worker::engine::Engine;
+
+/// Ready bytes from which a client is written to though its pipeline is not fully answered.
+const FLUSH_BYTES: usize = 16 * 1024;
+/// How long ready replies wait for the rest of their pipeline, in microseconds.
+const CORK_US: u64 = 200;
+/// From this size on a reply is written to the socket straight from the bytes that the node sent.
+const DIRECT_BYTES: usize = 4 * 1024;
+/// Reply queues larger than this are freed when they are empty.
+const KEPT_SLOTS: usize = 64;
+
+impl Engine {
+    /// The next place in a client's reply queue: index and sequence number of the request.
+    #[inline]
+    pub(in crate::worker) fn push_slot(&mut self, index: usize, bytes: usize, class: RequestClass) -> u32 {
+        let since = self.now32();
+        let client = &mut self.clients[index];
+        let seq = client
+            .head_seq
+            .wrapping_add(u32::try_from(client.slots.len()).unwrap_or(0));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        client.request_bytes += bytes as usize;
+        client.slots.push_back(Slot {
+            parked: None,
+            since,
+            bytes,
+            class,
+        });
+        seq
+    }
+
+    /// Answers a request that the proxy handles by itself, in its turn.
+    pub(in crate::worker) fn answer(&mut self, index: usize, reply: &[u8], class: RequestClass) {
+        if reply.first() == Some(&b'-') {
+            self.metrics.errors[Origin::Proxy][ErrorCode::of(reply)].inc();
+        }
+        let Self { clients, spares, .. } = self;
+        let client = &mut clients[index];
+        if client.slots.is_empty() {
+            client.out.push(reply, spares);
+            self.metrics.request_duration[class].observe(0);
+            self.mark_dirty(index);
+            return;
+        }
+        let _ = self.push_slot(index, 0, class);
+        let client = &mut self.clients[index];
+        let place = client.slots.len() - 1;
+        client.park(place, reply);
+    }
+
+    /// Answers with an error line, given without its `-`.
+    pub(in crate::worker) fn answer_error(&mut self, index: usize, line: &str) {
+        self.answer(index, &resp::error_line(line), RequestClass::Local);
+    }
+
+    /// The reply of request `seq` has come, or (after pieces that were passed on) its last bytes.
+    #[inline]
+    pub(in crate::worker) fn complete(
+        &mut self,
+        index: usize,
+        generation: u32,
+        seq: u32,
+        reply: &[u8],
+        from_node: bool,
+    ) {
+        let now = self.now32();
+        let Some(client) = self.clients.get_mut(index) else {
+            return;
+        };
+        if client.generation != generation {
+            return;
+        }
+        let place = seq.wrapping_sub(client.head_seq) as usize;
+        let Some(slot) = client.slots.get(place) else {
+            return;
+        };
+        self.metrics.request_duration[slot.class].observe(now.wrapping_sub(slot.since));
+        if reply.first() == Some(&b'-') {
+            let origin = if from_node { Origin::Node } else { Origin::Proxy };
+            self.metrics.errors[origin][ErrorCode::of(reply)].inc();
+        }
+        client.request_bytes -= slot.bytes as usize;
+        if place > 0 {
+            client.slots[place].bytes = 0;
+            client.park(place, reply);
+            if client.output_bytes() > self.shared.limits.output_hard {
+                self.output_over(index);
+            }
+            return;
+        }
+        client.slots.pop_front();
+        client.head_seq = client.head_seq.wrapping_add(1);
+        if reply.len() >= DIRECT_BYTES
+            && client.slots.is_empty()
+            && client.out.is_empty()
+            && !client.write_blocked
+        {
+            let written = client.stream.try_write(reply).unwrap_or(0);
+            self.metrics.transmit_bytes.add(written as u64);
+            client.out.push(&reply[written..], &mut self.spares);
+        } else {
+            client.out.push(reply, &mut self.spares);
+            while let Some(&Slot {
+                parked: Some((start, length)),
+                ..
+            }) = client.slots.front()
+            {
+                let parked = &client.parked[start as usize..start as usize + length as usize];
+                client.out.push(parked, &mut self.spares);
+                client.parked_live -= length as usize;
+                client.slots.pop_front();
+                client.head_seq = client.head_seq.wrapping_add(1);
+            }
+        }
+        self.after_append(index);
+    }
+
+    /// Bytes were appended to a client's output: look at limits, let it go on, have it flushed.
+    #[inline]
+    fn after_append(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.slots.is_empty() {
+            client.slots.shrink_to(KEPT_SLOTS);
+            if client.parked.capacity() > 0 {
+                self.spares.give(std::mem::take(&mut client.parked));
+            }
+        }
+        if client.output_bytes() > self.shared.limits.output_hard {
+            self.output_over(index);
+            return;
+        }
+        if client.pause != Pause::No || client.closing.is_some() || client.read_ended {
+            client.wake();
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Passes a piece of a large reply on. `false` if its client is gone.
+    pub(in crate::worker) fn append_piece(&mut self, index: usize, generation: u32, piece: &[u8]) -> bool {
+        if self.client_is_gone(index, generation) {
+            return false;
+        }
+        let client = &mut self.clients[index];
+        let mut written = 0;
+        if client.out.is_empty() && !client.write_blocked {
+            written = client.stream.try_write(piece).unwrap_or(0);
+            self.metrics.transmit_bytes.add(written as u64);
+        }
+        client.out.push(&piece[written..], &mut self.spares);
+        self.after_append(index);
+        true
+    }
+
+    /// Whether a client has left, or is about to.
+    pub(in crate::worker) fn client_is_gone(&self, index: usize, generation: u32) -> bool {
+        self.clients
+            .get(index)
+            .is_none_or(|client| client.generation != generation || client.closed.is_some())
+    }
+
+    /// Whether the reply of request `seq` is the next one that the client is owed.
+    pub(in crate::worker) fn is_turn_of(&self, index: usize, seq: u32) -> bool {
+        self.clients
+            .get(index)
+            .is_some_and(|client| client.head_seq == seq)
+    }
+
+    /// Closes a client that would have to hold more than the limit with `held` bytes of a reply in the making.
+    pub(in crate::worker) fn client_output_over(&mut self, index: usize, held: usize) -> bool {
+        let over = self.clients[index].output_bytes() + held > self.shared.limits.output_hard;
+        if over {
+            self.output_over(index);
+        }
+        over
+    }
+
+    #[cold]
+    fn output_over(&mut self, index: usize) {
+        self.metrics.limits[Limit::OutputHard].inc();
+        let generation = self.clients[index].generation;
+        self.close_client(index, generation, Disconnect::OutputLimit);
+    }
+
+    /// Has a client closed by its session, and frees what it holds at once.
+    pub(in crate::worker) fn close_client(&mut self, index: usize, generation: u32, why: Disconnect) {
+        if self.client_is_gone(index, generation) {
+            return;
+        }
+        let client = &mut self.clients[index];
+        client.closed = Some(why);
+        client.out.clear(&mut self.spares);
+        client.parked = Vec::new();
+        client.parked_live = 0;
+        client.slots.iter_mut().for_each(|slot| slot.parked = None);
+        client.wake();
+    }
+
+    #[inline]
+    pub(in crate::worker) fn mark_dirty(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if !client.dirty {
+            client.dirty = true;
+            self.dirty.push(index);
+        }
+    }
+
+    /// Writes to the clients that are due. Called at the end of every turn of a task.
+    pub(in crate::worker) fn flush_clients(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for index in dirty.drain(..) {
+            if let Some(client) = self.clients.get_mut(index) {
+                client.dirty = false;
+                self.flush_or_cork(index);
+            }
+        }
+        self.dirty = dirty;
+        if !self.corked.is_empty() && self.now - self.uncorked_at >= CORK_US {
+            self.uncorked_at = self.now;
+            let mut corked = std::mem::take(&mut self.corked);
+            corked.retain(|&index| self.still_corked(index));
+            // Flushing never corks, so nothing was added meanwhile.
+            self.corked = corked;
+        }
+    }
+
+    fn flush_or_cork(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.out.is_empty() || client.write_blocked || client.closed.is_some() {
+            return;
+        }
+        if client.slots.is_empty() || client.out.len() >= FLUSH_BYTES {
+            self.flush_client(index);
+        } else if !client.corked {
+            client.corked = true;
+            client.corked_at = self.now;
+            self.corked.push(index);
+            self.wake_sweep();
+        }
+    }
+
+    /// Whether a client's replies go on waiting for the rest of their pipeline.
+    fn still_corked(&mut self, index: usize) -> bool {
+        let Some(client) = self.clients.get_mut(index) else {
+            return false;
+        };
+        if !client.corked {
+            return false;
+        }
+        let nothing = client.out.is_empty() || client.write_blocked || client.closed.is_some();
+        if !nothing && self.now - client.corked_at < CORK_US {
+            return true;
+        }
+        client.corked = false;
+        if !nothing {
+            self.flush_client(index);
+        }
+        false
+    }
+
+    /// Writes what a client's socket takes.
+    pub(in crate::worker) fn flush_client(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let before = client.out.len();
+        match client.out.write_to(&client.stream, &mut self.spares) {
+            Ok(done) => {
+                let written = before - client.out.len();
+                client.write_blocked = !done;
+                if written > 0 {
+                    client.progress_at = self.now;
+                }
+                if !done || client.pause != Pause::No || client.closing.is_some() || client.read_ended {
+                    client.wake();
+                }
+                self.metrics.transmit_bytes.add(written as u64);
+            }
+            Err(_) => {
+                let generation = client.generation;
+                self.close_client(index, generation, Disconnect::Client);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The worker's clock hand: deadlines, held-back replies, stalled and idle clients.
+//!
+//! There is no timer for each request. The hand goes round every millisecond while replies are held back, every ten
+//! while requests are under way, and every hundred otherwise.
+
+use std::cell::RefCell;
+use std::future::Future as _;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::engine::Engine;
+use super::session::Pause;
+use crate::metrics::{Disconnect, Limit};
+
+const CORKED: Duration = Duration::from_millis(1);
+const BUSY: Duration = Duration::from_millis(10);
+const IDLE: Duration = Duration::from_millis(100);
+
+/// Runs as long as the worker.
+pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
+    let mut timer = pin!(sleep(IDLE));
+    let mut clients_at = 0;
+    std::future::poll_fn(|cx| {
+        let mut engine = engine.borrow_mut();
+        engine.begin_turn();
+        if engine
+            .sweep_waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
+            engine.sweep_waker = Some(cx.waker().clone());
+        }
+        loop {
+            let pace = engine.pace();
+            let soon = Instant::now() + pace;
+            if timer.deadline() > soon {
+                timer.as_mut().reset(soon);
+            }
+            engine.sweep_asleep = pace > CORKED;
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::<()>::Pending;
+            }
+            for link in 0..engine.links.len() {
+                engine.link_deadlines(link);
+            }
+            if engine.now - clients_at >= 100_000 {
+                clients_at = engine.now;
+                engine.client_deadlines();
+            }
+            engine.end_turn();
+            timer.as_mut().reset(Instant::now() + IDLE);
+        }
+    })
+    .await;
+}
+
+impl Engine {
+    fn pace(&self) -> Duration {
+        if !self.corked.is_empty() {
+            return CORKED;
+        }
+        let busy = self
+            .links
+            .iter()
+            .any(|link| link.queued > 0 || !link.due.is_empty());
+        if busy { BUSY } else { IDLE }
+    }
+
+    /// Clients that wait, stall or idle for too long.
+    fn client_deadlines(&mut self) {
+        let limits = &self.shared.limits;
+        let now_ms = self.shared.now_ms();
+        let (stall, idle, handshake) = (limits.output_stall, limits.idle, limits.handshake);
+        let queue_wait = self.queue_wait_max();
+        let mut closing = Vec::new();
+        for (index, client) in &mut self.clients {
+            client.publish();
+            let waited = |since: u64| Duration::from_micros(self.now.saturating_sub(since));
+            let idle_for = Duration::from_millis(now_ms.saturating_sub(client.active_ms));
+            let age = Duration::from_millis(now_ms.saturating_sub(client.info.connected_ms));
+            if client.pause == Pause::Queue && waited(client.paused_at) >= queue_wait {
+                client.refuse_when_full = true;
+                client.wake();
+            }
+            if client.lingering_until.is_some_and(|until| until <= self.now) {
+                client.wake();
+            }
+            let stalled = client.write_blocked && waited(client.progress_at) >= stall;
+            let why = if client.info.killed.load(Relaxed) {
+                Disconnect::AdminKill
+            } else if stalled {
+                Disconnect::OutputStalled
+            } else if !client.authenticated && age >= handshake {
+                Disconnect::HandshakeTimeout
+            } else if !idle.is_zero() && client.slots.is_empty() && idle_for >= idle {
+                Disconnect::Idle
+            } else {
+                continue;
+            };
+            closing.push((index, client.generation, why));
+        }
+        for (index, generation, why) in closing {
+            if why == Disconnect::OutputStalled {
+                self.metrics.limits[Limit::OutputSoft].inc();
+            }
+            self.close_client(index, generation, why);
+        }
+    }
+}
