@@ -63,6 +63,16 @@ const DIFFERENCES: &[(&str, Compare, &str)] = &[
         "the two servers run the script at slightly different times",
     ),
     (
+        "expiretime",
+        Compare::Within(1),
+        "the two servers run the script at slightly different times",
+    ),
+    (
+        "pexpiretime",
+        Compare::Within(60_000),
+        "the two servers run the script at slightly different times",
+    ),
+    (
         "nosuchcommand",
         Compare::Error("ERR unknown command"),
         "preshard shows fewer of an unknown command's arguments",
@@ -174,6 +184,8 @@ impl Generator {
     fn fill(&mut self, word: &str, tag: &str) -> Vec<u8> {
         let text = match word {
             "%v" => self.value(),
+            // Short: a hash keeps its order as long as it is small.
+            "%w" => format!("w{}", self.random.i16(-99..99)),
             "%m" => self.member(),
             "%i" => self.number(),
             "%c" => self.random.u8(0..5).to_string(),
@@ -372,12 +384,12 @@ const TEMPLATES: &[(&str, &[&str])] = &[
     (
         "hashes",
         &[
-            "HSET %kh %m %v",
-            "HSET %kh %m %v %m %i",
-            "HSETNX %kh %m %v",
+            "HSET %kh %m %w",
+            "HSET %kh %m %w %m %i",
+            "HSETNX %kh %m %w",
             "HGET %kh %m",
             "HMGET %kh %m %m",
-            "HMSET %kh %m %v",
+            "HMSET %kh %m %w",
             "HDEL %kh %m %m",
             "HLEN %kh",
             "HEXISTS %kh %m",

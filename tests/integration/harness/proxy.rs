@@ -27,7 +27,7 @@ pub(crate) struct Setup {
 pub(crate) struct Proxy {
     pub(crate) setup: Setup,
     pub(crate) data: SocketAddr,
-    pub(crate) admin: SocketAddr,
+    admin: Option<SocketAddr>,
     pub(crate) http: SocketAddr,
     child: Child,
     log: Log,
@@ -162,7 +162,7 @@ impl Setup {
                 .lines()
                 .any(|line| line.trim() == "ready")
                 .then_some(())?;
-            Some((address("data")?, address("admin")?, address("http")?))
+            Some((address("data")?, address("admin"), address("http")?))
         });
         Proxy {
             setup: self.clone(),
@@ -251,7 +251,7 @@ impl Proxy {
 
     /// A client of the admin port.
     pub(crate) fn admin_client(&self) -> Client {
-        Client::connect(self.admin)
+        Client::connect(self.admin.expect("an admin listener"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
