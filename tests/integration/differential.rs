@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::harness::wire::{decode, frame};
 use crate::harness::{Client, Node, Reply, Setup, seed};
 
-const COMMANDS: usize = 4000;
+const COMMANDS: usize = 8000;
 
 /// How the replies of a command are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +19,8 @@ enum Compare {
     Bytes,
     /// The elements in any order.
     Elements,
+    /// Both are of one kind: what is inside depends on chance.
+    Kind,
     /// Both are errors that begin alike.
     Error(&'static str),
     /// Integers at most so far apart.
@@ -53,6 +55,11 @@ const DIFFERENCES: &[(&str, Compare, &str)] = &[
         "the order of a hash table depends on the process's random seed",
     ),
     (
+        "zscan",
+        Compare::Elements,
+        "the order of a hash table depends on the process's random seed",
+    ),
+    (
         "ttl",
         Compare::Within(1),
         "the two servers run the script at slightly different times",
@@ -71,6 +78,31 @@ const DIFFERENCES: &[(&str, Compare, &str)] = &[
         "pexpiretime",
         Compare::Within(60_000),
         "the two servers run the script at slightly different times",
+    ),
+    (
+        "dump",
+        Compare::Kind,
+        "the order of a hash table depends on the process's random seed",
+    ),
+    (
+        "lmpop",
+        Compare::Error(""),
+        "a key count one too high makes the next word a key, of another shard",
+    ),
+    (
+        "zmpop",
+        Compare::Error(""),
+        "a key count one too high makes the next word a key, of another shard",
+    ),
+    (
+        "xread",
+        Compare::Error("ERR "),
+        "preshard finds the keys itself and words it as Redis 7.2 and later do",
+    ),
+    (
+        "xreadgroup",
+        Compare::Error("ERR "),
+        "preshard finds the keys itself and words it as Redis 7.2 and later do",
     ),
     (
         "nosuchcommand",
@@ -97,6 +129,8 @@ fn alike(compare: Compare, want: &[u8], got: &[u8]) -> bool {
             want @ (Reply::Array(_) | Reply::Set(_)),
             got @ (Reply::Array(_) | Reply::Set(_)),
         ) => sorted(&want) == sorted(&got),
+        (Compare::Kind, _, _) => want[0] == got[0],
+        (Compare::Error(""), Reply::Error(_), Reply::Error(_)) => true,
         (Compare::Error(start), Reply::Error(want), Reply::Error(got)) => {
             want.starts_with(start) && got.starts_with(start)
         }
@@ -144,10 +178,11 @@ impl Generator {
         }
     }
 
-    /// A key of a type: s string, n number, l list, u set, h hash, z sorted set, x stream, b bitmap, p HLL, g geo.
+    /// A key of a type: s string, n number, l list, u set, h hash, z sorted set, y one with equal scores (else
+    /// its order by name depends on chance), x stream, b bitmap, p HLL, g geo.
     fn key(&mut self, tag: &str, kind: char) -> String {
         // Now and then a key of another type: WRONGTYPE must look the same.
-        let kind = if self.random.u8(0..16) == 0 {
+        let kind = if self.random.u8(0..16) == 0 && kind != 'y' {
             char::from(*self.random.choice(b"snluhzxbpg").unwrap())
         } else {
             kind
@@ -225,10 +260,10 @@ impl Generator {
         let mut command: Vec<Vec<u8>> = words.iter().map(|word| self.fill(word, &tag)).collect();
         match self.random.u8(0..60) {
             // Wrong arity, in both directions.
-            0 if command.len() > 2 => {
+            0 if command.len() > 2 && !template.contains("RAND") && !template.starts_with("SPOP") => {
                 command.pop();
             }
-            1 => command.push(b"extra".to_vec()),
+            1 => command.push(format!("{tag}extra").into_bytes()),
             _ => {}
         }
         command
@@ -302,7 +337,6 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "OBJECT REFCOUNT %kh",
             "OBJECT FREQ %ks",
             "OBJECT NOSUCH %ks",
-            "OBJECT HELP",
         ],
     ),
     (
@@ -422,19 +456,21 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "ZREVRANK %kz %m",
             "ZCOUNT %kz -inf +inf",
             "ZCOUNT %kz (1 5",
-            "ZLEXCOUNT %kz - +",
+            "ZADD %ky 0 %m 0 %m",
+            "ZADD %ky 0 %m",
+            "ZLEXCOUNT %ky - +",
             "ZRANGE %kz 0 -1",
             "ZRANGE %kz 0 -1 WITHSCORES",
             "ZRANGE %kz -inf +inf BYSCORE LIMIT 0 5",
-            "ZRANGE %kz - + BYLEX",
+            "ZRANGE %ky - + BYLEX",
             "ZREVRANGE %kz 0 3 WITHSCORES",
             "ZRANGEBYSCORE %kz -inf 5 WITHSCORES",
             "ZREVRANGEBYSCORE %kz 10 -10",
-            "ZRANGEBYLEX %kz [m1 [m5",
-            "ZREVRANGEBYLEX %kz + -",
+            "ZRANGEBYLEX %ky [m1 [m5",
+            "ZREVRANGEBYLEX %ky + -",
             "ZREMRANGEBYSCORE %kz 5 7",
             "ZREMRANGEBYRANK %kz 8 9",
-            "ZREMRANGEBYLEX %kz [m9 [m91",
+            "ZREMRANGEBYLEX %ky [m9 [m91",
             "ZPOPMIN %kz",
             "ZPOPMAX %kz %c",
             "ZUNIONSTORE %kz 2 %kz %kz WEIGHTS 1 2",
@@ -564,6 +600,19 @@ fn send_chunked(client: &mut Client, bytes: &[u8], random: &mut fastrand::Rng) {
     }
 }
 
+fn difference(number: usize, command: &[Vec<u8>], want: &[u8], got: &[u8]) -> String {
+    let shown: Vec<String> = command
+        .iter()
+        .map(|word| word.escape_ascii().to_string())
+        .collect();
+    format!(
+        "command {number}: {}\n  Redis:    {:?}\n  preshard: {:?}",
+        shown.join(" "),
+        decode(want),
+        decode(got)
+    )
+}
+
 /// Runs one script on both sides, batch by batch.
 fn compare_runs(database: u32, protocol: u8, tagged: bool) {
     let seed = seed() ^ (u64::from(database) << 8) ^ u64::from(protocol);
@@ -584,28 +633,25 @@ fn compare_runs(database: u32, protocol: u8, tagged: bool) {
         client.call(&["HELLO", &protocol.to_string()]);
         client.call(&["SELECT", &database.to_string()]).expect_ok();
     }
-    let mut done = 0;
-    while done < COMMANDS {
+    let (mut done, mut different) = (0, Vec::new());
+    while done < COMMANDS && different.len() < 8 {
         let batch: Vec<Vec<Vec<u8>>> = (0..random.usize(1..120)).map(|_| generator.command()).collect();
         let bytes: Vec<u8> = batch.iter().flat_map(|command| frame(command)).collect();
         reference.send(&bytes);
         send_chunked(&mut tested, &bytes, &mut random);
         for command in &batch {
             let (want, got) = (reference.reply_bytes(), tested.reply_bytes());
-            assert!(
-                alike(compare_of(command), &want, &got),
-                "command {done} (seed {seed}, database {database}, RESP{protocol}):\n  {}\n  Redis:    {:?}\n  preshard: {:?}",
-                command
-                    .iter()
-                    .map(|word| word.escape_ascii().to_string())
-                    .collect::<Vec<_>>()
-                    .join(" "),
-                decode(&want),
-                decode(&got),
-            );
+            if !alike(compare_of(command), &want, &got) {
+                different.push(difference(done, command, &want, &got));
+            }
             done += 1;
         }
     }
+    assert!(
+        different.is_empty(),
+        "seed {seed}, database {database}, RESP{protocol}:\n{}",
+        different.join("\n")
+    );
     let sizes = [&mut reference, &mut tested].map(|client| client.ask("DBSIZE").int());
     assert_eq!(sizes[0], sizes[1], "as many keys at the end");
     assert!(sizes[0] > 10, "the script left keys behind");
