@@ -86,7 +86,9 @@ impl Engine {
 
     fn may_read(&self, index: usize) -> bool {
         let client = &self.clients[index];
-        client.pause == Pause::No
+        // A client that asks again as soon as it is answered would never be let go.
+        !self.draining
+            && client.pause == Pause::No
             && !client.read_ended
             && client.closing.is_none()
             && client.closed.is_none()
@@ -159,8 +161,7 @@ impl Engine {
 
     /// Whether the session is over, and why.
     fn session_state(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        let draining = self.shared.is_draining();
-        let now = self.now;
+        let (draining, now) = (self.draining, self.now);
         let client = &mut self.clients[index];
         if let Some(why) = client.closed {
             return Poll::Ready(why);
