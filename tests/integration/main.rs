@@ -20,6 +20,7 @@
 
 mod clients;
 mod commands;
+mod crowd;
 mod differential;
 mod faults;
 mod harness;
