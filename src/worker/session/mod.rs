@@ -39,15 +39,36 @@ const LINGER_US: u64 = 1_000_000;
 
 /// Serves a client until it leaves.
 pub(super) async fn serve(engine: Rc<RefCell<Engine>>, index: usize) {
-    let why = std::future::poll_fn(|cx| {
-        let mut engine = engine.borrow_mut();
+    let mut leaving = Leaving {
+        engine,
+        index,
+        why: Disconnect::Fault,
+    };
+    leaving.why = std::future::poll_fn(|cx| {
+        let mut engine = leaving.engine.borrow_mut();
         engine.begin_turn();
         let turn = engine.session_turn(index, cx);
         engine.end_turn();
         turn
     })
     .await;
-    engine.borrow_mut().remove_client(index, why);
+}
+
+/// Takes the client away when its session ends, by a panic too: no socket stays open with nobody behind it.
+struct Leaving {
+    engine: Rc<RefCell<Engine>>,
+    index: usize,
+    why: Disconnect,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Ok(mut engine) = self.engine.try_borrow_mut()
+            && engine.clients.contains(self.index)
+        {
+            engine.remove_client(self.index, self.why);
+        }
+    }
 }
 
 impl Engine {
