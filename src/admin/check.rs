@@ -40,7 +40,12 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
     let mut findings = Vec::new();
     for described in &topology.nodes {
         let mut tell = |check, result, hint| {
-            findings.push(Finding { node: described.name.clone(), check, result, hint });
+            findings.push(Finding {
+                node: described.name.clone(),
+                check,
+                result,
+                hint,
+            });
         };
         let of_node = |problem: &&control::NodeProblem| problem.node == described.name;
         for problem in found.problems.iter().filter(of_node) {
@@ -48,7 +53,11 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
             tell(check, "failed", format!("{} {}", described.address, problem.what));
         }
         if let Some((_, version)) = found.versions.iter().find(|(name, _)| *name == described.name) {
-            tell("fits", "ok", format!("{} runs version {version}", described.address));
+            tell(
+                "fits",
+                "ok",
+                format!("{} runs version {version}", described.address),
+            );
         }
         for warning in found.warnings.iter().filter(of_node) {
             tell("settings", "warning", warning.what.clone());
@@ -61,15 +70,36 @@ fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
     let config = &context.config;
     let mut findings = Vec::new();
     let mut tell = |check, result, hint: String| {
-        findings.push(Finding { node: String::new(), check, result, hint });
+        findings.push(Finding {
+            node: String::new(),
+            check,
+            result,
+            hint,
+        });
     };
-    let listeners = config.proxy.listen.iter().map(|address| ("proxy", address, config.proxy.password.is_some()));
-    let admin = config.admin.listen.iter().map(|address| ("admin", address, config.admin.password.is_some()));
+    let listeners = config
+        .proxy
+        .listen
+        .iter()
+        .map(|address| ("proxy", address, config.proxy.password.is_some()));
+    let admin = config
+        .admin
+        .listen
+        .iter()
+        .map(|address| ("admin", address, config.admin.password.is_some()));
     for (section, address, has_password) in listeners.chain(admin) {
         if has_password {
-            tell("password", "ok", format!("{section}.listen {address} wants a password"));
+            tell(
+                "password",
+                "ok",
+                format!("{section}.listen {address} wants a password"),
+            );
         } else if address.is_loopback() {
-            tell("password", "ok", format!("{section}.listen {address} has none, and only this machine reaches it"));
+            tell(
+                "password",
+                "ok",
+                format!("{section}.listen {address} has none, and only this machine reaches it"),
+            );
         } else {
             let hint = format!(
                 "{section}.listen {address} can be reached from other machines and has none: set {section}.password_file"
@@ -77,11 +107,22 @@ fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
             tell("password", "warning", hint);
         }
     }
-    if let Some(address) = config.admin.http.as_ref().filter(|address| !address.is_loopback()) {
-        let hint = format!("admin.http {address} shows metrics and topology to other machines, without a password");
+    if let Some(address) = config
+        .admin
+        .http
+        .as_ref()
+        .filter(|address| !address.is_loopback())
+    {
+        let hint =
+            format!("admin.http {address} shows metrics and topology to other machines, without a password");
         tell("http", "warning", hint);
     }
-    for node in config.topology.nodes.iter().filter(|node| topology.node_named(&node.name).is_none()) {
+    for node in config
+        .topology
+        .nodes
+        .iter()
+        .filter(|node| topology.node_named(&node.name).is_none())
+    {
         let hint = format!(
             "[[topology.nodes]] names {}, which the topology does not have: the config seeds the first topology only",
             node.name

@@ -20,17 +20,34 @@ pub(super) fn commands(context: &AdminContext, args: &Args<'_>, rest: usize) -> 
         }
     };
     let metrics = &context.shared.metrics;
-    let calls: BTreeMap<&str, u64> =
-        if unsupported { metrics.unsupported_calls() } else { metrics.command_calls() }.into_iter().collect();
-    let specs = command::all().iter().filter(|spec| is_listed(spec) && spec.is_supported() != unsupported);
+    let calls: BTreeMap<&str, u64> = if unsupported {
+        metrics.unsupported_calls()
+    } else {
+        metrics.command_calls()
+    }
+    .into_iter()
+    .collect();
+    let specs = command::all()
+        .iter()
+        .filter(|spec| is_listed(spec) && spec.is_supported() != unsupported);
     let rows = specs.map(|spec| {
         let calls = int(calls.get(spec.name).copied().unwrap_or(0));
         let (how, why) = service(spec);
         let name = ("command", text(spec.title().to_ascii_lowercase()));
         if unsupported {
-            row([name, ("state", text(how)), ("reason", text(why)), ("calls", calls)])
+            row([
+                name,
+                ("state", text(how)),
+                ("reason", text(why)),
+                ("calls", calls),
+            ])
         } else {
-            row([name, ("strategy", text(how)), ("group", text(spec.facts.group)), ("calls", calls)])
+            row([
+                name,
+                ("strategy", text(how)),
+                ("group", text(spec.facts.group)),
+                ("calls", calls),
+            ])
         }
     });
     Ok(Value::Array(rows.collect()))

@@ -128,7 +128,10 @@ impl Connection {
 
     /// Answers the frame that was made of an inline request.
     async fn handle_frame(&mut self, frame: &[u8]) {
-        let limits = RequestLimits { args_max: ARGS_MAX, ..RequestLimits::default() };
+        let limits = RequestLimits {
+            args_max: ARGS_MAX,
+            ..RequestLimits::default()
+        };
         let mut ranges = Vec::new();
         if let Scan::Frame { .. } = RequestScanner::default().scan(frame, &mut ranges, &limits) {
             let args = Args::new(frame, &ranges);
@@ -139,7 +142,11 @@ impl Connection {
     fn request_limits(&self) -> RequestLimits {
         if self.session.is_authenticated() {
             let bulk_max = self.limits.request_bytes_max;
-            RequestLimits { args_max: ARGS_MAX, bulk_max, ..RequestLimits::default() }
+            RequestLimits {
+                args_max: ARGS_MAX,
+                bulk_max,
+                ..RequestLimits::default()
+            }
         } else {
             RequestLimits::BEFORE_AUTH
         }

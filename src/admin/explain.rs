@@ -45,7 +45,10 @@ fn decide<'a>(spec: &'static Spec, args: &Args<'a>, topology: &Topology) -> Told
     // Where keys cannot be found, the refusal below says why.
     let _ = command::keys(spec, args, &mut keys);
     let keys: Vec<&[u8]> = keys.iter().map(|&key| args.get(key as usize)).collect();
-    let mut told = Told { command: spec.title().to_ascii_lowercase(), ..Told::empty() };
+    let mut told = Told {
+        command: spec.title().to_ascii_lowercase(),
+        ..Told::empty()
+    };
     let plan = command::resolve(args)
         .map_err(|refusal| refusal.line())
         .and_then(|spec| route::route(spec, args, topology, 0, &mut Scratch::default()));
@@ -57,7 +60,8 @@ fn decide<'a>(spec: &'static Spec, args: &Args<'a>, topology: &Topology) -> Told
         }
     }
     told.keys = keys;
-    told.nodes.extend(told.shards.iter().map(|&shard| topology.placement(shard).node));
+    told.nodes
+        .extend(told.shards.iter().map(|&shard| topology.placement(shard).node));
     told
 }
 
@@ -82,14 +86,19 @@ impl<'a> Told<'a> {
             }
             Plan::One(shard) => {
                 // A split whose keys all live together is not split.
-                self.strategy = if service(spec).0 == "single" { "single" } else { "same-shard" };
+                self.strategy = if service(spec).0 == "single" {
+                    "single"
+                } else {
+                    "same-shard"
+                };
                 self.detail = "sent to its shard as it is";
                 self.shards.insert(*shard);
             }
             Plan::Split(split, splitting) => {
                 self.strategy = "split";
                 self.detail = merged(*split);
-                self.shards.extend(splitting.parts().iter().map(|part| part.shard));
+                self.shards
+                    .extend(splitting.parts().iter().map(|part| part.shard));
             }
             Plan::FanOut(fan_out) => {
                 self.strategy = "fan-out";
@@ -100,12 +109,19 @@ impl<'a> Told<'a> {
 
     fn fan_out(&mut self, fan_out: FanOut, topology: &Topology) {
         let shards = match fan_out {
-            FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => topology.shards,
+            FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => {
+                topology.shards
+            }
             FanOut::Flushall => topology.total_shards(),
             FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush => 0,
         };
         self.shards.extend((0..shards).map(ShardId));
-        self.nodes.extend(topology.nodes_by_index().filter(|_| shards == 0).map(|(node, _)| node));
+        self.nodes.extend(
+            topology
+                .nodes_by_index()
+                .filter(|_| shards == 0)
+                .map(|(node, _)| node),
+        );
         self.detail = match fan_out {
             FanOut::Dbsize => "asked of every shard, summed",
             FanOut::Keys => "asked of every shard, joined",
@@ -120,12 +136,23 @@ impl<'a> Told<'a> {
     }
 
     fn into_value(self, topology: &Topology) -> Value {
-        let Self { command, keys, shards, nodes, strategy, detail, refused } = self;
+        let Self {
+            command,
+            keys,
+            shards,
+            nodes,
+            strategy,
+            detail,
+            refused,
+        } = self;
         let name = |node: NodeIndex| text(topology.node(node).name.as_str());
         let mut told = row([
             ("command", text(command)),
             ("keys", Value::Array(keys.into_iter().map(Value::bulk).collect())),
-            ("shards", Value::Array(shards.into_iter().map(|shard| int(shard.0)).collect())),
+            (
+                "shards",
+                Value::Array(shards.into_iter().map(|shard| int(shard.0)).collect()),
+            ),
             ("nodes", Value::Array(nodes.into_iter().map(name).collect())),
             ("strategy", text(strategy)),
         ]);
@@ -143,6 +170,8 @@ const fn merged(split: Split) -> &'static str {
     match split {
         Split::Mget => "one part for each shard; values in the order asked",
         Split::Mset => "one part for each shard; OK if all succeed",
-        Split::Del | Split::Unlink | Split::Exists | Split::Touch => "one part for each shard; counts are summed",
+        Split::Del | Split::Unlink | Split::Exists | Split::Touch => {
+            "one part for each shard; counts are summed"
+        }
     }
 }

@@ -12,7 +12,10 @@ pub(super) fn help(args: &Args<'_>, rest: usize) -> Result<Value, String> {
     };
     match WORDS.iter().find(|word| is(noun, word.noun)) {
         Some(word) => Ok(of_noun(word.noun)),
-        None => Err(format!("ERR there is no word '{}'. Try PRESHARD HELP.", shown(noun))),
+        None => Err(format!(
+            "ERR there is no word '{}'. Try PRESHARD HELP.",
+            shown(noun)
+        )),
     }
 }
 
@@ -28,7 +31,11 @@ fn lines(head: String, words: impl Iterator<Item = &'static Word>) -> Value {
     for word in words {
         let typed = word.line();
         let typed = typed.strip_prefix("PRESHARD ").unwrap_or(&typed);
-        let later = if word.is_served() { "" } else { " (not in this version)" };
+        let later = if word.is_served() {
+            ""
+        } else {
+            " (not in this version)"
+        };
         lines.push(line(typed.to_owned()));
         lines.push(line(format!("    {}{later}", word.what)));
     }

@@ -25,12 +25,17 @@ const SECTIONS: [Section; 7] = [
 
 /// `PRESHARD INFO [section]`.
 pub(super) fn section(context: &AdminContext, args: &Args<'_>, rest: usize) -> Result<Value, String> {
-    let Some(asked) = args.try_get(rest) else { return Ok(all(context)) };
+    let Some(asked) = args.try_get(rest) else {
+        return Ok(all(context));
+    };
     if SECTIONS.iter().any(|(name, _)| is(asked, name)) {
         return Ok(text(context, |name| is(asked, name)));
     }
     let names = SECTIONS.map(|(name, _)| name.to_ascii_lowercase()).join(", ");
-    Err(format!("ERR '{}' is no section: give one of {names}, or none for all", shown(asked)))
+    Err(format!(
+        "ERR '{}' is no section: give one of {names}, or none for all",
+        shown(asked)
+    ))
 }
 
 /// Plain `INFO [section …]`: as in Redis, unknown sections are silently empty.
@@ -56,11 +61,17 @@ fn text(context: &AdminContext, wanted: impl Fn(&str) -> bool) -> Value {
             let _ = write!(text, "{field}:{value}\r\n");
         }
     }
-    Value::Verbatim { format: *b"txt", text: text.into_bytes() }
+    Value::Verbatim {
+        format: *b"txt",
+        text: text.into_bytes(),
+    }
 }
 
 fn pairs<const N: usize>(pairs: [(&str, String); N]) -> Fields {
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }
 
 fn server(context: &AdminContext) -> Fields {
@@ -83,7 +94,10 @@ fn server(context: &AdminContext) -> Fields {
 fn clients(context: &AdminContext) -> Fields {
     let metrics = &context.shared.metrics;
     let mut fields = pairs([
-        ("connected_clients", metrics.totals().client_connections.to_string()),
+        (
+            "connected_clients",
+            metrics.totals().client_connections.to_string(),
+        ),
         ("maxclients", context.shared.max_clients.to_string()),
     ]);
     let workers = metrics.clients_by_worker().into_iter().enumerate();
@@ -111,7 +125,10 @@ fn stats(context: &AdminContext) -> Fields {
 }
 
 fn replication(_context: &AdminContext) -> Fields {
-    pairs([("role", "master".to_owned()), ("connected_slaves", "0".to_owned())])
+    pairs([
+        ("role", "master".to_owned()),
+        ("connected_slaves", "0".to_owned()),
+    ])
 }
 
 fn topology(context: &AdminContext) -> Fields {

@@ -75,7 +75,10 @@ impl AdminContext {
             Action::Explain => Ok(explain::explain(self, args, rest)),
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
-            Action::NotYet => Err(format!("ERR PRESHARD {} is not in this version of preshard yet", word.path())),
+            Action::NotYet => Err(format!(
+                "ERR PRESHARD {} is not in this version of preshard yet",
+                word.path()
+            )),
         };
         answer.unwrap_or_else(Value::error)
     }

@@ -80,7 +80,9 @@ impl Rates {
     pub(super) fn window(&self, now: Instant) -> Window {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let since = samples.front().cloned();
-        let age = since.as_ref().map_or(Duration::ZERO, |sample| now.saturating_duration_since(sample.at));
+        let age = since
+            .as_ref()
+            .map_or(Duration::ZERO, |sample| now.saturating_duration_since(sample.at));
         // In the first second a handful of requests would look like thousands a second.
         let millis = u64::try_from(age.max(SAMPLE_INTERVAL).as_millis()).unwrap_or(u64::MAX);
         Window { since, millis }
@@ -90,20 +92,32 @@ impl Rates {
 impl Window {
     /// Requests and bytes a second of a shard that has counted `now`.
     pub(super) fn shard(&self, shard: ShardId, now: &ShardTotals) -> (u64, u64) {
-        let before = self.since.as_ref().and_then(|sample| sample.shards.get(shard.index()).copied());
+        let before = self
+            .since
+            .as_ref()
+            .and_then(|sample| sample.shards.get(shard.index()).copied());
         let (requests, bytes_before) = before.unwrap_or_else(|| (now.requests, bytes(now)));
-        (self.rate(requests, now.requests), self.rate(bytes_before, bytes(now)))
+        (
+            self.rate(requests, now.requests),
+            self.rate(bytes_before, bytes(now)),
+        )
     }
 
     /// Replies a second of a node that has counted `now`.
     pub(super) fn node(&self, name: &str, now: u64) -> u64 {
-        let before = self.since.as_ref().and_then(|sample| sample.nodes.get(name).copied());
+        let before = self
+            .since
+            .as_ref()
+            .and_then(|sample| sample.nodes.get(name).copied());
         self.rate(before.unwrap_or(now), now)
     }
 
     /// What a sum of the whole proxy grew by a second.
     pub(super) fn total(&self, now: &Totals, of: impl Fn(&Totals) -> u64) -> u64 {
-        let before = self.since.as_ref().map_or_else(|| of(now), |sample| of(&sample.totals));
+        let before = self
+            .since
+            .as_ref()
+            .map_or_else(|| of(now), |sample| of(&sample.totals));
         self.rate(before, of(now))
     }
 

@@ -34,7 +34,10 @@ pub(super) struct Attempts {
 
 impl Attempts {
     pub(super) fn new(delay: Duration) -> Self {
-        Self { delay, last_wrong: Mutex::default() }
+        Self {
+            delay,
+            last_wrong: Mutex::default(),
+        }
     }
 
     async fn before(&self) {
@@ -64,7 +67,14 @@ impl Session {
     pub(super) fn new(context: Arc<AdminContext>, attempts: Arc<Attempts>) -> Self {
         let id = context.shared.registry.next_id();
         let authenticated = context.config.admin.password.is_none();
-        Self { context, attempts, id, protocol: Protocol::Resp2, authenticated, name: String::new() }
+        Self {
+            context,
+            attempts,
+            id,
+            protocol: Protocol::Resp2,
+            authenticated,
+            name: String::new(),
+        }
     }
 
     pub(super) const fn is_authenticated(&self) -> bool {
@@ -132,9 +142,9 @@ impl Session {
             ("getname", 2) => Ok(Value::bulk(self.name.as_str())),
             ("setname", 3) => self.set_name(args.get(2)).map(|()| Value::OK),
             ("setinfo", 4) => Ok(Value::OK),
-            ("id" | "getname" | "setname" | "setinfo", _) => {
-                Err(format!("ERR wrong number of arguments for 'client|{verb}' command"))
-            }
+            ("id" | "getname" | "setname" | "setinfo", _) => Err(format!(
+                "ERR wrong number of arguments for 'client|{verb}' command"
+            )),
             _ => Err(format!(
                 "ERR unknown subcommand '{}'. Try CLIENT HELP on the data port, or PRESHARD SHOW CLIENTS.",
                 shown(args.get(1))
@@ -156,7 +166,9 @@ impl Session {
             3 => args.get(1) == b"default",
             _ => return Err("ERR wrong number of arguments for 'auth' command".to_owned()),
         };
-        self.log_in(known, args.get(args.len() - 1)).await.map(|()| Value::OK)
+        self.log_in(known, args.get(args.len() - 1))
+            .await
+            .map(|()| Value::OK)
     }
 
     async fn log_in(&mut self, known: bool, password: &[u8]) -> Result<(), String> {

@@ -15,9 +15,14 @@ pub(super) fn info(context: &AdminContext, word: &[u8]) -> Result<Value, String>
     let shard = named(&topology, word)?;
     let window = context.rates.window(Instant::now());
     let mut fields = shard_row(context, &topology, &window, shard);
-    let slots = topology.slots_of(shard).map_or_else(String::new, |slots| format!("{}-{}", slots.start(), slots.end()));
+    let slots = topology
+        .slots_of(shard)
+        .map_or_else(String::new, |slots| format!("{}-{}", slots.start(), slots.end()));
     fields.push((Value::bulk("slots"), text(slots)));
-    fields.push((Value::bulk("selects"), int(topology.pinned_db(shard).unwrap_or(0))));
+    fields.push((
+        Value::bulk("selects"),
+        int(topology.pinned_db(shard).unwrap_or(0)),
+    ));
     Ok(Value::Map(fields))
 }
 
@@ -38,8 +43,12 @@ pub(super) fn of(context: &AdminContext, key: &[u8]) -> Value {
 /// The shard that a word names: its number, or `db:3` for the one that is database 3.
 fn named(topology: &Topology, word: &[u8]) -> Result<ShardId, String> {
     let shard = match word.split_at_checked(3) {
-        Some((prefix, db)) if prefix.eq_ignore_ascii_case(b"db:") => number(db).and_then(|db| topology.pinned_shard(db)),
-        Some(_) | None => number(word).map(ShardId).filter(|&shard| topology.has_shard(shard)),
+        Some((prefix, db)) if prefix.eq_ignore_ascii_case(b"db:") => {
+            number(db).and_then(|db| topology.pinned_shard(db))
+        }
+        Some(_) | None => number(word)
+            .map(ShardId)
+            .filter(|&shard| topology.has_shard(shard)),
     };
     shard.ok_or_else(|| {
         let last = topology.total_shards().saturating_sub(1);
@@ -47,7 +56,10 @@ fn named(topology: &Topology, word: &[u8]) -> Result<ShardId, String> {
             0 => String::new(),
             pinned => format!(", or db:1 to db:{pinned}"),
         };
-        format!("ERR '{}' is no shard: give a number from 0 to {last}{pinned}", shown(word))
+        format!(
+            "ERR '{}' is no shard: give a number from 0 to {last}{pinned}",
+            shown(word)
+        )
     })
 }
 

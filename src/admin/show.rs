@@ -13,7 +13,8 @@ use crate::topology::Topology;
 pub(super) fn shards(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load();
     let window = context.rates.window(Instant::now());
-    let rows = (0..topology.total_shards()).map(|shard| Value::Map(shard_row(context, &topology, &window, ShardId(shard))));
+    let rows = (0..topology.total_shards())
+        .map(|shard| Value::Map(shard_row(context, &topology, &window, ShardId(shard))));
     Value::Array(rows.collect())
 }
 
@@ -39,7 +40,10 @@ pub(super) fn shard_row(
         ("ops", int(ops)),
         ("bytes", int(bytes)),
     ];
-    fields.into_iter().map(|(name, value)| (Value::bulk(name), value)).collect()
+    fields
+        .into_iter()
+        .map(|(name, value)| (Value::bulk(name), value))
+        .collect()
 }
 
 /// `SHOW NODES`: one row a node.
@@ -48,7 +52,14 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
     let window = context.rates.window(Instant::now());
     let rows = topology.nodes_by_index().map(|(node, described)| {
         let totals = context.shared.metrics.node_totals(&described.name);
-        let view = context.shared.nodes.load().nodes.get(node.index()).cloned().unwrap_or_default();
+        let view = context
+            .shared
+            .nodes
+            .load()
+            .nodes
+            .get(node.index())
+            .cloned()
+            .unwrap_or_default();
         row([
             ("name", text(described.name.as_str())),
             ("address", text(described.address.to_string())),
@@ -78,13 +89,20 @@ pub(super) fn node_state(context: &AdminContext, node: NodeIndex) -> &'static st
 /// `SHOW CLIENTS`: one row a client, with the fields of its line in `CLIENT LIST`.
 pub(super) fn clients(context: &AdminContext) -> Value {
     let now = context.shared.now_ms();
-    let rows = context.shared.registry.list().into_iter().map(|info| client_row(&info.line(now)));
+    let rows = context
+        .shared
+        .registry
+        .list()
+        .into_iter()
+        .map(|info| client_row(&info.line(now)));
     Value::Array(rows.collect())
 }
 
 /// Takes a line of `CLIENT LIST` apart. The path of a Unix socket may hold spaces; nothing else does.
 fn client_row(line: &str) -> Value {
-    const TEXTS: [&str; 9] = ["addr", "laddr", "name", "flags", "events", "cmd", "user", "lib-name", "lib-ver"];
+    const TEXTS: [&str; 9] = [
+        "addr", "laddr", "name", "flags", "events", "cmd", "user", "lib-name", "lib-ver",
+    ];
     let mut fields: Vec<(&str, String)> = Vec::new();
     for word in line.split(' ') {
         match (word.split_once('='), fields.last_mut()) {
@@ -97,7 +115,11 @@ fn client_row(line: &str) -> Value {
         }
     }
     let typed = |(name, value): (&str, String)| {
-        let number = if TEXTS.contains(&name) { None } else { value.parse().ok() };
+        let number = if TEXTS.contains(&name) {
+            None
+        } else {
+            value.parse().ok()
+        };
         (Value::bulk(name), number.map_or_else(|| text(value), Value::Int))
     };
     Value::Map(fields.into_iter().map(typed).collect())
@@ -106,7 +128,10 @@ fn client_row(line: &str) -> Value {
 /// `SHOW CONFIG`: one row a key of the config file.
 pub(super) fn config(context: &AdminContext) -> Value {
     let rows = context.config.settings().into_iter();
-    Value::Array(rows.map(|(key, value)| row([("key", text(key)), ("value", text(value))])).collect())
+    Value::Array(
+        rows.map(|(key, value)| row([("key", text(key)), ("value", text(value))]))
+            .collect(),
+    )
 }
 
 /// `SHOW STATS`: sums of the whole proxy. Cheap: no shard and no client is looked at.
@@ -128,12 +153,21 @@ pub(super) fn stats(context: &AdminContext) -> Value {
         ("ops", int(window.total(&totals, |totals| totals.requests))),
         ("receive_bytes", int(totals.receive_bytes)),
         ("transmit_bytes", int(totals.transmit_bytes)),
-        ("receive_rate", int(window.total(&totals, |totals| totals.receive_bytes))),
-        ("transmit_rate", int(window.total(&totals, |totals| totals.transmit_bytes))),
+        (
+            "receive_rate",
+            int(window.total(&totals, |totals| totals.receive_bytes)),
+        ),
+        (
+            "transmit_rate",
+            int(window.total(&totals, |totals| totals.transmit_bytes)),
+        ),
         ("input_buffer_bytes", int(totals.input_buffer_bytes)),
         ("output_buffer_bytes", int(totals.output_buffer_bytes)),
         ("nodes", int(topology.nodes.len())),
-        ("nodes_up", int(shared.nodes.load().nodes.iter().filter(|node| node.up).count())),
+        (
+            "nodes_up",
+            int(shared.nodes.load().nodes.iter().filter(|node| node.up).count()),
+        ),
         ("draining", int(i64::from(shared.is_draining()))),
     ])
 }

@@ -21,7 +21,10 @@ use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
 pub(super) fn context(extra: &str) -> AdminContext {
     let text = format!("[topology]\nshards = 8\npinned = 4\n{extra}");
     let config = Config::parse(Path::new("/etc/preshard/p.toml"), &text, std::iter::empty()).unwrap();
-    let node = |name: &str, address: &str| Node { name: name.to_owned(), address: address.parse().unwrap() };
+    let node = |name: &str, address: &str| Node {
+        name: name.to_owned(),
+        address: address.parse().unwrap(),
+    };
     let nodes = vec![node("a", "127.0.0.1:1"), node("b", "127.0.0.1:2")];
     let topology = Topology::seed("test".to_owned(), 8, 4, nodes).unwrap();
     let metrics = Metrics::new(MetricsOptions {
@@ -50,7 +53,11 @@ pub(super) fn context(extra: &str) -> AdminContext {
         started_unix: 1_700_000_000,
         run_id: "f00".to_owned(),
     };
-    AdminContext { shared: Arc::new(shared), config: Arc::new(config), rates: Arc::new(Rates::default()) }
+    AdminContext {
+        shared: Arc::new(shared),
+        config: Arc::new(config),
+        rates: Arc::new(Rates::default()),
+    }
 }
 
 fn limits() -> Limits {
@@ -82,7 +89,10 @@ fn limits() -> Limits {
 
 /// Asks `PRESHARD …` with words parted by spaces.
 pub(super) async fn ask(context: &AdminContext, words: &str) -> Value {
-    let words: Vec<&[u8]> = std::iter::once("PRESHARD").chain(words.split_whitespace()).map(str::as_bytes).collect();
+    let words: Vec<&[u8]> = std::iter::once("PRESHARD")
+        .chain(words.split_whitespace())
+        .map(str::as_bytes)
+        .collect();
     ask_words(context, &words).await
 }
 
@@ -113,7 +123,10 @@ pub(super) fn rows(value: &Value) -> Vec<BTreeMap<String, String>> {
 /// The fields of a row as text.
 pub(super) fn fields(value: &Value) -> BTreeMap<String, String> {
     match value {
-        Value::Map(pairs) => pairs.iter().map(|(name, value)| (text(name), text(value))).collect(),
+        Value::Map(pairs) => pairs
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
         other => panic!("no row: {other:?}"),
     }
 }

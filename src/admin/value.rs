@@ -14,7 +14,12 @@ pub(super) fn text(text: impl Into<String>) -> Value {
 
 /// One row, or one list of fields.
 pub(super) fn row<const N: usize>(fields: [(&'static str, Value); N]) -> Value {
-    Value::Map(fields.into_iter().map(|(name, value)| (Value::bulk(name), value)).collect())
+    Value::Map(
+        fields
+            .into_iter()
+            .map(|(name, value)| (Value::bulk(name), value))
+            .collect(),
+    )
 }
 
 /// A word of a client as it may stand in an error: short and printable.
@@ -24,5 +29,7 @@ pub(super) fn shown(word: &[u8]) -> String {
     if word.len() > SHOWN_MAX {
         text.push('…');
     }
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

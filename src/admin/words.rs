@@ -49,14 +49,22 @@ impl Word {
     /// Noun and verb: `SHARD MOVE`.
     #[must_use]
     pub fn path(&self) -> String {
-        if self.verb.is_empty() { self.noun.to_owned() } else { format!("{} {}", self.noun, self.verb) }
+        if self.verb.is_empty() {
+            self.noun.to_owned()
+        } else {
+            format!("{} {}", self.noun, self.verb)
+        }
     }
 
     /// The whole line to type, with its arguments.
     #[must_use]
     pub fn line(&self) -> String {
         let path = self.path();
-        if self.usage.is_empty() { format!("PRESHARD {path}") } else { format!("PRESHARD {path} {}", self.usage) }
+        if self.usage.is_empty() {
+            format!("PRESHARD {path}")
+        } else {
+            format!("PRESHARD {path} {}", self.usage)
+        }
     }
 
     /// Whether this version has it.
@@ -75,7 +83,14 @@ const fn word(
     what: &'static str,
     action: Action,
 ) -> Word {
-    Word { noun, verb, usage, what, arguments: (least, most), action }
+    Word {
+        noun,
+        verb,
+        usage,
+        what,
+        arguments: (least, most),
+        action,
+    }
 }
 
 const fn later(noun: &'static str, verb: &'static str, usage: &'static str, what: &'static str) -> Word {
@@ -86,17 +101,65 @@ const NONE: (&str, usize, usize) = ("", 0, 0);
 
 /// All words, in the order of the help.
 pub const WORDS: &[Word] = &[
-    word("HELP", "", ("[noun]", 0, 1), "All words, or those of one noun.", Action::Help),
+    word(
+        "HELP",
+        "",
+        ("[noun]", 0, 1),
+        "All words, or those of one noun.",
+        Action::Help,
+    ),
     word("VERSION", "", NONE, "The version of preshard.", Action::Version),
-    word("INFO", "", ("[section]", 0, 1), "What there is to know about this proxy, as text.", Action::Info),
-    word("CHECK", "", NONE, "Asks every node whether it fits, and looks for risky settings.", Action::Check),
-    word("SHOW", "SHARDS", NONE, "Where every shard lives and how busy it is.", Action::ShowShards),
-    word("SHOW", "NODES", NONE, "All nodes with their state, load and memory.", Action::ShowNodes),
+    word(
+        "INFO",
+        "",
+        ("[section]", 0, 1),
+        "What there is to know about this proxy, as text.",
+        Action::Info,
+    ),
+    word(
+        "CHECK",
+        "",
+        NONE,
+        "Asks every node whether it fits, and looks for risky settings.",
+        Action::Check,
+    ),
+    word(
+        "SHOW",
+        "SHARDS",
+        NONE,
+        "Where every shard lives and how busy it is.",
+        Action::ShowShards,
+    ),
+    word(
+        "SHOW",
+        "NODES",
+        NONE,
+        "All nodes with their state, load and memory.",
+        Action::ShowNodes,
+    ),
     later("SHOW", "PROXIES", "", "All proxies of this cluster."),
-    word("SHOW", "CLIENTS", NONE, "Who is connected, with the fields of CLIENT LIST.", Action::ShowClients),
+    word(
+        "SHOW",
+        "CLIENTS",
+        NONE,
+        "Who is connected, with the fields of CLIENT LIST.",
+        Action::ShowClients,
+    ),
     later("SHOW", "TASKS", "", "All tasks, as TASK LIST."),
-    word("SHOW", "STATS", NONE, "Sums and rates of this proxy.", Action::ShowStats),
-    word("SHOW", "CONFIG", NONE, "The settings in force, secrets left out.", Action::ShowConfig),
+    word(
+        "SHOW",
+        "STATS",
+        NONE,
+        "Sums and rates of this proxy.",
+        Action::ShowStats,
+    ),
+    word(
+        "SHOW",
+        "CONFIG",
+        NONE,
+        "The settings in force, secrets left out.",
+        Action::ShowConfig,
+    ),
     word(
         "SHOW",
         "COMMANDS",
@@ -107,30 +170,77 @@ pub const WORDS: &[Word] = &[
     later("SHOW", "HOTKEYS", "", "Keys that are asked for most."),
     later("SHOW", "BIGKEYS", "", "Keys that take the most memory."),
     later("SHOW", "SLOWLOG", "", "Requests that took long."),
-    word("SHARD", "INFO", ("<n|db:d>", 1, 1), "One shard: its row of SHOW SHARDS and its slots.", Action::ShardInfo),
-    word("SHARD", "OF", ("<key>", 1, 1), "Slot, shard and node of a key.", Action::ShardOf),
+    word(
+        "SHARD",
+        "INFO",
+        ("<n|db:d>", 1, 1),
+        "One shard: its row of SHOW SHARDS and its slots.",
+        Action::ShardInfo,
+    ),
+    word(
+        "SHARD",
+        "OF",
+        ("<key>", 1, 1),
+        "Slot, shard and node of a key.",
+        Action::ShardOf,
+    ),
     later(
         "SHARD",
         "MOVE",
         "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
         "Moves shards to another node while they are served.",
     ),
-    later("SHARD", "VERIFY", "<n>", "Compares a moved shard with its source."),
+    later(
+        "SHARD",
+        "VERIFY",
+        "<n>",
+        "Compares a moved shard with its source.",
+    ),
     later("SHARD", "PAUSE", "<n>", "Holds the requests of a shard."),
-    later("SHARD", "RESUME", "<n>", "Lets the requests of a paused shard go."),
+    later(
+        "SHARD",
+        "RESUME",
+        "<n>",
+        "Lets the requests of a paused shard go.",
+    ),
     later("NODE", "ADD", "<name> <address>", "Adds a node without shards."),
     later("NODE", "REMOVE", "<name>", "Removes a node that has no shards."),
     later("NODE", "DRAIN", "<name>", "Moves all shards away from a node."),
-    later("NODE", "SET", "<name> <option> <value>", "Changes an option of a node."),
-    later("PLAN", "REBALANCE", "[BY keys|ops|memory]", "Plans moves that even out the nodes."),
+    later(
+        "NODE",
+        "SET",
+        "<name> <option> <value>",
+        "Changes an option of a node.",
+    ),
+    later(
+        "PLAN",
+        "REBALANCE",
+        "[BY keys|ops|memory]",
+        "Plans moves that even out the nodes.",
+    ),
     later("PLAN", "SHOW", "<id>", "The moves of a plan."),
     later("PLAN", "APPLY", "<id>", "Carries a plan out."),
     later("TASK", "LIST", "", "All tasks."),
     later("TASK", "STATUS", "<id>", "How far a task is."),
-    later("TASK", "CUTOVER", "<id>", "Lets a task that is ready switch its shard over."),
+    later(
+        "TASK",
+        "CUTOVER",
+        "<id>",
+        "Lets a task that is ready switch its shard over.",
+    ),
     later("TASK", "CANCEL", "<id>", "Stops a task before its cutover."),
-    later("TASK", "ROLLBACK", "<id>", "Brings a moved shard back to its source."),
-    later("TASK", "FINALIZE", "<id>", "Gives up the way back and clears the source."),
+    later(
+        "TASK",
+        "ROLLBACK",
+        "<id>",
+        "Brings a moved shard back to its source.",
+    ),
+    later(
+        "TASK",
+        "FINALIZE",
+        "<id>",
+        "Gives up the way back and clears the source.",
+    ),
     word(
         "EXPLAIN",
         "",
@@ -139,11 +249,28 @@ pub const WORDS: &[Word] = &[
         Action::Explain,
     ),
     later("CONFIG", "GET", "<key>", "One setting."),
-    later("CONFIG", "SET", "<key> <value>", "Changes a setting while serving."),
+    later(
+        "CONFIG",
+        "SET",
+        "<key> <value>",
+        "Changes a setting while serving.",
+    ),
     later("CONFIG", "RELOAD", "", "Reads the config file again."),
-    word("TOPOLOGY", "DUMP", NONE, "The whole topology as a JSON document.", Action::TopologyDump),
+    word(
+        "TOPOLOGY",
+        "DUMP",
+        NONE,
+        "The whole topology as a JSON document.",
+        Action::TopologyDump,
+    ),
     later("TOPOLOGY", "LOAD", "<json>", "Puts a dumped topology in force."),
-    word("TOPOLOGY", "EPOCH", NONE, "The version of the topology in force.", Action::TopologyEpoch),
+    word(
+        "TOPOLOGY",
+        "EPOCH",
+        NONE,
+        "The version of the topology in force.",
+        Action::TopologyEpoch,
+    ),
 ];
 
 /// The word that a request means, and the index of its first own argument.
@@ -153,7 +280,10 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
     };
     let mut of_noun = WORDS.iter().filter(|word| is(noun, word.noun)).peekable();
     let Some(&first) = of_noun.peek() else {
-        return Err(format!("ERR unknown subcommand '{}'. Try PRESHARD HELP.", shown(noun)));
+        return Err(format!(
+            "ERR unknown subcommand '{}'. Try PRESHARD HELP.",
+            shown(noun)
+        ));
     };
     let (word, rest) = if first.verb.is_empty() {
         (first, 2)
@@ -170,7 +300,10 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
             Some(word) => (word, 3),
             None => {
                 let verb = shown(verb);
-                return Err(format!("ERR unknown subcommand '{verb}'. Try PRESHARD HELP {}.", first.noun));
+                return Err(format!(
+                    "ERR unknown subcommand '{verb}'. Try PRESHARD HELP {}.",
+                    first.noun
+                ));
             }
         }
     };

@@ -22,7 +22,12 @@ const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
 #[derive(Debug, Args)]
 pub(super) struct Admin {
     /// The admin listener: host:port, [v6]:port or unix:/path
-    #[arg(long, value_name = "ADDRESS", env = "PRESHARD_ADMIN", default_value = "127.0.0.1:6381")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "PRESHARD_ADMIN",
+        default_value = "127.0.0.1:6381"
+    )]
     addr: Address,
     /// File whose first line is the password of the admin listener
     #[arg(long, value_name = "FILE")]
@@ -40,7 +45,9 @@ pub(super) struct Admin {
 enum AdminError {
     #[error("cannot read the password file {}: {error}", path.display())]
     Password { path: PathBuf, error: io::Error },
-    #[error("cannot reach the admin listener at {address}: {error}; is the proxy running, and is [admin] listen that address?")]
+    #[error(
+        "cannot reach the admin listener at {address}: {error}; is the proxy running, and is [admin] listen that address?"
+    )]
     Unreachable { address: Address, error: io::Error },
     #[error("{address} did not answer as a RESP server does")]
     NotRedis { address: Address },
@@ -64,7 +71,11 @@ pub(super) fn admin(admin: &Admin) -> u8 {
         }
     };
     let failed = matches!(value, Value::Error(_));
-    let printed = if admin.json { format!("{:#}\n", json::value(&value)) } else { render::value(&value) };
+    let printed = if admin.json {
+        format!("{:#}\n", json::value(&value))
+    } else {
+        render::value(&value)
+    };
     if failed && !admin.json {
         eprint!("{printed}");
     } else {
@@ -77,7 +88,10 @@ pub(super) fn admin(admin: &Admin) -> u8 {
 /// Logs in and asks. An error reply of either is the answer.
 fn ask(admin: &Admin) -> Result<Value, AdminError> {
     let password = admin.password_file.as_deref().map(read_password).transpose()?;
-    let failed = |error| AdminError::Unreachable { address: admin.addr.clone(), error };
+    let failed = |error| AdminError::Unreachable {
+        address: admin.addr.clone(),
+        error,
+    };
     let mut link = Link::connect(&admin.addr).map_err(failed)?;
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
@@ -96,10 +110,15 @@ fn ask(admin: &Admin) -> Result<Value, AdminError> {
 }
 
 fn read_password(path: &Path) -> Result<String, AdminError> {
-    let failed = |error| AdminError::Password { path: path.to_owned(), error };
+    let failed = |error| AdminError::Password {
+        path: path.to_owned(),
+        error,
+    };
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(failed)?;
-    file.take(PASSWORD_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    file.take(PASSWORD_BYTES_MAX)
+        .read_to_string(&mut text)
+        .map_err(failed)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
@@ -135,7 +154,10 @@ impl Link {
     }
 
     fn exchange(&mut self, words: &[&[u8]], address: &Address) -> Result<Value, AdminError> {
-        let failed = |error| AdminError::Unreachable { address: address.clone(), error };
+        let failed = |error| AdminError::Unreachable {
+            address: address.clone(),
+            error,
+        };
         let mut frame = Vec::new();
         resp::write_request(&mut frame, words);
         self.write_all(&frame).map_err(failed)?;
@@ -150,11 +172,20 @@ impl Link {
             match scanner.feed(&chunk[..read]) {
                 Ok(Some(end)) if end == read => break,
                 Ok(None) if reply.len() <= REPLY_BYTES_MAX => {}
-                Ok(_) | Err(_) => return Err(AdminError::NotRedis { address: address.clone() }),
+                Ok(_) | Err(_) => {
+                    return Err(AdminError::NotRedis {
+                        address: address.clone(),
+                    });
+                }
             }
         }
-        let limits = DecodeLimits { bytes: REPLY_BYTES_MAX, ..DecodeLimits::default() };
-        resp::decode(&reply, limits).map_err(|_| AdminError::NotRedis { address: address.clone() })
+        let limits = DecodeLimits {
+            bytes: REPLY_BYTES_MAX,
+            ..DecodeLimits::default()
+        };
+        resp::decode(&reply, limits).map_err(|_| AdminError::NotRedis {
+            address: address.clone(),
+        })
     }
 
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {

@@ -54,7 +54,11 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         Some(topology) => topology,
         None => seed(config)?,
     };
-    let origin = if seeding { "would be made at the first start" } else { "is stored" };
+    let origin = if seeding {
+        "would be made at the first start"
+    } else {
+        "is stored"
+    };
     println!(
         "topology: {} shards and {} pinned databases on {} nodes, epoch {}; it {origin}",
         topology.shards,
@@ -62,9 +66,14 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         topology.nodes.len(),
         topology.epoch
     );
-    let credentials =
-        NodeCredentials { username: config.nodes.username.clone(), password: config.nodes.password.clone() };
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let credentials = NodeCredentials {
+        username: config.nodes.username.clone(),
+        password: config.nodes.password.clone(),
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }
@@ -74,7 +83,10 @@ fn seed(config: &Config) -> Result<Topology, String> {
     let cluster = settings.cluster.clone().unwrap_or_else(|| NAMELESS.to_owned());
     Topology::seed(cluster, settings.shards, settings.pinned, settings.nodes.clone()).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        format!("the topology store is empty, and the config makes no topology: {}", lines.join("; "))
+        format!(
+            "the topology store is empty, and the config makes no topology: {}",
+            lines.join("; ")
+        )
     })
 }
 

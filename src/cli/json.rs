@@ -7,7 +7,9 @@ use crate::resp::Value;
 /// Recursion is bounded: what was decoded nests no deeper than its limit.
 pub(super) fn value(answer: &Value) -> Json {
     match answer {
-        Value::Error(line) => Json::Object(Map::from_iter([("error".to_owned(), Json::String(line.clone()))])),
+        Value::Error(line) => {
+            Json::Object(Map::from_iter([("error".to_owned(), Json::String(line.clone()))]))
+        }
         Value::Simple(text) => Json::String(text.clone().into_owned()),
         Value::BigNumber(digits) => Json::String(digits.clone()),
         Value::Bulk(bytes) | Value::Verbatim { text: bytes, .. } => text(bytes),
@@ -15,7 +17,9 @@ pub(super) fn value(answer: &Value) -> Json {
         Value::Double(number) => Number::from_f64(*number).map_or(Json::Null, Json::Number),
         Value::Bool(truth) => Json::Bool(*truth),
         Value::Null | Value::NullArray => Json::Null,
-        Value::Array(values) | Value::Set(values) | Value::Push(values) => Json::Array(values.iter().map(value).collect()),
+        Value::Array(values) | Value::Set(values) | Value::Push(values) => {
+            Json::Array(values.iter().map(value).collect())
+        }
         Value::Map(pairs) => Json::Object(pairs.iter().map(|(name, of)| (key(name), value(of))).collect()),
     }
 }

@@ -8,7 +8,11 @@
 //!
 //! Answers go to the standard output, everything else to the standard error stream.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is where preshard speaks to people")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where preshard speaks to people"
+)]
 
 mod admin;
 mod check;
@@ -63,7 +67,11 @@ fn load(path: &Path) -> Result<Config, u8> {
     Config::load(path).map_err(|errors| {
         eprintln!("{errors}");
         let count = errors.0.len();
-        eprintln!("{count} {} in {}", if count == 1 { "mistake" } else { "mistakes" }, path.display());
+        eprintln!(
+            "{count} {} in {}",
+            if count == 1 { "mistake" } else { "mistakes" },
+            path.display()
+        );
         EXIT_STATUS
     })
 }
@@ -80,8 +88,13 @@ mod tests {
 
     #[test]
     fn words_of_admin_are_taken_as_they_are() {
-        let cli = Cli::try_parse_from(["preshard", "admin", "--json", "EXPLAIN", "ZADD", "k", "-1", "--json"]).unwrap();
-        let Command::Admin(admin) = cli.command else { panic!("{cli:?}") };
+        let cli = Cli::try_parse_from([
+            "preshard", "admin", "--json", "EXPLAIN", "ZADD", "k", "-1", "--json",
+        ])
+        .unwrap();
+        let Command::Admin(admin) = cli.command else {
+            panic!("{cli:?}")
+        };
         assert!(admin.json);
         assert_eq!(admin.words, ["EXPLAIN", "ZADD", "k", "-1", "--json"]);
         assert!(Cli::try_parse_from(["preshard", "serve"]).is_err());

@@ -7,7 +7,9 @@ use crate::resp::Value;
 /// The whole answer, ending in a newline unless it is empty.
 pub(super) fn value(answer: &Value) -> String {
     let mut text = match answer {
-        Value::Array(rows) if !rows.is_empty() && rows.iter().all(|row| matches!(row, Value::Map(_))) => table(rows),
+        Value::Array(rows) if !rows.is_empty() && rows.iter().all(|row| matches!(row, Value::Map(_))) => {
+            table(rows)
+        }
         Value::Array(lines) if lines.is_empty() => "(none)".to_owned(),
         Value::Array(lines) => lines.iter().map(cell).collect::<Vec<_>>().join("\n"),
         Value::Map(fields) => list(fields),
@@ -30,19 +32,26 @@ fn table(rows: &[Value]) -> String {
         let mut line = vec![String::new(); columns.len()];
         for (name, value) in fields {
             let name = cell(name);
-            let at = columns.iter().position(|column| *column == name).unwrap_or_else(|| {
-                columns.push(name);
-                is_number.push(true);
-                line.push(String::new());
-                columns.len() - 1
-            });
+            let at = columns
+                .iter()
+                .position(|column| *column == name)
+                .unwrap_or_else(|| {
+                    columns.push(name);
+                    is_number.push(true);
+                    line.push(String::new());
+                    columns.len() - 1
+                });
             line[at] = cell(value);
             is_number[at] &= matches!(value, Value::Int(_) | Value::Double(_) | Value::Null);
         }
         cells.push(line);
     }
     let width = |at: usize| {
-        let longest = cells.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();
+        let longest = cells
+            .iter()
+            .filter_map(|line| line.get(at))
+            .map(|cell| cell.chars().count())
+            .max();
         longest.unwrap_or(0).max(columns[at].chars().count())
     };
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
@@ -50,7 +59,11 @@ fn table(rows: &[Value]) -> String {
     for line in std::iter::once(&columns).chain(&cells) {
         let padded = widths.iter().enumerate().map(|(at, &width)| {
             let cell = line.get(at).map_or("", String::as_str);
-            if is_number[at] { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+            if is_number[at] {
+                format!("{cell:>width$}")
+            } else {
+                format!("{cell:<width$}")
+            }
         });
         text.push_str(padded.collect::<Vec<_>>().join("  ").trim_end());
         text.push('\n');
@@ -59,9 +72,15 @@ fn table(rows: &[Value]) -> String {
 }
 
 fn list(fields: &[(Value, Value)]) -> String {
-    let names: Vec<String> = fields.iter().map(|(name, _)| format!("{}:", cell(name))).collect();
+    let names: Vec<String> = fields
+        .iter()
+        .map(|(name, _)| format!("{}:", cell(name)))
+        .collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    let lines = names.iter().zip(fields).map(|(name, (_, value))| format!("{name:<width$} {}", cell(value)).trim_end().to_owned());
+    let lines = names
+        .iter()
+        .zip(fields)
+        .map(|(name, (_, value))| format!("{name:<width$} {}", cell(value)).trim_end().to_owned());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -75,10 +94,13 @@ fn cell(value: &Value) -> String {
         Value::Simple(text) => clean(text),
         Value::Error(text) | Value::BigNumber(text) => clean(text),
         Value::Bulk(bytes) | Value::Verbatim { text: bytes, .. } => clean(&String::from_utf8_lossy(bytes)),
-        Value::Array(values) | Value::Set(values) | Value::Push(values) => ranges(values)
-            .unwrap_or_else(|| values.iter().map(cell).collect::<Vec<_>>().join(",")),
+        Value::Array(values) | Value::Set(values) | Value::Push(values) => {
+            ranges(values).unwrap_or_else(|| values.iter().map(cell).collect::<Vec<_>>().join(","))
+        }
         Value::Map(pairs) => {
-            let pairs = pairs.iter().map(|(name, value)| format!("{}={}", cell(name), cell(value)));
+            let pairs = pairs
+                .iter()
+                .map(|(name, value)| format!("{}={}", cell(name), cell(value)));
             pairs.collect::<Vec<_>>().join(" ")
         }
     }
@@ -95,7 +117,13 @@ fn ranges(values: &[Value]) -> Option<String> {
             Some(_) | None => runs.push((*number, *number)),
         }
     }
-    let shown = runs.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") });
+    let shown = runs.iter().map(|(first, last)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    });
     Some(shown.collect::<Vec<_>>().join(","))
 }
 
@@ -120,14 +148,28 @@ mod tests {
     use super::*;
 
     fn row(fields: &[(&str, Value)]) -> Value {
-        Value::Map(fields.iter().map(|(name, value)| (Value::bulk(*name), value.clone())).collect())
+        Value::Map(
+            fields
+                .iter()
+                .map(|(name, value)| (Value::bulk(*name), value.clone()))
+                .collect(),
+        )
     }
 
     #[test]
     fn rows_are_an_aligned_table() {
         let rows = Value::Array(vec![
-            row(&[("shard", Value::Int(9)), ("node", Value::bulk("redis-1")), ("keys", Value::Null)]),
-            row(&[("shard", Value::Int(10)), ("node", Value::bulk("b")), ("keys", Value::Int(1200)), ("more", Value::bulk("x"))]),
+            row(&[
+                ("shard", Value::Int(9)),
+                ("node", Value::bulk("redis-1")),
+                ("keys", Value::Null),
+            ]),
+            row(&[
+                ("shard", Value::Int(10)),
+                ("node", Value::bulk("b")),
+                ("keys", Value::Int(1200)),
+                ("more", Value::bulk("x")),
+            ]),
         ]);
         let expected = "shard  node     keys  more\n    9  redis-1     -\n   10  b        1200  x\n";
         assert_eq!(value(&rows), expected);
@@ -136,7 +178,11 @@ mod tests {
     #[test]
     fn fields_are_lines_and_shards_are_ranges() {
         let shards = [0, 1, 2, 7].map(Value::Int).to_vec();
-        let fields = row(&[("command", Value::bulk("mget")), ("shards", Value::Array(shards)), ("x", Value::bulk(""))]);
+        let fields = row(&[
+            ("command", Value::bulk("mget")),
+            ("shards", Value::Array(shards)),
+            ("x", Value::bulk("")),
+        ]);
         assert_eq!(value(&fields), "command: mget\nshards:  0-2,7\nx:\n");
     }
 
@@ -147,6 +193,12 @@ mod tests {
         assert_eq!(value(&Value::Int(7)), "7\n");
         assert_eq!(value(&Value::Array(Vec::new())), "(none)\n");
         assert_eq!(value(&Value::error("ERR no")), "ERR no\n");
-        assert_eq!(value(&Value::Array(vec![Value::Simple("A".into()), Value::Simple("    b".into())])), "A\n    b\n");
+        assert_eq!(
+            value(&Value::Array(vec![
+                Value::Simple("A".into()),
+                Value::Simple("    b".into())
+            ])),
+            "A\n    b\n"
+        );
     }
 }

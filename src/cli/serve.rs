@@ -57,5 +57,8 @@ fn log_options(log: &Log) -> LogOptions {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    LogOptions { format, filter: filter.to_owned() }
+    LogOptions {
+        format,
+        filter: filter.to_owned(),
+    }
 }

@@ -34,7 +34,10 @@ impl Config {
             ("proxy.max_clients", proxy.max_clients.to_string()),
             ("proxy.idle_timeout", time(proxy.idle_timeout)),
             ("proxy.tcp_keepalive", time(proxy.tcp_keepalive)),
-            ("proxy.handshake_timeout", format_duration(proxy.handshake_timeout)),
+            (
+                "proxy.handshake_timeout",
+                format_duration(proxy.handshake_timeout),
+            ),
             ("proxy.request_bytes_max", bytes(proxy.request_bytes_max)),
             ("proxy.request_memory_max", bytes(proxy.request_memory_max)),
             ("proxy.in_flight_max", proxy.in_flight_max.to_string()),
@@ -45,12 +48,19 @@ impl Config {
             ("proxy.request_timeout", time(proxy.request_timeout)),
             ("proxy.drain_timeout", format_duration(proxy.drain_timeout)),
             ("proxy.keys_max", proxy.keys_max.to_string()),
-            ("proxy.redis_version", proxy.redis_version.clone().unwrap_or_default()),
+            (
+                "proxy.redis_version",
+                proxy.redis_version.clone().unwrap_or_default(),
+            ),
         ]
     }
 
     fn admin_settings(&self) -> Vec<(&'static str, String)> {
-        let address = |address: &Option<Address>| address.as_ref().map_or_else(|| "off".to_owned(), ToString::to_string);
+        let address = |address: &Option<Address>| {
+            address
+                .as_ref()
+                .map_or_else(|| "off".to_owned(), ToString::to_string)
+        };
         vec![
             ("admin.listen", address(&self.admin.listen)),
             ("admin.http", address(&self.admin.http)),
@@ -79,16 +89,26 @@ impl Config {
             ("nodes.queue_bytes_max", bytes(nodes.queue_bytes_max)),
             ("nodes.batches_in_flight", batches),
             ("nodes.on_empty", on_empty.to_owned()),
-            ("nodes.reconnect_backoff_max", format_duration(nodes.reconnect_backoff_max)),
+            (
+                "nodes.reconnect_backoff_max",
+                format_duration(nodes.reconnect_backoff_max),
+            ),
         ]
     }
 
     fn topology_settings(&self) -> Vec<(&'static str, String)> {
         let StorePlace::File(path) = &self.topology.store;
-        let nodes = self.topology.nodes.iter().map(|node| format!("{}={}", node.name, node.address));
+        let nodes = self
+            .topology
+            .nodes
+            .iter()
+            .map(|node| format!("{}={}", node.name, node.address));
         vec![
             ("topology.store", format!("file:{}", path.display())),
-            ("topology.cluster", self.topology.cluster.clone().unwrap_or_default()),
+            (
+                "topology.cluster",
+                self.topology.cluster.clone().unwrap_or_default(),
+            ),
             ("topology.shards", self.topology.shards.to_string()),
             ("topology.pinned", self.topology.pinned.to_string()),
             ("topology.nodes", nodes.collect::<Vec<_>>().join(",")),
@@ -139,12 +159,17 @@ mod tests {
     use std::path::Path;
 
     fn settings(text: &str) -> Vec<(&'static str, String)> {
-        Config::parse(Path::new("/etc/preshard/p.toml"), text, std::iter::empty()).unwrap().settings()
+        Config::parse(Path::new("/etc/preshard/p.toml"), text, std::iter::empty())
+            .unwrap()
+            .settings()
     }
 
     #[test]
     fn every_key_is_shown_in_the_order_of_the_pages() {
-        let mut expected: Vec<String> = KEYS.iter().map(|key| key.path.replace("password_file", "password")).collect();
+        let mut expected: Vec<String> = KEYS
+            .iter()
+            .map(|key| key.path.replace("password_file", "password"))
+            .collect();
         expected.retain(|path| !path.ends_with("password_sha256"));
         let log = expected.iter().position(|path| path == "log.format").unwrap();
         expected.insert(log, "topology.nodes".to_owned());
@@ -155,7 +180,9 @@ mod tests {
     #[test]
     fn values_are_written_as_in_the_file_and_secrets_are_not() {
         let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
-        let text = format!("[proxy]\npassword_sha256 = \"{hash}\"\nrequest_bytes_max = \"1MiB\"\n[admin]\nhttp = \"off\"\n");
+        let text = format!(
+            "[proxy]\npassword_sha256 = \"{hash}\"\nrequest_bytes_max = \"1MiB\"\n[admin]\nhttp = \"off\"\n"
+        );
         let shown = settings(&text);
         let value = |key: &str| shown.iter().find(|(name, _)| *name == key).unwrap().1.as_str();
         assert_eq!(value("proxy.password"), REDACTED);
@@ -163,7 +190,10 @@ mod tests {
         assert_eq!(value("proxy.request_bytes_max"), "1MiB");
         assert_eq!(value("proxy.idle_timeout"), "0");
         assert_eq!(value("admin.http"), "off");
-        assert_eq!(value("topology.store"), "file:/etc/preshard/preshard-topology.json");
+        assert_eq!(
+            value("topology.store"),
+            "file:/etc/preshard/preshard-topology.json"
+        );
         assert!(shown.iter().all(|(_, value)| !value.contains(hash)));
     }
 }

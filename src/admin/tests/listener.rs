@@ -36,12 +36,20 @@ async fn listen(extra: &str, limits: AdminLimits) -> Listener {
     served.spawn(serve_within(listener, serving, limits, async {
         let _ = stopped.await;
     }));
-    Listener { context, address, stop, served }
+    Listener {
+        context,
+        address,
+        stop,
+        served,
+    }
 }
 
 impl Listener {
     async fn client(&self) -> Client {
-        Client { socket: TcpStream::connect(self.address).await.unwrap(), unread: Vec::new() }
+        Client {
+            socket: TcpStream::connect(self.address).await.unwrap(),
+            unread: Vec::new(),
+        }
     }
 }
 
@@ -65,7 +73,9 @@ impl Client {
                 return std::mem::replace(&mut self.unread, rest);
             }
             fed = self.unread.len();
-            let read = timeout(PATIENCE, self.socket.read_buf(&mut self.unread)).await.unwrap();
+            let read = timeout(PATIENCE, self.socket.read_buf(&mut self.unread))
+                .await
+                .unwrap();
             if !matches!(read, Ok(1..)) {
                 return Vec::new();
             }
@@ -91,11 +101,15 @@ impl Client {
 
 fn with_password() -> String {
     // The hash of "password".
-    "[admin]\npassword_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"\n".to_owned()
+    "[admin]\npassword_sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"\n"
+        .to_owned()
 }
 
 fn quick() -> AdminLimits {
-    AdminLimits { wrong_password_delay: Duration::from_millis(200), ..AdminLimits::default() }
+    AdminLimits {
+        wrong_password_delay: Duration::from_millis(200),
+        ..AdminLimits::default()
+    }
 }
 
 #[tokio::test]
@@ -103,14 +117,36 @@ async fn rows_are_flat_arrays_in_resp2_and_maps_in_resp3() {
     let listener = listen("", quick()).await;
     let mut client = listener.client().await;
     let flat = client.ask("PRESHARD SHARD OF foo").await;
-    let Value::Array(flat) = flat else { panic!("{flat:?}") };
-    assert_eq!(flat[..4], [Value::bulk("key"), Value::bulk("foo"), Value::bulk("slot"), Value::Int(12182)]);
-    let Value::Array(table) = client.ask("PRESHARD SHOW SHARDS").await else { panic!() };
-    assert!(matches!(&table[0], Value::Array(row) if row.len() == 16), "{:?}", table[0]);
+    let Value::Array(flat) = flat else {
+        panic!("{flat:?}")
+    };
+    assert_eq!(
+        flat[..4],
+        [
+            Value::bulk("key"),
+            Value::bulk("foo"),
+            Value::bulk("slot"),
+            Value::Int(12182)
+        ]
+    );
+    let Value::Array(table) = client.ask("PRESHARD SHOW SHARDS").await else {
+        panic!()
+    };
+    assert!(
+        matches!(&table[0], Value::Array(row) if row.len() == 16),
+        "{:?}",
+        table[0]
+    );
 
     let greeting = fields(&client.ask("HELLO 3 SETNAME me").await);
-    assert_eq!((greeting["proto"].as_str(), greeting["role"].as_str()), ("3", "master"));
-    assert_eq!(fields(&client.ask("PRESHARD SHARD OF foo").await)["slot"], "12182");
+    assert_eq!(
+        (greeting["proto"].as_str(), greeting["role"].as_str()),
+        ("3", "master")
+    );
+    assert_eq!(
+        fields(&client.ask("PRESHARD SHARD OF foo").await)["slot"],
+        "12182"
+    );
     assert_eq!(rows(&client.ask("PRESHARD SHOW SHARDS").await).len(), 12);
     assert_eq!(client.ask("CLIENT GETNAME").await, Value::bulk("me"));
     assert!(matches!(client.ask("HELLO 4").await, Value::Error(line) if line.starts_with("NOPROTO")));
@@ -131,15 +167,24 @@ async fn clients_and_tools_can_connect() {
     assert_eq!(client.ask("COMMAND DOCS").await, Value::Array(Vec::new()));
     assert_eq!(client.ask("COMMAND").await, Value::Array(Vec::new()));
     assert!(text(&client.ask("INFO server").await).starts_with("# Server"));
-    assert!(matches!(client.ask("AUTH x").await, Value::Error(line) if line.starts_with("ERR AUTH <password> called")));
+    assert!(
+        matches!(client.ask("AUTH x").await, Value::Error(line) if line.starts_with("ERR AUTH <password> called"))
+    );
     let unknown = client.ask("GET k").await;
     assert!(
         matches!(&unknown, Value::Error(line) if line.starts_with("ERR unknown command 'GET'") && line.contains("PRESHARD HELP")),
         "{unknown:?}"
     );
     client.send(b"preshard shard of \"foo\"\r\nPING\r\n").await;
-    assert!(matches!(client.reply().await, Value::Array(_)), "inline requests work");
-    assert_eq!(client.reply().await, Value::Simple("PONG".into()), "and are answered in order");
+    assert!(
+        matches!(client.reply().await, Value::Array(_)),
+        "inline requests work"
+    );
+    assert_eq!(
+        client.reply().await,
+        Value::Simple("PONG".into()),
+        "and are answered in order"
+    );
     assert_eq!(client.ask("QUIT").await, Value::OK);
     assert!(client.is_closed().await);
 }
@@ -147,22 +192,35 @@ async fn clients_and_tools_can_connect() {
 #[tokio::test]
 async fn nothing_is_told_before_the_password() {
     let listener = listen(&with_password(), quick()).await;
-    assert_eq!(listener.context.config.admin.password, Some(PasswordHash::of(b"password")));
+    assert_eq!(
+        listener.context.config.admin.password,
+        Some(PasswordHash::of(b"password"))
+    );
     let mut client = listener.client().await;
     for line in ["PRESHARD VERSION", "PING", "INFO", "GET k"] {
-        assert_eq!(client.ask(line).await, Value::error("NOAUTH Authentication required."), "{line}");
+        assert_eq!(
+            client.ask(line).await,
+            Value::error("NOAUTH Authentication required."),
+            "{line}"
+        );
     }
     assert!(matches!(client.ask("HELLO 3").await, Value::Error(line) if line.starts_with("NOAUTH HELLO")));
     assert_eq!(client.ask("AUTH password").await, Value::OK);
     assert!(matches!(client.ask("PRESHARD VERSION").await, Value::Bulk(_)));
     let mut client = listener.client().await;
-    assert!(matches!(client.ask("HELLO 3 AUTH default password").await, Value::Map(_)));
+    assert!(matches!(
+        client.ask("HELLO 3 AUTH default password").await,
+        Value::Map(_)
+    ));
     client.send(b"*1025\r\n").await;
     client.send(b"$4\r\nPING\r\n").await;
     drop(client);
     let mut stranger = listener.client().await;
     stranger.send(b"*11\r\n").await;
-    assert_eq!(stranger.reply().await, Value::error("ERR Protocol error: unauthenticated multibulk length"));
+    assert_eq!(
+        stranger.reply().await,
+        Value::error("ERR Protocol error: unauthenticated multibulk length")
+    );
     assert!(stranger.is_closed().await);
 }
 
@@ -179,20 +237,29 @@ async fn a_second_wrong_password_is_late_and_all_are_counted() {
     let asked = Instant::now();
     let mut other = listener.client().await;
     assert_eq!(other.ask("HELLO 3 AUTH default no").await, wrong);
-    assert!(asked.elapsed() >= limits.wrong_password_delay, "another connection is no way round");
+    assert!(
+        asked.elapsed() >= limits.wrong_password_delay,
+        "another connection is no way round"
+    );
     assert_eq!(listener.context.shared.metrics.control().auth_failures.load(), 3);
     assert_eq!(other.ask("AUTH default password").await, Value::OK);
 }
 
 #[tokio::test]
 async fn broken_and_endless_requests_end_the_connection() {
-    let limits = AdminLimits { request_bytes_max: 64 * 1024, ..quick() };
+    let limits = AdminLimits {
+        request_bytes_max: 64 * 1024,
+        ..quick()
+    };
     let listener = listen("", limits).await;
     for (bytes, expected) in [
         (&b"*1\r\n$-5\r\n"[..], "ERR Protocol error: invalid bulk length"),
         (b"*99999999\r\n", "ERR Protocol error: invalid multibulk length"),
         (b"*1\r\n$99999\r\n", "ERR Protocol error: invalid bulk length"),
-        (b"PING \"x\r\n", "ERR Protocol error: unbalanced quotes in request"),
+        (
+            b"PING \"x\r\n",
+            "ERR Protocol error: unbalanced quotes in request",
+        ),
     ] {
         let mut client = listener.client().await;
         client.send(bytes).await;
@@ -201,31 +268,64 @@ async fn broken_and_endless_requests_end_the_connection() {
     }
     let mut client = listener.client().await;
     let mut frame = Vec::new();
-    write_request(&mut frame, &[b"PRESHARD", b"EXPLAIN", b"DEL", &[b'x'; 30_000], &[b'y'; 30_000], &[b'z'; 30_000]]);
+    write_request(
+        &mut frame,
+        &[
+            b"PRESHARD",
+            b"EXPLAIN",
+            b"DEL",
+            &[b'x'; 30_000],
+            &[b'y'; 30_000],
+            &[b'z'; 30_000],
+        ],
+    );
     client.send(&frame).await;
-    assert_eq!(client.reply().await, Value::error("ERR Protocol error: too big multibulk request"));
+    assert_eq!(
+        client.reply().await,
+        Value::error("ERR Protocol error: too big multibulk request")
+    );
     let mut browser = listener.client().await;
     browser.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert!(browser.is_closed().await, "and is told nothing");
-    assert_eq!(listener.client().await.ask("PING").await, Value::Simple("PONG".into()));
+    assert_eq!(
+        listener.client().await.ask("PING").await,
+        Value::Simple("PONG".into())
+    );
 }
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let listener = listen("", AdminLimits { connections_max: 2, ..quick() }).await;
+    let listener = listen(
+        "",
+        AdminLimits {
+            connections_max: 2,
+            ..quick()
+        },
+    )
+    .await;
     let (mut first, mut second) = (listener.client().await, listener.client().await);
     assert_eq!(first.ask("PING").await, second.ask("PING").await);
     let mut third = listener.client().await;
-    assert_eq!(third.reply().await, Value::error("ERR max number of clients reached"));
+    assert_eq!(
+        third.reply().await,
+        Value::error("ERR max number of clients reached")
+    );
     assert!(third.is_closed().await);
-    assert_eq!(listener.context.shared.metrics.control().limits[Limit::AdminConnections].load(), 1);
+    assert_eq!(
+        listener.context.shared.metrics.control().limits[Limit::AdminConnections].load(),
+        1
+    );
     assert_eq!(first.ask("PING").await, Value::Simple("PONG".into()));
 }
 
 #[tokio::test]
 async fn silent_and_idle_connections_give_their_place_back() {
     let short = Duration::from_millis(50);
-    let limits = AdminLimits { handshake_timeout: short, idle_timeout: short, ..quick() };
+    let limits = AdminLimits {
+        handshake_timeout: short,
+        idle_timeout: short,
+        ..quick()
+    };
     for extra in [String::new(), with_password()] {
         let listener = listen(&extra, limits).await;
         assert!(listener.client().await.is_closed().await);
@@ -239,6 +339,10 @@ async fn the_stop_closes_idle_connections() {
     assert_eq!(client.ask("PING").await, Value::Simple("PONG".into()));
     listener.stop.send(()).unwrap();
     assert!(client.is_closed().await);
-    timeout(PATIENCE, listener.served.join_next()).await.unwrap().unwrap().unwrap();
+    timeout(PATIENCE, listener.served.join_next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap();
     assert!(TcpStream::connect(listener.address).await.is_err());
 }
