@@ -26,6 +26,8 @@ COLUMNS = [
     "name", "arity", "flags", "acl", "keys", "first", "last", "step", "tips",
     "group", "since", "summary", "complexity", "servers", "older", "docs",
 ]
+# What a test compares with a live server, column by column.
+COMPARED = ("arity", "flags", "acl", "keys", "first", "last", "step", "tips")
 # Words of COMMAND DOCS that have a column of their own; the rest goes into `docs` as JSON.
 OWN_COLUMN = {"group", "since", "summary", "complexity"}
 
@@ -133,7 +135,7 @@ class Server:
         for word in OWN_COLUMN:
             row[word] = clean(doc.get(word, ""))
         rest = {word: shape(word, value) for word, value in doc.items() if word not in OWN_COLUMN}
-        row["docs"] = json.dumps(rest, separators=(",", ":"), ensure_ascii=False, sort_keys=True) if rest else ""
+        row["docs"] = json.dumps(rest, separators=(",", ":"), ensure_ascii=False) if rest else ""
         rows[name] = row
         for subcommand in subcommands:
             self.add(rows, subcommand, docs)
@@ -181,7 +183,7 @@ def merge(all_rows):
         older = {}
         for word in having[1:]:
             theirs = all_rows[word][name]
-            differs = {column: theirs[column] for column in ("arity", "flags", "acl", "keys", "tips")
+            differs = {column: theirs[column] for column in COMPARED
                        if theirs[column] != row[column]}
             if differs:
                 older[word] = differs

@@ -13,9 +13,15 @@
 //! `policy.rs` and nowhere else. A command that is in neither is refused: its first argument is never guessed to be a
 //! key. Nothing in this room knows shards, sessions or sockets.
 
+mod docs;
 mod flags;
+mod glob;
+mod introspect;
 mod keys;
+mod options;
 mod policy;
+#[cfg(test)]
+mod property_tests;
 mod refusal;
 mod resolve;
 mod spec;
@@ -24,6 +30,8 @@ mod table;
 mod testing;
 
 pub use flags::{Categories, Flags, KeyFlags};
+pub use glob::glob_matches;
+pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, resolve};

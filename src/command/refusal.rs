@@ -156,10 +156,7 @@ pub enum KeyError {
     /// `LMPOP 0`.
     NumkeysNotPositive,
     /// `XREAD STREAMS` with keys and ids that do not pair.
-    UnbalancedStreams {
-        /// Lower case.
-        name: &'static str,
-    },
+    UnbalancedStreams,
     /// The command lacks the arguments where its keys would be.
     Missing {
         /// Full name, lower case.
@@ -178,9 +175,10 @@ impl KeyError {
             Self::TooManyKeys => "ERR Number of keys can't be greater than number of args".to_owned(),
             Self::NoInputKey { name } => format!("ERR at least 1 input key is needed for '{name}' command"),
             Self::NumkeysNotPositive => "ERR numkeys should be greater than 0".to_owned(),
-            Self::UnbalancedStreams { name } => format!(
-                "ERR Unbalanced '{name}' list of streams: for each stream key an ID or '$' must be specified."
-            ),
+            Self::UnbalancedStreams => {
+                "ERR Unbalanced XREAD list of streams: for each stream key an ID or '$' must be specified."
+                    .to_owned()
+            }
             Self::Missing { name } => format!("ERR wrong number of arguments for '{name}' command"),
         }
     }

@@ -39,7 +39,7 @@ pub fn identify(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
 }
 
 /// The row alone, whatever the number of arguments.
-fn name(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
+pub(super) fn name(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     let spec = lookup(args.get(0)).ok_or_else(|| Refusal::unknown(args))?;
     if !spec.container || args.len() < 2 {
         return Ok(spec);
@@ -52,7 +52,7 @@ fn judge_arguments(spec: &'static Spec, args: &Args<'_>) -> Result<(), Refusal> 
     match spec.name {
         "copy" if copies_to_other_database(args) => Err(Refusal::refused(spec, policy::OTHER_DATABASE)),
         // The arity says "at least one pair"; what pairs mean is left to the command.
-        "mset" | "msetnx" if args.len() % 2 == 0 => Err(Refusal::arity(spec)),
+        "mset" | "msetnx" if args.len().is_multiple_of(2) => Err(Refusal::arity(spec)),
         "wait" if args.get(1) != b"0" => Err(Refusal::not_yet(spec, policy::WAITING)),
         "xread" | "xreadgroup" if blocks(args) => Err(Refusal::not_yet(spec, policy::BLOCKING)),
         _ => Ok(()),

@@ -81,16 +81,19 @@ pub fn by_id(id: CommandId) -> Option<&'static Spec> {
     all().get(id.index())
 }
 
-/// The first eight bytes, upper-cased, as a number; zeros where the name is shorter.
+/// The first eight bytes, upper-cased, as a number; zeros where the name is shorter. Short names are read as two words
+/// that overlap: the bytes they share are the same, at the same place.
 fn head(name: &[u8]) -> u64 {
-    let word = if let Some(first) = name.first_chunk::<8>() {
+    let len = name.len();
+    upper(if let Some(first) = name.first_chunk() {
         u64::from_le_bytes(*first)
+    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4))
+    } else if let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) {
+        u64::from(u16::from_le_bytes(*first)) | u64::from(u16::from_le_bytes(*last)) << (8 * (len - 2))
     } else {
-        name.iter()
-            .rev()
-            .fold(0, |word, &byte| word << 8 | u64::from(byte))
-    };
-    upper(word)
+        name.first().copied().map_or(0, u64::from)
+    })
 }
 
 /// Upper-cases the ASCII letters among eight bytes at once.
@@ -351,6 +354,66 @@ mod tests {
                 upper(word).to_le_bytes(),
                 [byte.to_ascii_uppercase(); 8],
                 "{byte}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_head_is_the_first_eight_bytes_of_a_name_of_any_length() {
+        let name = b"GEORADIUSB";
+        for len in 0..=name.len() {
+            let mut expected = [0; 8];
+            expected[..len.min(8)].copy_from_slice(&name[..len.min(8)]);
+            assert_eq!(
+                head(&name[..len].to_ascii_lowercase()).to_le_bytes(),
+                expected,
+                "{len}"
+            );
+        }
+    }
+
+    #[test]
+    fn lookups_find_their_place_soon() {
+        let names = all().iter().filter(|spec| spec.facts.parent.is_none());
+        let steps = names.map(|spec| {
+            let name = spec.name.as_bytes();
+            let first = place_of(head(name), name.len());
+            (0..)
+                .find(|step| BUILT.places[(first + step) % PLACES].row == spec.id.0)
+                .unwrap()
+        });
+        let steps: Vec<usize> = steps.collect();
+        assert!(
+            steps.iter().sum::<usize>() * 4 < steps.len(),
+            "a poor hash: {steps:?}"
+        );
+    }
+
+    #[test]
+    fn what_changes_a_connection_that_clients_share_is_never_forwarded() {
+        for spec in all() {
+            match spec.class {
+                Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) => {}
+                Class::Local(_) | Class::NotYet(_) | Class::Refused(_) => continue,
+            }
+            let script = spec.name.starts_with("script|");
+            for flag in [Flags::ADMIN, Flags::PUBSUB, Flags::NO_AUTH, Flags::NO_MULTI] {
+                assert!(
+                    !spec.flags.has(flag),
+                    "{} is {:?}",
+                    spec.name,
+                    flag.words().next()
+                );
+            }
+            assert!(
+                script || !spec.flags.has(Flags::NOSCRIPT),
+                "{} is not for scripts, so it is about connections",
+                spec.name
+            );
+            assert!(
+                spec.rules || !spec.flags.has(Flags::BLOCKING),
+                "{} may block",
+                spec.name
             );
         }
     }

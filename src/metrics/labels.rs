@@ -171,6 +171,7 @@ label! {
         MaxClients "max_clients" "too many clients",
         PartialReply "partial_reply" "the node's link broke in the middle of a reply that was passed on",
         Memory "memory" "the process held too many request bytes",
+        Fault "fault" "preshard's own fault, which is logged",
     }
 }
 

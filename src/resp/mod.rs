@@ -30,6 +30,7 @@ mod decode;
 mod elements;
 mod error;
 pub mod inline;
+mod number;
 mod reply;
 mod request;
 mod value;
@@ -49,3 +50,8 @@ pub use write::{
 
 /// The longest bulk that anybody may send: Redis's own default of `proto-max-bulk-len`.
 pub const BULK_HARD_MAX: usize = 512 * 1024 * 1024;
+
+#[cfg(test)]
+mod bad_input_tests;
+#[cfg(test)]
+mod property_tests;

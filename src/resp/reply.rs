@@ -19,6 +19,7 @@
 
 use memchr::memchr2;
 
+use super::number::{Line, length_line};
 use super::{BULK_HARD_MAX, BadReply};
 
 /// A status, error or big number may be this long.
@@ -44,6 +45,8 @@ pub struct ReplyScanner {
     line: Number,
     /// `Text`: bytes of the line so far. `Body`: bytes of the bulk still to come.
     count: usize,
+    /// Why the phase is `Broken`.
+    broken: Option<BadReply>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,7 +60,7 @@ enum Phase {
     Body,
     BodyCr,
     BodyLf,
-    Broken(BadReply),
+    Broken,
 }
 
 /// The number of a line, as far as it has come.
@@ -88,9 +91,24 @@ impl ReplyScanner {
     /// The bytes are no reply. The scanner stays broken, as the link is.
     #[inline]
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Option<usize>, BadReply> {
+        if self.phase == Phase::Type && self.due == 0 {
+            let Some(&kind) = chunk.first() else {
+                return Ok(None);
+            };
+            if let Some(end) = whole(kind, chunk) {
+                self.first = Some(kind);
+                return Ok(Some(end));
+            }
+        }
+        self.resume(chunk)
+    }
+
+    /// What [`ReplyScanner::feed`] does with all but the usual small replies.
+    fn resume(&mut self, chunk: &[u8]) -> Result<Option<usize>, BadReply> {
         let outcome = self.advance(chunk);
         if let Err(bad) = outcome {
-            self.phase = Phase::Broken(bad);
+            self.phase = Phase::Broken;
+            self.broken = Some(bad);
         }
         outcome
     }
@@ -126,12 +144,26 @@ impl ReplyScanner {
         loop {
             let ended = match self.phase {
                 Phase::Type => {
-                    let Some(&kind) = chunk.get(at) else {
+                    let rest = &chunk[at..];
+                    let Some(&kind) = rest.first() else {
                         return Ok(None);
                     };
-                    at += 1;
-                    self.begin(kind)?;
-                    continue;
+                    if self.due == 0 {
+                        self.due = 1;
+                        self.first = None;
+                    }
+                    // Values inside its attributes come while more than the reply itself is due.
+                    if self.due == 1 && self.first.is_none() && kind != b'|' {
+                        self.first = Some(kind);
+                    }
+                    if let Some(end) = whole(kind, rest) {
+                        at += end;
+                        true
+                    } else {
+                        at += 1;
+                        self.begin(kind)?;
+                        continue;
+                    }
                 }
                 Phase::Number => match self.number(chunk, &mut at)? {
                     true => self.number_ended(chunk, &mut at)?,
@@ -162,7 +194,7 @@ impl ReplyScanner {
                     Some(_) => return Err(BadReply::InvalidCrlf),
                     None => return Ok(None),
                 },
-                Phase::Broken(bad) => return Err(bad),
+                Phase::Broken => return Err(self.broken.unwrap_or(BadReply::InvalidCrlf)),
             };
             if ended {
                 self.due -= 1;
@@ -175,7 +207,6 @@ impl ReplyScanner {
     }
 
     /// The type byte of a value.
-    #[inline]
     fn begin(&mut self, kind: u8) -> Result<(), BadReply> {
         self.phase = match kind {
             b'$' | b'*' | b':' | b'%' | b'~' | b'>' | b'=' | b'!' | b'|' => {
@@ -190,14 +221,6 @@ impl ReplyScanner {
             _ => return Err(BadReply::UnknownType(kind)),
         };
         self.kind = kind;
-        if self.due == 0 {
-            self.due = 1;
-            self.first = None;
-        }
-        // Values inside the reply or its attributes come while more than the reply itself is due, or after it began.
-        if self.due == 1 && self.first.is_none() && kind != b'|' {
-            self.first = Some(kind);
-        }
         Ok(())
     }
 
@@ -378,6 +401,28 @@ impl ReplyScanner {
         } else {
             BadReply::InvalidLength(self.kind)
         }
+    }
+}
+
+/// The length of the usual small values, if all of it is there and in order. `None`: let the phases judge.
+#[inline(always)]
+fn whole(kind: u8, rest: &[u8]) -> Option<usize> {
+    match kind {
+        b'$' => match length_line(rest, 1) {
+            Line::Length { value, next } if value <= BULK_HARD_MAX => {
+                let end = next + value;
+                (rest.get(end..end + 2)? == b"\r\n").then_some(end + 2)
+            }
+            Line::Length { .. } | Line::Short | Line::NotCanonical | Line::NoCrlf => {
+                rest.starts_with(b"$-1\r\n").then_some(5)
+            }
+        },
+        b':' => match rest {
+            [_, b'0'..=b'9', b'\r', b'\n', ..] => Some(4),
+            _ => None,
+        },
+        b'+' => rest.starts_with(b"+OK\r\n").then_some(5),
+        _ => None,
     }
 }
 

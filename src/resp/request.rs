@@ -18,6 +18,7 @@
 
 use memchr::memchr;
 
+use super::number::{Line, length_line};
 use super::{BULK_HARD_MAX, ProtocolError};
 
 /// Where one argument lies, relative to the first byte of its frame.
@@ -108,14 +109,6 @@ enum Stage {
     Inline,
 }
 
-/// A length line, read from its first digit.
-enum Line {
-    Length { value: usize, next: usize },
-    Short,
-    NotCanonical,
-    NoCrlf,
-}
-
 // === impl RequestScanner ===
 
 impl RequestScanner {
@@ -131,10 +124,18 @@ impl RequestScanner {
     /// arrived, never with the count that was announced.
     #[inline]
     pub fn scan(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
+        match self.stage {
+            Stage::Start => self.start(buf, args, limits),
+            Stage::Arguments | Stage::Inline => self.resume(buf, args, limits),
+        }
+    }
+
+    /// Goes on with a request that was incomplete.
+    fn resume(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
         let scan = match self.stage {
             Stage::Start => self.start(buf, args, limits),
-            Stage::Arguments => self.arguments(buf, args, limits),
-            Stage::Inline => self.line(buf, limits),
+            Stage::Arguments => self.arguments(buf, args, limits, self.at, self.left),
+            Stage::Inline => self.line(buf, limits, self.at),
         };
         if !matches!(scan, Scan::Incomplete { .. }) {
             self.stage = Stage::Start;
@@ -154,11 +155,7 @@ impl RequestScanner {
             Some(&typed) if b"+-:$_#,(!=%~>|".contains(&typed) => {
                 Scan::Fail(ProtocolError::ExpectedMultibulk(typed))
             }
-            Some(_) => {
-                self.stage = Stage::Inline;
-                self.at = 0;
-                self.line(buf, limits)
-            }
+            Some(_) => self.line(buf, limits, 0),
         }
     }
 
@@ -174,10 +171,7 @@ impl RequestScanner {
                 if value > limits.args_max {
                     return Scan::Fail(too_many(value, limits));
                 }
-                self.stage = Stage::Arguments;
-                self.at = next;
-                self.left = value;
-                self.arguments(buf, args, limits)
+                self.arguments(buf, args, limits, next, value)
             }
             Line::Short => Scan::Incomplete { at_least: 1 },
             Line::NotCanonical => Scan::Fail(ProtocolError::InvalidMultibulkLength),
@@ -187,9 +181,15 @@ impl RequestScanner {
 
     /// The arguments, `$<length>` and as many bytes each.
     #[inline]
-    fn arguments(&mut self, buf: &[u8], args: &mut Vec<ArgRange>, limits: &RequestLimits) -> Scan {
+    fn arguments(
+        &mut self,
+        buf: &[u8],
+        args: &mut Vec<ArgRange>,
+        limits: &RequestLimits,
+        mut at: usize,
+        mut left: usize,
+    ) -> Scan {
         let bulk_max = limits.bulk_max.min(BULK_HARD_MAX);
-        let (mut at, mut left) = (self.at, self.left);
         let missing = loop {
             if left == 0 {
                 return Scan::Frame { end: at };
@@ -217,7 +217,7 @@ impl RequestScanner {
                 Some(_) => return Scan::Fail(ProtocolError::InvalidCrlf),
                 None => break end + 2 - buf.len(),
             }
-            if args.is_empty() && is_http(&buf[start..end]) {
+            if matches!(length, 4 | 5) && args.is_empty() && is_http(&buf[start..end]) {
                 return Scan::Fail(ProtocolError::HttpLike);
             }
             args.push(ArgRange {
@@ -227,18 +227,25 @@ impl RequestScanner {
             at = end + 2;
             left -= 1;
         };
-        self.at = at;
-        self.left = left;
+        *self = Self {
+            stage: Stage::Arguments,
+            at,
+            left,
+        };
         Scan::Incomplete { at_least: missing }
     }
 
     /// An inline request: everything up to LF.
-    fn line(&mut self, buf: &[u8], limits: &RequestLimits) -> Scan {
-        let end = match memchr(b'\n', &buf[self.at..]) {
-            Some(i) => self.at + i + 1,
+    fn line(&mut self, buf: &[u8], limits: &RequestLimits, searched: usize) -> Scan {
+        let end = match memchr(b'\n', buf.get(searched..).unwrap_or_default()) {
+            Some(i) => searched + i + 1,
             None if buf.len() >= limits.inline_max => return Scan::Fail(ProtocolError::TooBigInline),
             None => {
-                self.at = buf.len();
+                *self = Self {
+                    stage: Stage::Inline,
+                    at: buf.len(),
+                    left: 0,
+                };
                 return Scan::Incomplete { at_least: 1 };
             }
         };
@@ -256,47 +263,6 @@ impl RequestScanner {
             Some(word) if is_http(word) => Scan::Fail(ProtocolError::HttpLike),
             Some(_) | None => Scan::Inline { end },
         }
-    }
-}
-
-/// Reads a canonical, unsigned number and its CR LF: no leading zero, plus or space, 19 digits at most. (Twenty would
-/// be above 2^63 in any case, and nineteen cannot overflow.)
-#[inline(always)]
-fn length_line(buf: &[u8], first: usize) -> Line {
-    let mut value: usize = 0;
-    let mut at = first;
-    let stop = loop {
-        let Some(&byte) = buf.get(at) else {
-            return unfinished(buf, first);
-        };
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break byte;
-        }
-        if at - first >= 19 {
-            return Line::NotCanonical;
-        }
-        value = value.wrapping_mul(10).wrapping_add(usize::from(digit));
-        at += 1;
-    };
-    let digits = at - first;
-    if digits == 0 || (digits > 1 && buf[first] == b'0') {
-        return Line::NotCanonical;
-    }
-    match (stop, buf.get(at + 1)) {
-        (b'\r', Some(b'\n')) => Line::Length { value, next: at + 2 },
-        (b'\r', None) => Line::Short,
-        (b'\r' | b'\n', _) => Line::NoCrlf,
-        _ => Line::NotCanonical,
-    }
-}
-
-/// All digits so far: wait for more, unless it can no longer become canonical.
-#[cold]
-fn unfinished(buf: &[u8], first: usize) -> Line {
-    match buf.get(first..) {
-        Some([b'0', _, ..]) => Line::NotCanonical,
-        Some(_) | None => Line::Short,
     }
 }
 

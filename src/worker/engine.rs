@@ -55,6 +55,8 @@ pub(super) struct Engine {
     pub(super) woken_links: Vec<usize>,
     pub(super) sweep_waker: Option<Waker>,
     pub(super) sweep_asleep: bool,
+    /// The proxy is stopping: what has been read is served, nothing more is read.
+    pub(super) draining: bool,
     /// Memory of requests that have not ended, of all clients.
     pub(super) held_bytes: usize,
 
@@ -111,6 +113,7 @@ impl Engine {
             woken_links: Vec::new(),
             sweep_waker: None,
             sweep_asleep: false,
+            draining: false,
             held_bytes: 0,
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -120,9 +123,10 @@ impl Engine {
         }
     }
 
-    /// Starts a turn: reads the clock.
+    /// Starts a turn: reads the clock, and whether the proxy is stopping.
     #[inline]
     pub(super) fn begin_turn(&mut self) {
+        self.draining = self.shared.is_draining();
         self.now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
     }
 

@@ -39,6 +39,8 @@ pub(in crate::worker) struct Partial {
     pub(in crate::worker) args: Vec<ArgRange>,
     /// Bytes that the scanner knows to be missing.
     pub(in crate::worker) missing: usize,
+    /// What of the buffer is counted in the worker's total. The buffer may have grown since.
+    pub(in crate::worker) counted: usize,
 }
 
 /// Why a client's requests are not taken for now.
@@ -152,7 +154,7 @@ impl Client {
 
     /// Bytes of requests that are read and not handled.
     pub(in crate::worker) fn held_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.buf.capacity())
+        self.partial.as_ref().map_or(0, |partial| partial.counted)
     }
 
     pub(in crate::worker) fn wake(&self) {

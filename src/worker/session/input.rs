@@ -49,8 +49,9 @@ impl Engine {
             scanner,
             args,
             missing,
+            counted: 0,
         }));
-        self.account_held(index, 0);
+        self.account_held(index);
     }
 
     /// Handles what can be handled now of the bytes that the client owns.
@@ -58,7 +59,6 @@ impl Engine {
         let Some(mut partial) = self.clients[index].partial.take() else {
             return;
         };
-        let before = partial.buf.capacity();
         let (used, missing) = {
             let Partial {
                 buf,
@@ -74,7 +74,7 @@ impl Engine {
         let client = &mut self.clients[index];
         let ended = partial.start == partial.buf.len();
         if ended || client.closed.is_some() || client.closing.is_some() {
-            self.held_bytes -= before;
+            self.held_bytes -= partial.counted;
             self.spares.give(partial.buf);
             return;
         }
@@ -83,7 +83,7 @@ impl Engine {
             partial.start = 0;
         }
         client.partial = Some(partial);
-        self.account_held(index, before);
+        self.account_held(index);
     }
 
     /// Makes room in the client's buffer for the next read. `false` if the memory for requests is used up.
@@ -91,13 +91,12 @@ impl Engine {
         let Some(partial) = &mut self.clients[index].partial else {
             return true;
         };
-        let before = partial.buf.capacity();
         let growth = partial
             .missing
             .clamp(GROWTH_MIN, GROWTH_MAX.max(partial.buf.len().min(GROWTH_MAX)));
         partial.buf.reserve(growth);
         debug_assert!(partial.buf.chunk_mut().len() >= growth);
-        self.account_held(index, before);
+        self.account_held(index);
         if self.held_bytes <= self.shared.limits.request_memory {
             return true;
         }
@@ -107,8 +106,13 @@ impl Engine {
         false
     }
 
-    fn account_held(&mut self, index: usize, before: usize) {
-        self.held_bytes = self.held_bytes + self.clients[index].held_bytes() - before;
+    /// Brings the worker's total up to what the client's buffer has become.
+    fn account_held(&mut self, index: usize) {
+        if let Some(partial) = &mut self.clients[index].partial {
+            let holds = partial.buf.capacity();
+            self.held_bytes = self.held_bytes - partial.counted + holds;
+            partial.counted = holds;
+        }
     }
 
     /// Handles requests until the bytes end or one has to wait. Returns the bytes used, and those known to be missing.

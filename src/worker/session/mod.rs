@@ -39,15 +39,36 @@ const LINGER_US: u64 = 1_000_000;
 
 /// Serves a client until it leaves.
 pub(super) async fn serve(engine: Rc<RefCell<Engine>>, index: usize) {
-    let why = std::future::poll_fn(|cx| {
-        let mut engine = engine.borrow_mut();
+    let mut leaving = Leaving {
+        engine,
+        index,
+        why: Disconnect::Fault,
+    };
+    leaving.why = std::future::poll_fn(|cx| {
+        let mut engine = leaving.engine.borrow_mut();
         engine.begin_turn();
         let turn = engine.session_turn(index, cx);
         engine.end_turn();
         turn
     })
     .await;
-    engine.borrow_mut().remove_client(index, why);
+}
+
+/// Takes the client away when its session ends, by a panic too: no socket stays open with nobody behind it.
+struct Leaving {
+    engine: Rc<RefCell<Engine>>,
+    index: usize,
+    why: Disconnect,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if let Ok(mut engine) = self.engine.try_borrow_mut()
+            && engine.clients.contains(self.index)
+        {
+            engine.remove_client(self.index, self.why);
+        }
+    }
 }
 
 impl Engine {
@@ -86,7 +107,9 @@ impl Engine {
 
     fn may_read(&self, index: usize) -> bool {
         let client = &self.clients[index];
-        client.pause == Pause::No
+        // A client that asks again as soon as it is answered would never be let go.
+        !self.draining
+            && client.pause == Pause::No
             && !client.read_ended
             && client.closing.is_none()
             && client.closed.is_none()
@@ -159,8 +182,7 @@ impl Engine {
 
     /// Whether the session is over, and why.
     fn session_state(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<Disconnect> {
-        let draining = self.shared.is_draining();
-        let now = self.now;
+        let (draining, now) = (self.draining, self.now);
         let client = &mut self.clients[index];
         if let Some(why) = client.closed {
             return Poll::Ready(why);

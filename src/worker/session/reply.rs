@@ -138,7 +138,7 @@ impl Engine {
             self.output_over(index);
             return;
         }
-        if client.pause != Pause::No || client.closing.is_some() || client.read_ended {
+        if client.pause != Pause::No || client.closing.is_some() || client.read_ended || self.draining {
             client.wake();
         }
         self.mark_dirty(index);
@@ -277,7 +277,8 @@ impl Engine {
                 if written > 0 {
                     client.progress_at = self.now;
                 }
-                if !done || client.pause != Pause::No || client.closing.is_some() || client.read_ended {
+                let waits = client.pause != Pause::No || client.closing.is_some() || client.read_ended;
+                if !done || waits || self.draining {
                     client.wake();
                 }
                 self.metrics.transmit_bytes.add(written as u64);

@@ -99,6 +99,11 @@ impl Engine {
     fn ping(&mut self, index: usize, args: &Args<'_>) -> Taken {
         match args.try_get(1) {
             None => self.answer(index, b"+PONG\r\n", RequestClass::Local),
+            // The table says "at least one": Redis too refuses more than one text only here.
+            Some(_) if args.len() > 2 => {
+                let refusal = Value::error("ERR wrong number of arguments for 'ping' command");
+                self.answer_value(index, &refusal);
+            }
             Some(text) => {
                 let mut reply = self.spares.take();
                 resp::write_bulk(&mut reply, text);

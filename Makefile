@@ -1,0 +1,35 @@
+# The commands of this project. Each sets up what this machine lacks (setup.sh) and then does its job.
+
+CARGO ?= cargo
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench check
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: ## two real Redis nodes, the proxy in front, a guided load (DEMO_ARGS=--once ends by itself)
+	@./setup.sh demo
+	$(CARGO) run --release -- demo $(DEMO_ARGS)
+
+check: ## format, lints and API documentation, as the tests demand them
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+
+# The runner comes last, so that its summary is the last line.
+test: ## everything: set-up, format, lints, documentation, all tests
+	@./setup.sh test
+	@$(MAKE) --no-print-directory check
+	$(CARGO) test --quiet --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+	  echo "$(CARGO) nextest run"; $(CARGO) nextest run; \
+	else \
+	  echo "$(CARGO) test --lib --bins --tests"; $(CARGO) test --lib --bins --tests; \
+	fi
+
+bench: ## side by side with direct Redis, twemproxy and HAProxy (minutes; needs a quiet machine)
+	@./setup.sh bench
+	./benches/run $(BENCH_ARGS)

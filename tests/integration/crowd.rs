@@ -1,0 +1,266 @@
+//! Many clients at once on few shared connections: everybody gets his own replies, whatever the others do or leave.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::wire::frame;
+use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, seed, wait_until};
+
+fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = setup(Setup::of(&[nodes[0].address(), nodes[1].address()])).start();
+    (nodes, proxy)
+}
+
+/// One client that knows what it should find: its keys are nobody else's.
+struct Knowing {
+    client: Client,
+    random: fastrand::Rng,
+    name: String,
+    strings: BTreeMap<String, String>,
+    counters: BTreeMap<String, i64>,
+}
+
+impl Knowing {
+    fn new(proxy: &Proxy, number: u64, seed: u64) -> Self {
+        let client = if number.is_multiple_of(3) {
+            proxy.client3()
+        } else {
+            proxy.client()
+        };
+        Self {
+            client,
+            random: fastrand::Rng::with_seed(seed ^ number),
+            name: format!("client{number}"),
+            strings: BTreeMap::new(),
+            counters: BTreeMap::new(),
+        }
+    }
+
+    fn key(&mut self) -> String {
+        format!("{}:{}", self.name, self.random.u8(0..30))
+    }
+
+    /// Adds one command to the pipeline, with the reply that it must get.
+    fn step(&mut self, bytes: &mut Vec<u8>, wanted: &mut Vec<Reply>) {
+        let key = self.key();
+        let known = |strings: &BTreeMap<String, String>, key: &String| {
+            strings
+                .get(key)
+                .map_or(Reply::Null, |value| Reply::from(value.as_str()))
+        };
+        match self.random.u8(0..10) {
+            0..=2 => {
+                let size = if self.random.u8(0..20) == 0 {
+                    200_000
+                } else {
+                    self.random.usize(0..200)
+                };
+                let value = format!("{key}|{}", "x".repeat(size));
+                bytes.extend(frame(&["SET", &key, &value]));
+                self.strings.insert(key, value);
+                wanted.push(Reply::Simple("OK".to_owned()));
+            }
+            3..=5 => {
+                bytes.extend(frame(&["GET", &key]));
+                wanted.push(known(&self.strings, &key));
+            }
+            6 => {
+                let others = [self.key(), self.key(), key];
+                bytes.extend(frame(&["MGET", &others[0], &others[1], &others[2]]));
+                wanted.push(Reply::Array(
+                    others.iter().map(|key| known(&self.strings, key)).collect(),
+                ));
+            }
+            7 => {
+                let counter = format!("{key}:count");
+                bytes.extend(frame(&["INCR", &counter]));
+                let count = self.counters.entry(counter).or_default();
+                *count += 1;
+                wanted.push(Reply::Int(*count));
+            }
+            8 => {
+                bytes.extend(frame(&["DEL", &key]));
+                wanted.push(Reply::Int(i64::from(self.strings.remove(&key).is_some())));
+            }
+            _ => {
+                bytes.extend(frame(&["ECHO", &key]));
+                wanted.push(Reply::from(key.as_str()));
+            }
+        }
+    }
+
+    fn round(&mut self) {
+        let (mut bytes, mut wanted) = (Vec::new(), Vec::new());
+        for _ in 0..self.random.usize(1..60) {
+            self.step(&mut bytes, &mut wanted);
+        }
+        self.client.send(&bytes);
+        for (place, want) in wanted.iter().enumerate() {
+            let got = self.client.reply();
+            assert!(
+                got == *want,
+                "{}: reply {place}: wanted {want:?}, got {got:?}",
+                self.name
+            );
+        }
+    }
+}
+
+/// Twelve clients that know what they should find, for two seconds, while `beside` runs again and again.
+fn crowd(proxy: &Proxy, beside: impl Fn(&mut fastrand::Rng) + Sync) {
+    let seed = seed();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (done, beside) = (&done, &beside);
+        let knowing: Vec<_> = (0..12)
+            .map(|number| {
+                scope.spawn(move || {
+                    let mut client = Knowing::new(proxy, number, seed);
+                    let mut rounds = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        client.round();
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            })
+            .collect();
+        let aside = scope.spawn(move || {
+            let mut random = fastrand::Rng::with_seed(seed);
+            while !done.load(Ordering::Relaxed) {
+                beside(&mut random);
+            }
+        });
+        let start = Instant::now();
+        wait_until(
+            "two seconds of it, or one that failed",
+            Duration::from_secs(9),
+            || start.elapsed() > Duration::from_secs(2) || knowing.iter().any(|thread| thread.is_finished()),
+        );
+        done.store(true, Ordering::Relaxed);
+        let rounds: Vec<u32> = knowing.into_iter().map(|thread| thread.join().unwrap()).collect();
+        aside.join().unwrap();
+        assert!(
+            rounds.iter().all(|rounds| *rounds > 3),
+            "somebody starved: {rounds:?}"
+        );
+    });
+}
+
+#[test]
+fn everybody_gets_his_own_replies() {
+    let (_nodes, proxy) = behind(|setup| setup);
+    crowd(&proxy, |_| std::thread::yield_now());
+}
+
+#[test]
+fn clients_that_leave_in_the_middle_take_nobodys_reply_with_them() {
+    let (_nodes, proxy) = behind(|setup| setup);
+    let big = "y".repeat(1 << 20);
+    for shard in 0..8 {
+        proxy
+            .client()
+            .call(&["SET", &key_in(shard, 8, "big"), &big])
+            .expect_ok();
+    }
+    crowd(&proxy, |random| {
+        let mut client = if random.bool() {
+            proxy.client()
+        } else {
+            proxy.client3()
+        };
+        let mut bytes = Vec::new();
+        for _ in 0..random.usize(1..30) {
+            let big = key_in(random.u16(0..8), 8, "big");
+            match random.u8(0..4) {
+                0 => bytes.extend(frame(&["GET", &big])),
+                1 => bytes.extend(frame(&["MGET", &big, "a", "b", "c"])),
+                2 => bytes.extend(frame(&["INCR", "left:behind"])),
+                _ => bytes.extend(frame(&["STRLEN", &big])),
+            }
+        }
+        if random.bool() {
+            bytes.truncate(random.usize(1..bytes.len()));
+        }
+        let _ = client.try_send(&bytes);
+        client.limit = Duration::from_millis(random.u64(1..20));
+        for _ in 0..random.usize(0..6) {
+            if client.try_reply_bytes().is_err() {
+                break;
+            }
+        }
+        if random.bool() {
+            let _ = socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO));
+        }
+    });
+    proxy.assert_alive("many that left");
+}
+
+#[test]
+fn small_limits_slow_a_crowd_down_and_change_no_reply() {
+    let (_nodes, proxy) = behind(|setup| {
+        setup
+            .proxy("in_flight_max = 5")
+            .proxy("in_flight_bytes_max = \"64KiB\"")
+            .proxy("output_bytes_soft = \"64KiB\"")
+            .nodes("in_flight_max = 6")
+            .nodes("in_flight_bytes_max = \"64KiB\"")
+            .nodes("queue_bytes_max = \"8MiB\"")
+    });
+    crowd(&proxy, |_| std::thread::yield_now());
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte() {
+    let (_nodes, proxy) = behind(|setup| {
+        setup
+            .proxy("output_bytes_soft = \"256KiB\"")
+            .proxy("output_bytes_hard = \"64MiB\"")
+    });
+    let mut client = proxy.client();
+    let keys: Vec<String> = (0..8).map(|shard| key_in(shard, 8, "slow:")).collect();
+    for (number, key) in keys.iter().enumerate() {
+        let value = format!("{key}{}", "z".repeat(50_000 * number));
+        client.call(&["SET", key, &value]).expect_ok();
+    }
+    let asked: Vec<&String> = (0..160).map(|number| &keys[number * 5 % 8]).collect();
+    client.send(
+        &asked
+            .iter()
+            .flat_map(|key| frame(&["GET", key]))
+            .collect::<Vec<_>>(),
+    );
+    for key in asked {
+        let value = client.reply().text();
+        let number = keys.iter().position(|known| known == key).unwrap();
+        assert!(value.starts_with(key.as_str()), "another key's value");
+        assert_eq!(value.len(), key.len() + 50_000 * number);
+        // Now and then the reader looks away.
+        if number == 7 {
+            std::thread::park_timeout(Duration::from_millis(15));
+        }
+    }
+}
+
+#[test]
+fn node_connections_killed_by_the_node_come_back_unnoticed_by_the_next_request() {
+    let (nodes, proxy) = behind(|setup| setup);
+    let mut client = proxy.client();
+    for round in 0..5 {
+        for shard in 0..8 {
+            client
+                .call(&["SET", &key_in(shard, 8, "k"), &round.to_string()])
+                .expect_ok();
+        }
+        for node in &nodes {
+            let before = node.links();
+            assert!(node.client().ask("CLIENT KILL TYPE normal").int() > 0);
+            wait_until("the proxy connects again", Duration::from_secs(5), || {
+                let now = node.links();
+                !now.is_empty() && now.is_disjoint(&before)
+            });
+        }
+    }
+}

@@ -1,0 +1,638 @@
+//! Nodes that die, freeze, come back wrong, and connections that break in the middle.
+//!
+//! What must hold each time: one reply for each request, in order; the words say whether it ran (`UNCERTAIN`: perhaps,
+//! `TRYAGAIN` and `CLUSTERDOWN`: no); nobody gets another one's reply; the other node's shards do not notice.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::relay::{Fault, Relay};
+use crate::harness::wire::frame;
+use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
+
+/// How a failed request may be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    NotRun,
+    Uncertain,
+}
+
+fn failure(reply: &Reply) -> Failure {
+    let text = reply
+        .error()
+        .unwrap_or_else(|| panic!("neither the right reply nor an error: {reply:?}"));
+    match text.split(' ').next() {
+        Some("UNCERTAIN") => Failure::Uncertain,
+        Some("TRYAGAIN" | "CLUSTERDOWN") => Failure::NotRun,
+        _ => panic!("an error that does not say whether the command ran: {text}"),
+    }
+}
+
+fn two_nodes(first: NodeOptions, setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
+    let nodes = [Node::with(first), Node::start()];
+    let proxy = setup(Setup::of(&[nodes[0].address(), nodes[1].address()])).start();
+    (nodes, proxy)
+}
+
+/// `count` keys on the shards of node 1 (0..4) or node 2 (4..8).
+fn keys_on(node: u16, count: u16) -> Vec<String> {
+    (0..count)
+        .map(|n| key_in(node * 4 - 4 + n % 4, 8, &format!("n{node}:{n}:")))
+        .collect()
+}
+
+/// The self-describing value of a key.
+fn value_of(key: &str) -> String {
+    format!("<{key}>")
+}
+
+fn fill(proxy: &Proxy, keys: &[String]) {
+    let mut client = proxy.client();
+    for key in keys {
+        client.call(&["SET", key, &value_of(key)]).expect_ok();
+    }
+}
+
+/// Reads self-describing values until told to stop; counts right replies and honest failures, panics at a wrong reply.
+fn read_until(
+    done: &AtomicBool,
+    proxy: &Proxy,
+    keys: &[String],
+    slowest_allowed: Option<Duration>,
+) -> (u32, u32) {
+    let mut client = proxy.client();
+    let (mut right, mut failed) = (0, 0);
+    while !done.load(Ordering::Relaxed) {
+        client.send(
+            &keys
+                .iter()
+                .flat_map(|key| frame(&["GET", key]))
+                .collect::<Vec<_>>(),
+        );
+        let start = Instant::now();
+        for key in keys {
+            let reply = client.reply();
+            if reply == Reply::from(value_of(key).as_str()) {
+                right += 1;
+            } else {
+                failure(&reply);
+                failed += 1;
+            }
+        }
+        if let Some(limit) = slowest_allowed {
+            assert!(start.elapsed() < limit, "a read took {:?}", start.elapsed());
+            assert_eq!(failed, 0, "reads failed on a node that has nothing");
+        }
+    }
+    (right, failed)
+}
+
+#[test]
+fn a_node_killed_under_a_pipeline_loses_no_reply_and_no_acknowledged_write() {
+    const REQUESTS: usize = 12_000;
+    let durable = NodeOptions {
+        durable: true,
+        ..NodeOptions::default()
+    };
+    let (mut nodes, proxy) = two_nodes(durable, |setup| setup);
+    let counters = keys_on(1, 16);
+    let elsewhere = keys_on(2, 8);
+    fill(&proxy, &elsewhere);
+    let done = AtomicBool::new(false);
+
+    // (acknowledged, uncertain) of each counter.
+    let mut tally: BTreeMap<&str, (i64, i64)> = BTreeMap::new();
+    std::thread::scope(|scope| {
+        let unaffected = scope.spawn(|| read_until(&done, &proxy, &elsewhere, Some(Duration::from_secs(1))));
+        let mut reader = proxy.client();
+        let mut writer = reader.stream().try_clone().unwrap();
+        scope.spawn(move || {
+            let bytes: Vec<u8> = (0..REQUESTS)
+                .flat_map(|n| frame(&["INCR", &keys_on(1, 16)[n % 16]]))
+                .collect();
+            std::io::Write::write_all(&mut writer, &bytes).unwrap();
+        });
+        let mut last = BTreeMap::new();
+        for number in 0..REQUESTS {
+            let key = counters[number % 16].as_str();
+            let (acked, uncertain) = tally.entry(key).or_default();
+            match reader.reply() {
+                Reply::Int(value) => {
+                    assert!(
+                        last.insert(key, value).unwrap_or(0) < value,
+                        "{key}: replies out of order"
+                    );
+                    *acked += 1;
+                }
+                other if failure(&other) == Failure::Uncertain => *uncertain += 1,
+                _ => {}
+            }
+            if number == 2000 {
+                nodes[0].kill();
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+        let (right, failed) = unaffected.join().unwrap();
+        assert!(
+            right > 0 && failed == 0,
+            "the other node: {right} right, {failed} failed"
+        );
+    });
+
+    nodes[0].restart();
+    let back = Instant::now();
+    let mut client = proxy.client();
+    wait_until("a good reply", Duration::from_secs(5), || {
+        client.call(&["GET", &counters[0]]).error().is_none()
+    });
+    assert!(
+        back.elapsed() < Duration::from_secs(1),
+        "first good reply {:?} after the node was back",
+        back.elapsed()
+    );
+    let (mut acked_all, mut uncertain_all) = (0, 0);
+    for (key, (acked, uncertain)) in &tally {
+        let stored: i64 = client.call(&["GET", key]).text().parse().unwrap_or(0);
+        assert!(
+            (*acked..=acked + uncertain).contains(&stored),
+            "{key}: acknowledged {acked}, uncertain {uncertain}, stored {stored}"
+        );
+        acked_all += acked;
+        uncertain_all += uncertain;
+    }
+    assert!(acked_all >= 2000, "{acked_all} acknowledged");
+    assert!(
+        uncertain_all < 6000,
+        "{uncertain_all} of {REQUESTS} uncertain: what was not sent must say so"
+    );
+}
+
+#[test]
+fn a_node_that_is_down_is_refused_at_once_and_split_commands_are_never_half_true() {
+    let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let (down, up) = (keys_on(1, 2), keys_on(2, 2));
+    fill(&proxy, &[down.clone(), up.clone()].concat());
+    let mut client = proxy.client();
+    nodes[0].kill();
+    wait_until("the node is known to be down", Duration::from_secs(5), || {
+        client
+            .call(&["GET", &down[0]])
+            .error()
+            .is_some_and(|text| text.starts_with("CLUSTERDOWN "))
+    });
+    let start = Instant::now();
+    for command in [
+        vec!["MGET", &up[0], &down[0]],
+        vec!["EXISTS", &up[0], &down[0], &up[1]],
+        vec!["DEL", &down[0], &down[1]],
+        vec!["MSET", &down[0], "x", &down[1], "y"],
+        vec!["SET", &down[0], "x"],
+        vec!["DBSIZE"],
+        vec!["KEYS", "*"],
+    ] {
+        let reply = client.call(&command);
+        assert_eq!(failure(&reply), Failure::NotRun, "{command:?}: {reply:?}");
+    }
+    // One part ran, one could not: nobody may think that all or nothing happened.
+    let reply = client.call(&["MSET", &up[1], &value_of(&up[1]), &down[0], "x"]);
+    failure(&reply);
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "refusals took {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        client.call(&["GET", &up[0]]),
+        Reply::from(value_of(&up[0]).as_str())
+    );
+    assert_eq!(client.call(&["MGET", &up[0], &up[1]]).items().len(), 2);
+}
+
+#[test]
+fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"1s\"")
+    });
+    let (frozen, free) = (keys_on(1, 20), keys_on(2, 20));
+    fill(&proxy, &[frozen.clone(), free.clone()].concat());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| read_until(&done, &proxy, &free, Some(Duration::from_millis(700))));
+        let readers: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| read_until(&done, &proxy, &frozen, None)))
+            .collect();
+        let mut client = proxy.client();
+        assert_eq!(
+            client.call(&["GET", &frozen[0]]),
+            Reply::from(value_of(&frozen[0]).as_str())
+        );
+
+        nodes[0].freeze();
+        let start = Instant::now();
+        let reply = client.call(&["GET", &frozen[1]]);
+        failure(&reply);
+        let took = start.elapsed();
+        assert!(
+            took < Duration::from_millis(2500),
+            "a deadline of 1 s took {took:?}"
+        );
+        // Clients come and go meanwhile, with replies due.
+        wait_until("five seconds of frost", Duration::from_secs(30), || {
+            let mut passing = proxy.client();
+            passing.send(&frame(&["GET", &frozen[2]]).repeat(3));
+            start.elapsed() > Duration::from_secs(5)
+        });
+        nodes[0].thaw();
+        let thawed = Instant::now();
+        wait_until("good replies again", Duration::from_secs(5), || {
+            client.call(&["GET", &frozen[3]]).error().is_none()
+        });
+        wait_until("a second of reads after the thaw", Duration::from_secs(9), || {
+            thawed.elapsed() > Duration::from_secs(1)
+        });
+        done.store(true, Ordering::Relaxed);
+        for reader in readers {
+            let (right, failed) = reader.join().unwrap();
+            assert!(right > 0 && failed > 0, "{right} right, {failed} failed");
+        }
+        let (right, failed) = others.join().unwrap();
+        assert!(right > 100 && failed == 0);
+    });
+}
+
+#[test]
+fn a_node_that_comes_back_empty_is_served_again_and_marked() {
+    let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 4);
+    fill(&proxy, &keys);
+    let metadata = proxy.setup.metadata_database();
+    let mark = nodes[0].client_in(metadata).ask("GET preshard:mark");
+    assert!(matches!(mark, Reply::Bulk(_)), "{mark:?}");
+    nodes[0].kill();
+    nodes[0].restart();
+    let back = Instant::now();
+    let mut client = proxy.client();
+    wait_until("served again", Duration::from_secs(5), || {
+        client.call(&["GET", &keys[0]]) == Reply::Null
+    });
+    assert!(
+        back.elapsed() < Duration::from_secs(2),
+        "served {:?} after it was back",
+        back.elapsed()
+    );
+    assert_eq!(
+        nodes[0].client_in(metadata).ask("GET preshard:mark"),
+        mark,
+        "marked again"
+    );
+    fill(&proxy, &keys);
+    assert!(proxy.log().contains("empty"), "not a word in the log");
+}
+
+#[test]
+fn a_node_that_comes_back_empty_is_refused_where_that_is_configured() {
+    let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.nodes("on_empty = \"refuse\"")
+    });
+    let (keys, elsewhere) = (keys_on(1, 4), keys_on(2, 4));
+    fill(&proxy, &[keys.clone(), elsewhere.clone()].concat());
+    nodes[0].kill();
+    nodes[0].restart();
+    assert_never_served(&nodes[0], &proxy, &keys);
+    assert_eq!(
+        proxy.client().call(&["GET", &elsewhere[0]]),
+        Reply::from(value_of(&elsewhere[0]).as_str())
+    );
+}
+
+/// For a second and through some of the proxy's attempts, nothing runs on the node.
+fn assert_never_served(node: &Node, proxy: &Proxy, keys: &[String]) {
+    let start = Instant::now();
+    let attempts = node.info("total_connections_received");
+    let mut client = proxy.client();
+    wait_until("some attempts", Duration::from_secs(10), || {
+        for key in keys {
+            let reply = client.call(&["SET", key, "must not arrive"]);
+            assert_eq!(failure(&reply), Failure::NotRun, "{reply:?}");
+        }
+        start.elapsed() > Duration::from_secs(1) && node.info("total_connections_received") > attempts + 1
+    });
+    let last = client.call(&["GET", &keys[0]]);
+    last.expect_error("CLUSTERDOWN ");
+    let found = node.all_keys(proxy.setup.metadata_database());
+    assert!(
+        !found.iter().any(|(_, key)| keys.contains(key)),
+        "something ran: {found:?}"
+    );
+}
+
+#[test]
+fn a_node_that_comes_back_with_fewer_databases_is_refused_and_nothing_runs_elsewhere() {
+    let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let (keys, elsewhere) = (keys_on(1, 8), keys_on(2, 4));
+    fill(&proxy, &[keys.clone(), elsewhere.clone()].concat());
+    nodes[0].kill();
+    nodes[0].options.databases = 2;
+    nodes[0].restart();
+    assert_never_served(&nodes[0], &proxy, &keys);
+    assert!(
+        nodes[0].all_keys(99).is_empty(),
+        "a command ran in another database: {:?}",
+        nodes[0].all_keys(99)
+    );
+    assert_eq!(
+        proxy.client().call(&["GET", &elsewhere[0]]),
+        Reply::from(value_of(&elsewhere[0]).as_str())
+    );
+}
+
+#[test]
+fn a_foreign_node_at_a_known_address_is_refused() {
+    let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 8);
+    fill(&proxy, &keys);
+    // Another cluster's node, prepared elsewhere, moves in at the same address.
+    let mut foreign = Node::with(NodeOptions {
+        durable: true,
+        ..NodeOptions::default()
+    });
+    let mark = r#"{"format":1,"cluster":"another","node":"node-1","epoch":1}"#;
+    let mut client = foreign.client_in(proxy.setup.metadata_database());
+    client.call(&["SET", "preshard:mark", mark]).expect_ok();
+    foreign.client_in(0).call(&["SET", "theirs", "1"]).expect_ok();
+    foreign.kill();
+    nodes[0].kill();
+    foreign.port = nodes[0].port;
+    foreign.restart();
+    assert_never_served(&foreign, &proxy, &keys);
+    let found: Vec<_> = foreign
+        .all_keys(proxy.setup.metadata_database())
+        .into_iter()
+        .collect();
+    assert_eq!(found, [(0, "theirs".to_owned())]);
+    assert_eq!(
+        foreign
+            .client_in(proxy.setup.metadata_database())
+            .ask("GET preshard:mark"),
+        Reply::from(mark)
+    );
+}
+
+#[test]
+fn a_node_that_refuses_writes_says_so_itself() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 2);
+    fill(&proxy, &keys);
+    nodes[0].client().ask("CONFIG SET maxmemory 1mb").expect_ok();
+    let mut client = proxy.client();
+    client.call(&["SET", &keys[0], "x"]).expect_error("OOM ");
+    assert_eq!(
+        client.call(&["GET", &keys[0]]),
+        Reply::from(value_of(&keys[0]).as_str()),
+        "reads go on"
+    );
+    nodes[0].client().ask("CONFIG SET maxmemory 0").expect_ok();
+    client.call(&["SET", &keys[0], "x"]).expect_ok();
+}
+
+// === broken connections ===
+
+/// A proxy with one worker, whose first node is behind a relay.
+struct Broken {
+    _nodes: [Node; 2],
+    relay: Relay,
+    proxy: Proxy,
+    keys: Vec<String>,
+}
+
+impl Broken {
+    fn new() -> Self {
+        let nodes = [Node::start(), Node::start()];
+        let relay = Relay::to(nodes[0].socket());
+        let proxy = Setup::of(&[relay.address(), nodes[1].address()])
+            .proxy("workers = 1")
+            .proxy("request_timeout = \"400ms\"")
+            .start();
+        let keys = keys_on(1, 12);
+        fill(&proxy, &keys);
+        Self {
+            _nodes: nodes,
+            relay,
+            proxy,
+            keys,
+        }
+    }
+
+    /// Three GETs in one write, the fault upon the one in the middle: three replies, none wrong, then all is well.
+    fn strike(&self, name: &str, marker: &str, fault: Fault) -> Vec<Reply> {
+        let struck = self.relay.fired();
+        let mut client = self.proxy.client();
+        wait_until("all well before", Duration::from_secs(5), || {
+            client.call(&["GET", &self.keys[1]]) == Reply::from(value_of(&self.keys[1]).as_str())
+        });
+        self.relay.arm(marker, fault);
+        client.send(
+            &self.keys[..3]
+                .iter()
+                .flat_map(|key| frame(&["GET", key]))
+                .collect::<Vec<_>>(),
+        );
+        let replies: Vec<Reply> = (0..3).map(|_| client.reply()).collect();
+        self.relay.await_fault(struck + 1);
+        for (key, reply) in self.keys.iter().zip(&replies) {
+            if *reply != Reply::from(value_of(key).as_str()) {
+                failure(reply);
+            }
+        }
+        wait_until(
+            &format!("well again after: {name}"),
+            Duration::from_secs(9),
+            || {
+                let reply = client.call(&["GET", &self.keys[1]]);
+                if reply.error().is_none() {
+                    assert_eq!(
+                        reply,
+                        Reply::from(value_of(&self.keys[1]).as_str()),
+                        "after {name}"
+                    );
+                    return true;
+                }
+                false
+            },
+        );
+        replies
+    }
+
+    /// Clients that read all keys and know what they should find, while `during` runs.
+    fn under_load(&self, during: impl FnOnce(&Self)) {
+        let done = AtomicBool::new(false);
+        let running = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        running.fetch_add(1, Ordering::Relaxed);
+                        read_until(&done, &self.proxy, &self.keys[3..], None)
+                    })
+                })
+                .collect();
+            wait_until("the load runs", Duration::from_secs(5), || {
+                running.load(Ordering::Relaxed) == 3
+            });
+            during(self);
+            done.store(true, Ordering::Relaxed);
+            for reader in readers {
+                assert!(reader.join().unwrap().0 > 0);
+            }
+        });
+    }
+
+    fn marker(&self) -> String {
+        value_of(&self.keys[1])
+    }
+}
+
+#[test]
+fn a_connection_cut_anywhere_fails_what_was_in_flight_and_mixes_nothing() {
+    let broken = Broken::new();
+    let marker = broken.marker();
+    broken.under_load(|broken| {
+        for keep in [0, 1, 3, 4, 6, marker.len() + 5] {
+            let links = broken.relay.accepted();
+            let replies = broken.strike(&format!("cut after {keep} bytes"), &marker, Fault::CutReply(keep));
+            assert_eq!(
+                failure(&replies[1]),
+                Failure::Uncertain,
+                "sent and not answered: {:?}",
+                replies[1]
+            );
+            assert!(broken.relay.accepted() > links, "a new connection was made");
+        }
+        for _ in 0..2 {
+            let replies = broken.strike("reset", &marker, Fault::Reset);
+            assert_eq!(failure(&replies[1]), Failure::Uncertain, "{:?}", replies[1]);
+        }
+        let key = broken.keys[1].clone();
+        broken.strike("request cut in its middle", &key, Fault::CutRequest);
+    });
+}
+
+#[test]
+fn a_reply_after_the_deadline_is_nobody_elses_reply() {
+    let broken = Broken::new();
+    let marker = broken.marker();
+    broken.under_load(|broken| {
+        for late in [450, 900, 1500] {
+            let replies = broken.strike("late", &marker, Fault::Delay(Duration::from_millis(late)));
+            assert_eq!(
+                failure(&replies[1]),
+                Failure::Uncertain,
+                "{late} ms: {:?}",
+                replies[1]
+            );
+        }
+    });
+}
+
+#[test]
+fn a_reply_that_is_no_reply_closes_the_connection() {
+    let broken = Broken::new();
+    let marker = broken.marker();
+    broken.under_load(|broken| {
+        for garbage in [
+            "!!garbage\r\n",
+            "$-2\r\n",
+            "*-2\r\n",
+            "$x\r\n",
+            "HTTP/1.1 200 OK\r\n\r\n",
+            "\r\n",
+            ":12345678901234567890123456789012\r\n",
+        ] {
+            let links = broken.relay.accepted();
+            let replies = broken.strike(garbage, &marker, Fault::Replace(garbage.into()));
+            assert_eq!(
+                failure(&replies[1]),
+                Failure::Uncertain,
+                "{garbage:?}: {:?}",
+                replies[1]
+            );
+            assert!(
+                broken.relay.accepted() > links,
+                "{garbage:?}: a new connection was made"
+            );
+        }
+    });
+}
+
+/// A node that fell silent is given five seconds, then its connection is made anew.
+fn silence(fault: Fault) {
+    let broken = Broken::new();
+    // The last of the three, alone on the connection: what comes behind cannot hide that one is missing.
+    let marker = value_of(&broken.keys[2]);
+    let links = broken.relay.accepted();
+    let replies = broken.strike("a reply too few", &marker, fault);
+    assert_eq!(failure(&replies[2]), Failure::Uncertain, "{:?}", replies[2]);
+    assert!(broken.relay.accepted() > links, "a new connection was made");
+}
+
+#[test]
+fn a_reply_too_few_times_out_and_closes_the_connection() {
+    silence(Fault::Eat);
+}
+
+#[test]
+fn a_reply_that_never_ends_times_out_and_closes_the_connection() {
+    silence(Fault::Replace(b"$99999999999\r\nnot all of it".to_vec()));
+}
+
+#[test]
+fn a_reply_too_many_closes_the_connection() {
+    let broken = Broken::new();
+    let marker = value_of(&broken.keys[2]);
+    let links = broken.relay.accepted();
+    broken.strike("a reply twice", &marker, Fault::Duplicate);
+    wait_until("a new connection is made", Duration::from_secs(5), || {
+        broken.relay.accepted() > links
+    });
+    let mut client = broken.proxy.client();
+    for key in &broken.keys {
+        let reply = wait_for("a good reply", Duration::from_secs(5), || {
+            Some(client.call(&["GET", key])).filter(|reply| reply.error().is_none())
+        });
+        assert_eq!(reply, Reply::from(value_of(key).as_str()));
+    }
+}
+
+#[test]
+fn a_failed_select_never_lets_the_next_command_run() {
+    let broken = Broken::new();
+    // An answer to a SELECT that is not OK: whatever was behind it must not be believed, whatever database it ran in.
+    broken.under_load(|broken| {
+        for _ in 0..3 {
+            broken.relay.arm(
+                "+OK\r\n",
+                Fault::Replace(b"-ERR DB index is out of range\r\n".to_vec()),
+            );
+            let struck = broken.relay.fired();
+            let mut client = broken.proxy.client();
+            wait_until(
+                "a SELECT was answered with an error",
+                Duration::from_secs(5),
+                || {
+                    for key in &broken.keys {
+                        let reply = client.call(&["GET", key]);
+                        if reply != Reply::from(value_of(key).as_str()) {
+                            failure(&reply);
+                        }
+                    }
+                    broken.relay.fired() > struck
+                },
+            );
+        }
+    });
+    let mut client = Client::connect(broken.proxy.data);
+    wait_until("well again", Duration::from_secs(5), || {
+        client.call(&["GET", &broken.keys[0]]) == Reply::from(value_of(&broken.keys[0]).as_str())
+    });
+}

@@ -1,0 +1,355 @@
+//! The built `preshard serve` in front of nodes: configured, started, its addresses read from what it prints.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::process::{Scratch, wait_for};
+use super::sys;
+use super::wire::{Client, Reply};
+
+/// What a proxy is started with; every part can be changed before `start`.
+#[derive(Debug, Clone)]
+pub(crate) struct Setup {
+    pub(crate) shards: u16,
+    pub(crate) pinned: u16,
+    addresses: Vec<String>,
+    proxy: Vec<String>,
+    nodes: Vec<String>,
+    store: Option<String>,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) setup: Setup,
+    pub(crate) data: SocketAddr,
+    admin: Option<SocketAddr>,
+    pub(crate) http: SocketAddr,
+    child: Child,
+    log: Log,
+    /// The store's path, for a second proxy or a look.
+    pub(crate) store: String,
+    _dir: Arc<Scratch>,
+}
+
+/// What a proxy printed, both streams, as it comes.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+/// A proxy that was started and may be coming up or failing.
+struct Launch {
+    child: Child,
+    log: Log,
+    store: String,
+    dir: Arc<Scratch>,
+}
+
+// === impl Setup ===
+
+impl Setup {
+    /// Eight shards and four pinned databases (they fit a node of 16 databases), two workers.
+    pub(crate) fn of(addresses: &[String]) -> Self {
+        Self {
+            shards: 8,
+            pinned: 4,
+            addresses: addresses.to_vec(),
+            proxy: Vec::new(),
+            nodes: Vec::new(),
+            store: None,
+        }
+    }
+
+    pub(crate) fn layout(mut self, shards: u16, pinned: u16) -> Self {
+        (self.shards, self.pinned) = (shards, pinned);
+        self
+    }
+
+    /// A line of `[proxy]`.
+    pub(crate) fn proxy(mut self, line: &str) -> Self {
+        self.proxy.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[nodes]`.
+    pub(crate) fn nodes(mut self, line: &str) -> Self {
+        self.nodes.push(line.to_owned());
+        self
+    }
+
+    /// A store file somewhere else than in the proxy's own folder.
+    pub(crate) fn store(mut self, path: &str) -> Self {
+        self.store = Some(path.to_owned());
+        self
+    }
+
+    /// The metadata database: the one after the shards and the pinned ones.
+    pub(crate) fn metadata_database(&self) -> u32 {
+        u32::from(self.shards) + u32::from(self.pinned)
+    }
+
+    fn toml(&self, store: &str) -> String {
+        let mut text = "[proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+        if !self.proxy.iter().any(|line| line.starts_with("workers")) {
+            text.push_str("workers = 2\n");
+        }
+        let lines = |text: &mut String, lines: &[String]| {
+            lines.iter().for_each(|line| writeln!(text, "{line}").unwrap())
+        };
+        lines(&mut text, &self.proxy);
+        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[nodes]\n");
+        lines(&mut text, &self.nodes);
+        write!(
+            text,
+            "[topology]\nstore = \"file:{store}\"\nshards = {}\npinned = {}\n",
+            self.shards, self.pinned
+        )
+        .unwrap();
+        for (number, address) in self.addresses.iter().enumerate() {
+            write!(
+                text,
+                "[[topology.nodes]]\nname = \"node-{}\"\naddress = \"{address}\"\n",
+                number + 1
+            )
+            .unwrap();
+        }
+        text
+    }
+
+    fn launch(&self) -> Launch {
+        let dir = Arc::new(Scratch::new("proxy"));
+        let store = self
+            .store
+            .clone()
+            .unwrap_or_else(|| dir.file("topology.json").display().to_string());
+        let config = dir.file("preshard.toml");
+        std::fs::write(&config, self.toml(&store)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_preshard"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .current_dir(dir.path());
+        let (child, log) = spawn(&mut command);
+        Launch {
+            child,
+            log,
+            store,
+            dir,
+        }
+    }
+
+    /// Starts the proxy and waits until it says `ready`.
+    pub(crate) fn start(&self) -> Proxy {
+        let Launch {
+            mut child,
+            log,
+            store,
+            dir,
+        } = self.launch();
+        let address = |what: &str| {
+            log.line_after(&format!("listening {what}="))
+                .and_then(|text| text.parse().ok())
+        };
+        let (data, admin, http) = wait_for("the proxy says 'ready'", Duration::from_secs(30), || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the proxy ended with {status}:\n{}", log.text());
+            }
+            log.text()
+                .lines()
+                .any(|line| line.trim() == "ready")
+                .then_some(())?;
+            Some((address("data")?, address("admin"), address("http")?))
+        });
+        Proxy {
+            setup: self.clone(),
+            data,
+            admin,
+            http,
+            child,
+            log,
+            store,
+            _dir: dir,
+        }
+    }
+
+    /// Starts the proxy, which must end by itself: its exit status and all it printed.
+    pub(crate) fn start_refused(&self) -> (ExitStatus, String) {
+        let Launch {
+            mut child,
+            log,
+            dir: _dir,
+            ..
+        } = self.launch();
+        let status = end_of(&mut child, Duration::from_secs(30), &log);
+        (status, log.text())
+    }
+}
+
+/// Runs `preshard` with arguments to its end: exit status and all it printed.
+pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
+    let (mut child, log) = spawn(Command::new(env!("CARGO_BIN_EXE_preshard")).args(arguments));
+    (end_of(&mut child, Duration::from_secs(30), &log), log.text())
+}
+
+fn spawn(command: &mut Command) -> (Child, Log) {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    sys::die_with_parent(command);
+    let mut child = command.spawn().unwrap();
+    let log = Log::default();
+    log.follow(child.stdout.take().unwrap());
+    log.follow(child.stderr.take().unwrap());
+    (child, log)
+}
+
+fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
+    let start = Instant::now();
+    let status = wait_for("the proxy ends", Duration::from_secs(60), || {
+        match child.try_wait().unwrap() {
+            None if start.elapsed() > limit => {
+                let _ = child.kill();
+                let _ = child.wait();
+                panic!(
+                    "the proxy should have ended within {limit:?}; it printed:\n{}",
+                    log.text()
+                )
+            }
+            outcome => outcome,
+        }
+    });
+    log.settle();
+    status
+}
+
+// === impl Proxy ===
+
+impl Proxy {
+    /// A client of the data port.
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.data)
+    }
+
+    /// A client that speaks RESP3.
+    pub(crate) fn client3(&self) -> Client {
+        let mut client = self.client();
+        assert_eq!(
+            client
+                .ask("HELLO 3")
+                .field("proto")
+                .map(|proto| proto.text())
+                .as_deref(),
+            Some("3")
+        );
+        client
+    }
+
+    /// A client of the admin port.
+    pub(crate) fn admin_client(&self) -> Client {
+        Client::connect(self.admin.expect("an admin listener"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        sys::resident_bytes(self.pid())
+    }
+
+    /// What it printed so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// A fresh connection is served.
+    pub(crate) fn assert_alive(&self, after: &str) {
+        let reply = self.client().ask("PING");
+        assert_eq!(reply, Reply::Simple("PONG".to_owned()), "after {after}");
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        sys::send_signal(self.pid(), libc::SIGTERM);
+    }
+
+    /// SIGTERM and wait: its exit status.
+    pub(crate) fn stop(&mut self) -> ExitStatus {
+        self.terminate();
+        self.wait(Duration::from_secs(30))
+    }
+
+    pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
+        end_of(&mut self.child, limit, &self.log)
+    }
+
+    /// A GET on the HTTP port: status and body.
+    pub(crate) fn http_get(&self, path: &str) -> (u16, String) {
+        let mut client = Client::connect(self.http);
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").as_bytes());
+        let text = String::from_utf8_lossy(&client.until_closed()).into_owned();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (
+            status.unwrap_or_else(|| panic!("no HTTP status: {head:?}")),
+            body.to_owned(),
+        )
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the proxy printed:\n{}---", self.log.tail());
+        }
+    }
+}
+
+// === impl Log ===
+
+impl Log {
+    fn follow(&self, stream: impl Read + Send + 'static) {
+        let log = self.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                let mut text = log.0.lock().unwrap();
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+    }
+
+    fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// The end of it, for a failure's report.
+    fn tail(&self) -> String {
+        let text = self.text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(60)..]
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect()
+    }
+
+    fn line_after(&self, start: &str) -> Option<String> {
+        self.text()
+            .lines()
+            .find_map(|line| line.strip_prefix(start).map(|rest| rest.trim().to_owned()))
+    }
+
+    /// Both streams have ended (the two follower threads have let go).
+    fn settle(&self) {
+        wait_for("the log is read to its end", Duration::from_secs(5), || {
+            (Arc::strong_count(&self.0) == 1).then_some(())
+        });
+    }
+}

@@ -1,0 +1,347 @@
+//! Every limit has a named outcome; a stopping proxy leaves nobody in doubt.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::wire::frame;
+use crate::harness::{Client, Node, Proxy, Reply, Scratch, Setup, key_in, wait_until};
+
+fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = setup(Setup::of(&[nodes[0].address(), nodes[1].address()])).start();
+    (nodes, proxy)
+}
+
+#[test]
+fn one_client_too_many_is_told_so_and_closed() {
+    let (_nodes, proxy) = behind(|setup| setup.proxy("max_clients = 3"));
+    let mut clients: Vec<Client> = (0..3).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        assert_eq!(client.ask("PING"), Reply::Simple("PONG".to_owned()));
+    }
+    let said = String::from_utf8_lossy(&proxy.client().until_closed()).into_owned();
+    assert_eq!(said, "-ERR max number of clients reached\r\n");
+    clients.pop();
+    wait_until("a place is free again", Duration::from_secs(5), || {
+        let mut client = proxy.client();
+        client.try_send(b"PING\r\n").is_ok()
+            && client.try_reply_bytes().is_ok_and(|reply| reply == b"+PONG\r\n")
+    });
+    assert_eq!(clients[0].ask("PING"), Reply::Simple("PONG".to_owned()));
+}
+
+#[test]
+fn a_pipeline_deeper_than_the_limit_is_slowed_down_never_failed() {
+    let (_nodes, proxy) = behind(|setup| setup.proxy("in_flight_max = 10"));
+    let mut client = proxy.client();
+    let bytes: Vec<u8> = (0..5000)
+        .flat_map(|n| frame(&["ECHO".to_owned(), n.to_string()]))
+        .collect();
+    let incrs: Vec<u8> = (0..5000)
+        .flat_map(|n| frame(&["INCR".to_owned(), format!("counter:{}", n % 7)]))
+        .collect();
+    client.send(&bytes);
+    client.send(&incrs);
+    for n in 0..5000 {
+        assert_eq!(client.reply(), Reply::from(n.to_string().as_str()));
+    }
+    for n in 0..5000 {
+        assert_eq!(client.reply(), Reply::Int(n / 7 + 1));
+    }
+}
+
+#[test]
+fn a_full_queue_answers_tryagain_at_once_and_nothing_of_it_ran() {
+    let (nodes, proxy) = behind(|setup| {
+        setup
+            .proxy("request_timeout = \"1500ms\"")
+            .proxy("workers = 1")
+            .nodes("in_flight_max = 8")
+            .nodes("queue_max = 16")
+    });
+    let (stuck, free) = (key_in(0, 8, "stuck:"), key_in(7, 8, "free:"));
+    let mut client = proxy.client();
+    client.call(&["SET", &free, "x"]).expect_ok();
+    client.call(&["SET", &stuck, "0"]).expect_ok();
+    nodes[0].freeze();
+    let mut others = proxy.client();
+    let start = Instant::now();
+    client.send(&frame(&["INCR", &stuck]).repeat(200));
+    assert_eq!(others.call(&["GET", &free]), Reply::from("x"));
+    assert!(
+        start.elapsed() < Duration::from_millis(1000),
+        "the other node waited {:?}",
+        start.elapsed()
+    );
+    let (mut busy, mut uncertain) = (0, 0);
+    for _ in 0..200 {
+        match client.reply() {
+            Reply::Error(text) if text.starts_with("TRYAGAIN ") => busy += 1,
+            Reply::Error(text) if text.starts_with("UNCERTAIN ") => uncertain += 1,
+            Reply::Error(text) if text.starts_with("CLUSTERDOWN ") => busy += 1,
+            other => panic!("a frozen node's key answered {other:?}"),
+        }
+    }
+    nodes[0].thaw();
+    assert!(
+        busy >= 150 && uncertain <= 50,
+        "{busy} refused, {uncertain} uncertain: at most in flight and queue may be"
+    );
+    let stored = wait_for_good(&mut client, &stuck);
+    assert!(stored <= uncertain, "{stored} ran, only {uncertain} may have");
+}
+
+/// GETs until a number comes.
+fn wait_for_good(client: &mut Client, key: &str) -> i64 {
+    crate::harness::wait_for("a good reply again", Duration::from_secs(5), || {
+        match client.call(&["GET", key]) {
+            Reply::Bulk(value) => Some(String::from_utf8(value).unwrap().parse().unwrap()),
+            _ => None,
+        }
+    })
+}
+
+#[test]
+fn an_idle_client_is_closed_and_a_busy_one_is_not() {
+    let (_nodes, proxy) = behind(|setup| setup.proxy("idle_timeout = \"1s\""));
+    let (mut idle, mut busy) = (proxy.client(), proxy.client());
+    idle.ask("PING");
+    let start = Instant::now();
+    idle.stream().set_nonblocking(true).unwrap();
+    wait_until("the idle client is closed", Duration::from_secs(6), || {
+        assert_eq!(busy.ask("PING"), Reply::Simple("PONG".to_owned()));
+        matches!(idle.stream().peek(&mut [0; 1]), Ok(0))
+    });
+    assert!(
+        start.elapsed() > Duration::from_millis(900),
+        "closed after {:?}",
+        start.elapsed()
+    );
+}
+
+/// A proxy with the password `open sesame`.
+fn locked(more: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy, Scratch) {
+    let dir = Scratch::new("password");
+    let file = dir.file("password");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    let line = format!("password_file = \"{}\"", file.display());
+    let (nodes, proxy) = behind(|setup| more(setup.proxy(&line)));
+    (nodes, proxy, dir)
+}
+
+#[test]
+fn without_the_password_nothing_is_answered_but_noauth() {
+    let (_nodes, proxy, _dir) = locked(|setup| setup);
+    let mut client = proxy.client();
+    for command in [
+        "GET a",
+        "SET a b",
+        "PING",
+        "SELECT 1",
+        "INFO",
+        "CLIENT LIST",
+        "COMMAND",
+        "NOSUCH",
+        "DBSIZE",
+    ] {
+        client
+            .ask(command)
+            .expect_error("NOAUTH Authentication required.");
+    }
+    client
+        .ask("HELLO 3")
+        .expect_error("NOAUTH HELLO must be called with the client already authenticated");
+    client
+        .call(&["AUTH", "wrong"])
+        .expect_error("WRONGPASS invalid username-password pair or user is disabled.");
+    client
+        .call(&["AUTH", "nobody", "open sesame"])
+        .expect_error("WRONGPASS ");
+    client
+        .call(&["HELLO", "3", "AUTH", "default", "wrong"])
+        .expect_error("WRONGPASS ");
+    client.ask("GET a").expect_error("NOAUTH ");
+    client.call(&["AUTH", "open sesame"]).expect_ok();
+    client.ask("SET a b").expect_ok();
+    // A wrong password later does not take away what was given.
+    client.call(&["AUTH", "wrong"]).expect_error("WRONGPASS ");
+    assert_eq!(client.ask("GET a"), Reply::from("b"));
+    client.ask("RESET");
+    client.ask("GET a").expect_error("NOAUTH ");
+
+    let mut client = proxy.client();
+    client.call(&["AUTH", "default", "open sesame"]).expect_ok();
+    let mut client = proxy.client();
+    let hello = client.call(&["HELLO", "3", "AUTH", "default", "open sesame", "SETNAME", "me"]);
+    assert_eq!(hello.field("proto"), Some(Reply::Int(3)));
+    assert_eq!(client.ask("CLIENT GETNAME"), Reply::from("me"));
+    assert!(!proxy.log().contains("sesame"), "the password is in the log");
+}
+
+#[test]
+fn a_stranger_may_send_only_little() {
+    let (_nodes, proxy, _dir) = locked(|setup| setup);
+    let before = proxy.resident_bytes();
+    for (bytes, words) in [
+        (
+            "*11\r\n$4\r\nPING\r\n",
+            "-ERR Protocol error: unauthenticated multibulk length\r\n",
+        ),
+        (
+            "*2\r\n$4\r\nAUTH\r\n$16385\r\n",
+            "-ERR Protocol error: unauthenticated bulk length\r\n",
+        ),
+    ] {
+        let mut client = proxy.client();
+        client.send(bytes.as_bytes());
+        assert_eq!(String::from_utf8_lossy(&client.until_closed()), words);
+    }
+    // One that asks for ever and never reads is closed too; it takes no memory meanwhile.
+    let mut client = proxy.client();
+    client.limit = Duration::from_secs(10);
+    let flood = "PING\r\n".repeat(10_000);
+    let mut sent = 0;
+    while client.try_send(flood.as_bytes()).is_ok() && sent < 2000 {
+        sent += 1;
+    }
+    assert!(
+        sent < 2000,
+        "120 MB of refused requests were taken from one that never reads"
+    );
+    let grown = proxy.resident_bytes().saturating_sub(before);
+    assert!(grown < 16 << 20, "grew by {grown} bytes");
+    // After the password the same sizes pass.
+    let mut client = proxy.client();
+    client.call(&["AUTH", "open sesame"]).expect_ok();
+    client.call(&["SET", "a", &"x".repeat(20_000)]).expect_ok();
+    let many = [
+        "DEL", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12",
+    ];
+    assert_eq!(client.call(&many), Reply::Int(0));
+}
+
+#[test]
+fn a_stranger_that_falls_silent_is_closed() {
+    let (_nodes, proxy, _dir) = locked(|setup| setup.proxy("handshake_timeout = \"300ms\""));
+    let mut known = proxy.client();
+    known.call(&["AUTH", "open sesame"]).expect_ok();
+    known.send(b"*2\r\n$4\r\nECHO\r\n$2\r\nh");
+    let start = Instant::now();
+    for half in ["", "*1\r\n$4\r\nPI"] {
+        let mut client = proxy.client();
+        client.limit = Duration::from_secs(5);
+        client.send(half.as_bytes());
+        client.until_closed();
+    }
+    assert!(
+        start.elapsed() > Duration::from_millis(500),
+        "closed after {:?}",
+        start.elapsed()
+    );
+    known.send(b"i\r\n");
+    assert_eq!(
+        known.reply(),
+        Reply::from("hi"),
+        "who has authenticated may take his time"
+    );
+}
+
+#[test]
+fn an_argument_beyond_the_limit_is_a_protocol_error() {
+    let (_nodes, proxy) = behind(|setup| setup.proxy("request_bytes_max = \"1MiB\""));
+    let mut client = proxy.client();
+    client.call(&["SET", "fits", &"x".repeat(1 << 20)]).expect_ok();
+    client.send(format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", (1 << 20) + 1).as_bytes());
+    assert_eq!(
+        String::from_utf8_lossy(&client.until_closed()),
+        "-ERR Protocol error: invalid bulk length\r\n"
+    );
+}
+
+#[test]
+fn large_values_pass_whole_in_both_directions() {
+    let (_nodes, proxy) = behind(|setup| setup);
+    let mut client = proxy.client();
+    for size in [1000, 65_535, 65_536, 1 << 20, 12 << 20] {
+        let value: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
+        let key = format!("large:{size}");
+        client.call(&[b"SET", key.as_bytes(), &value]).expect_ok();
+        assert!(
+            client.call(&["GET", &key]) == Reply::Bulk(value),
+            "{size} bytes came back changed"
+        );
+    }
+}
+
+#[test]
+fn an_idle_client_does_not_delay_the_exit() {
+    let (_nodes, mut proxy) = behind(|setup| setup);
+    let mut idle: Vec<Client> = (0..20).map(|_| proxy.client()).collect();
+    idle[0].ask("PING");
+    let start = Instant::now();
+    let status = proxy.stop();
+    assert!(status.success(), "{status}");
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "took {:?}",
+        start.elapsed()
+    );
+    for client in &mut idle {
+        assert!(client.until_closed().is_empty());
+    }
+}
+
+#[test]
+fn a_stop_under_load_leaves_nothing_uncertain() {
+    let (nodes, mut proxy) = behind(|setup| setup);
+    let address = proxy.data;
+    let started = std::sync::atomic::AtomicU32::new(0);
+    let acked: Vec<(String, i64)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..6)
+            .map(|number| {
+                let started = &started;
+                scope.spawn(move || {
+                    let mut client = Client::connect(address);
+                    let key = key_in(number % 8, 8, &format!("drain:{number}:"));
+                    let batch = frame(&["INCR", &key]).repeat(20);
+                    let mut acked = 0;
+                    while client.try_send(&batch).is_ok() {
+                        for _ in 0..20 {
+                            match client.try_reply_bytes() {
+                                Ok(bytes) => match crate::harness::wire::decode(&bytes) {
+                                    Reply::Int(count) => {
+                                        acked += 1;
+                                        assert_eq!(count, acked);
+                                    }
+                                    other => panic!("during a stop: {other:?}"),
+                                },
+                                Err(_) => return (key, acked),
+                            }
+                        }
+                        started.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                    (key, acked)
+                })
+            })
+            .collect();
+        wait_until("load runs", Duration::from_secs(10), || {
+            started.load(std::sync::atomic::Ordering::Relaxed) > 100
+        });
+        let start = Instant::now();
+        let status = proxy.stop();
+        assert!(status.success(), "{status}");
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "took {:?}",
+            start.elapsed()
+        );
+        workers.into_iter().map(|worker| worker.join().unwrap()).collect()
+    });
+    for (key, acked) in acked {
+        let shard = crate::harness::shard_of(&key, 8);
+        let stored = nodes[usize::from(shard >= 4)]
+            .client_in(u32::from(shard))
+            .call(&["GET", &key])
+            .text();
+        assert_eq!(stored, acked.to_string(), "{key}: what ran is what was answered");
+    }
+}

@@ -1,0 +1,29 @@
+//! The data plane as a black box: the built `preshard` in front of real `redis-server`s, looked at through its sockets.
+//!
+//! ```text
+//!                     ┌────────── harness::relay (cuts, delays, doubles, eats) ──┐
+//!  harness::wire ─▶ preshard serve ─▶ redis-server (temporary folder, free port) ┘
+//!       │                │  stdout: addresses, ready · /proc: memory
+//!       └── one plain redis-server beside it, for what the answer should have been
+//! ```
+//!
+//! One binary, one module a theme. Nothing here names the library: what is tested is what a client and an operator can see.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a test that cannot go on should stop, loudly, where it is"
+)]
+
+mod clients;
+mod commands;
+mod crowd;
+mod differential;
+mod faults;
+mod harness;
+mod hostile;
+mod limits;
+mod startup;
