@@ -413,7 +413,7 @@ async fn info_has_sections() {
     );
     assert!(
         text(&ask(&context, "INFO nodes").await)
-            .contains("node1:name=b,address=127.0.0.1:2,state=unknown,shards=6")
+            .contains("node1:name=b,address=unix:/nonexistent/b,state=unknown,shards=6")
     );
 }
 
@@ -440,8 +440,8 @@ async fn check_tells_of_nodes_and_of_open_listeners() {
             "{node} {check} {result} {hint}: {table:?}"
         );
     };
-    found("a", "reachable", "failed", "127.0.0.1:1 cannot be reached");
-    found("b", "reachable", "failed", "127.0.0.1:2");
+    found("a", "reachable", "failed", "unix:/nonexistent/a cannot be reached");
+    found("b", "reachable", "failed", "/nonexistent/b");
     found("", "password", "ok", "127.0.0.1:6380");
     found("", "password", "warning", "0.0.0.0:6390");
     found("", "password", "ok", "admin.listen");
