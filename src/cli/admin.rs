@@ -78,6 +78,9 @@ pub(super) fn admin(admin: &Admin) -> u8 {
     };
     if failed && !admin.json {
         eprint!("{printed}");
+        if printed.starts_with("NOAUTH") {
+            eprintln!("name the file with its password: preshard admin --password-file FILE …");
+        }
     } else {
         // Whoever closed the pipe has read enough.
         let _ = io::stdout().lock().write_all(printed.as_bytes());
