@@ -440,7 +440,12 @@ async fn check_tells_of_nodes_and_of_open_listeners() {
             "{node} {check} {result} {hint}: {table:?}"
         );
     };
-    found("a", "reachable", "failed", "unix:/nonexistent/a cannot be reached");
+    found(
+        "a",
+        "reachable",
+        "failed",
+        "unix:/nonexistent/a cannot be reached",
+    );
     found("b", "reachable", "failed", "/nonexistent/b");
     found("", "password", "ok", "127.0.0.1:6380");
     found("", "password", "warning", "0.0.0.0:6390");
