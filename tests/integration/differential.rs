@@ -600,6 +600,23 @@ fn send_chunked(client: &mut Client, bytes: &[u8], random: &mut fastrand::Rng) {
     }
 }
 
+/// All keys of a type, in order.
+fn scan_type(client: &mut Client, kind: &str) -> Vec<String> {
+    let (mut found, mut cursor) = (Vec::new(), "0".to_owned());
+    loop {
+        let page = client
+            .call(&["SCAN", &cursor, "TYPE", kind, "COUNT", "50"])
+            .items();
+        found.extend(sorted(&page[1]));
+        cursor = page[0].text();
+        if cursor == "0" {
+            found.sort();
+            found.dedup();
+            return found;
+        }
+    }
+}
+
 fn difference(number: usize, command: &[Vec<u8>], want: &[u8], got: &[u8]) -> String {
     let shown: Vec<String> = command
         .iter()
@@ -654,6 +671,14 @@ fn compare_runs(database: u32, protocol: u8, tagged: bool) {
     );
     let sizes = [&mut reference, &mut tested].map(|client| client.ask("DBSIZE").int());
     assert_eq!(sizes[0], sizes[1], "as many keys at the end");
+    for pattern in ["*", "*[lu]?", "*\\{1}*", "nothing*", "*h[^1]"] {
+        let found = [&mut reference, &mut tested].map(|client| sorted(&client.call(&["KEYS", pattern])));
+        assert_eq!(found[0], found[1], "KEYS {pattern}");
+    }
+    for kind in ["string", "list", "set", "zset", "hash", "stream", "nosuch"] {
+        let found = [&mut reference, &mut tested].map(|client| scan_type(client, kind));
+        assert_eq!(found[0], found[1], "SCAN TYPE {kind}");
+    }
     assert!(sizes[0] > 10, "the script left keys behind");
 }
 

@@ -396,6 +396,151 @@ fn a_node_that_refuses_writes_says_so_itself() {
     client.call(&["SET", &keys[0], "x"]).expect_ok();
 }
 
+#[test]
+fn a_node_that_became_a_replica_says_so_itself() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 2);
+    fill(&proxy, &keys);
+    let mut node = nodes[0].client();
+    node.ask("REPLICAOF 127.0.0.1 1").expect_ok();
+    let mut client = proxy.client();
+    client.call(&["SET", &keys[0], "x"]).expect_error("READONLY ");
+    assert_eq!(
+        client.call(&["GET", &keys[0]]),
+        Reply::from(value_of(&keys[0]).as_str())
+    );
+    node.ask("CONFIG SET replica-serve-stale-data no").expect_ok();
+    client.call(&["GET", &keys[0]]).expect_error("MASTERDOWN ");
+    node.ask("REPLICAOF NO ONE").expect_ok();
+    wait_until("writes again", Duration::from_secs(5), || {
+        client.call(&["SET", &keys[0], "x"]).is_ok()
+    });
+}
+
+#[test]
+fn a_node_that_refuses_the_proxy_itself_is_down_and_its_words_stay_inside() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 2);
+    fill(&proxy, &keys);
+    let mut client = proxy.client();
+    let mut node = nodes[0].client();
+    for (refuse, accept) in [
+        ("CONFIG SET requirepass secret", "CONFIG SET requirepass \"\""),
+        ("CONFIG SET maxclients 1", "CONFIG SET maxclients 10000"),
+    ] {
+        node.ask(refuse).expect_ok();
+        node.ask("CLIENT KILL TYPE normal SKIPME yes");
+        let reply = wait_for("the node is down", Duration::from_secs(5), || {
+            let reply = client.call(&["GET", &keys[0]]);
+            if reply.error().is_some() {
+                failure(&reply);
+            }
+            reply
+                .error()
+                .is_some_and(|text| text.starts_with("CLUSTERDOWN "))
+                .then_some(reply)
+        });
+        assert!(!reply.text().contains("NOAUTH"), "{reply:?}");
+        node.send(format!("{accept}\r\n").as_bytes());
+        node.reply().expect_ok();
+        wait_until("well again", Duration::from_secs(5), || {
+            client.call(&["GET", &keys[0]]).error().is_none()
+        });
+    }
+}
+
+#[test]
+fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
+    let more = vec!["--busy-reply-threshold".to_owned(), "100".to_owned()];
+    let (nodes, proxy) = two_nodes(
+        NodeOptions {
+            more,
+            ..NodeOptions::default()
+        },
+        |setup| setup,
+    );
+    let (keys, elsewhere) = (keys_on(1, 2), keys_on(2, 2));
+    fill(&proxy, &[keys.clone(), elsewhere.clone()].concat());
+    let mut script = nodes[0].client();
+    script.command(&["EVAL", "while true do end", "0"]);
+    let mut client = proxy.client();
+    // The node refuses even SELECT, and what stands behind a refused SELECT must not be believed: so its shards fail
+    // fast as those of a node that is down.
+    wait_until("the node's shards fail", Duration::from_secs(8), || {
+        client.call(&["GET", &keys[0]]).error().is_some()
+    });
+    let start = Instant::now();
+    for _ in 0..20 {
+        let reply = client.call(&["GET", &keys[0]]);
+        let text = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(
+            text.starts_with("BUSY ") || text.starts_with("CLUSTERDOWN ") || text.starts_with("UNCERTAIN "),
+            "{text}"
+        );
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "twenty refusals took {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        client.call(&["GET", &elsewhere[0]]),
+        Reply::from(value_of(&elsewhere[0]).as_str())
+    );
+    nodes[0].client().ask("SCRIPT KILL").expect_ok();
+    wait_until("well again", Duration::from_secs(5), || {
+        client.call(&["GET", &keys[0]]) == Reply::from(value_of(&keys[0]).as_str())
+    });
+}
+
+#[test]
+fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"300ms\"")
+    });
+    let keys = keys_on(1, 4);
+    fill(&proxy, &keys);
+    let mut client = proxy.client();
+    nodes[0].client().ask("CLIENT PAUSE 1500 ALL").expect_ok();
+    let reply = client.call(&["APPEND", &keys[0], "!"]);
+    assert_eq!(failure(&reply), Failure::Uncertain, "{reply:?}");
+    wait_until("well again", Duration::from_secs(8), || {
+        client.call(&["GET", &keys[1]]).error().is_none()
+    });
+    for key in &keys[1..] {
+        assert_eq!(client.call(&["GET", key]), Reply::from(value_of(key).as_str()));
+    }
+    let appended = client.call(&["GET", &keys[0]]).text();
+    assert!(
+        appended == format!("{}!", value_of(&keys[0])) || appended == value_of(&keys[0]),
+        "run once or never: {appended}"
+    );
+}
+
+#[test]
+fn a_split_write_over_a_frozen_node_is_uncertain_and_says_how_far_it_came() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"300ms\"")
+    });
+    let (frozen, free) = (keys_on(1, 1), keys_on(2, 2));
+    let mut client = proxy.client();
+    client
+        .call(&["MSET", &frozen[0], "0", &free[0], "0", &free[1], "0"])
+        .expect_ok();
+    nodes[0].freeze();
+    let reply = client.call(&["MSET", &frozen[0], "1", &free[0], "1", &free[1], "1"]);
+    let text = reply.expect_error("UNCERTAIN ");
+    assert!(text.contains("2 of 3 shards"), "{text}");
+    assert_eq!(
+        client.call(&["MGET", &free[0], &free[1]]).items(),
+        [Reply::from("1"), Reply::from("1")]
+    );
+    nodes[0].thaw();
+    wait_until("well again", Duration::from_secs(8), || {
+        client.call(&["GET", &frozen[0]]).error().is_none()
+    });
+}
+
 // === broken connections ===
 
 /// A proxy with one worker, whose first node is behind a relay.

@@ -20,6 +20,8 @@ pub(crate) struct Setup {
     proxy: Vec<String>,
     nodes: Vec<String>,
     store: Option<String>,
+    listen: String,
+    open_files: Option<u32>,
 }
 
 /// A running proxy.
@@ -60,6 +62,8 @@ impl Setup {
             proxy: Vec::new(),
             nodes: Vec::new(),
             store: None,
+            listen: "\"127.0.0.1:0\"".to_owned(),
+            open_files: None,
         }
     }
 
@@ -80,6 +84,18 @@ impl Setup {
         self
     }
 
+    /// Other addresses than one free port, as TOML; the first must be TCP.
+    pub(crate) fn listen(mut self, addresses: &str) -> Self {
+        addresses.clone_into(&mut self.listen);
+        self
+    }
+
+    /// A limit of open files for the process.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// A store file somewhere else than in the proxy's own folder.
     pub(crate) fn store(mut self, path: &str) -> Self {
         self.store = Some(path.to_owned());
@@ -92,7 +108,7 @@ impl Setup {
     }
 
     fn toml(&self, store: &str) -> String {
-        let mut text = "[proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+        let mut text = format!("[proxy]\nlisten = {}\n", self.listen);
         if !self.proxy.iter().any(|line| line.starts_with("workers")) {
             text.push_str("workers = 2\n");
         }
@@ -127,7 +143,7 @@ impl Setup {
             .unwrap_or_else(|| dir.file("topology.json").display().to_string());
         let config = dir.file("preshard.toml");
         std::fs::write(&config, self.toml(&store)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_preshard"));
+        let mut command = self.program();
         command
             .arg("serve")
             .arg("--config")
@@ -140,6 +156,16 @@ impl Setup {
             store,
             dir,
         }
+    }
+
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_preshard");
+        let Some(limit) = self.open_files else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
+        command
     }
 
     /// Starts the proxy and waits until it says `ready`.
