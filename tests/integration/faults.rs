@@ -29,9 +29,13 @@ fn failure(reply: &Reply) -> Failure {
     }
 }
 
+/// What may be logged when nodes and connections fail.
+const FAULT_EVENTS: &[&str] = &["link_closed", "node_down", "node_empty", "node_fault"];
+
 fn two_nodes(first: NodeOptions, setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
     let nodes = [Node::with(first), Node::start()];
-    let proxy = setup(Setup::of(&[nodes[0].address(), nodes[1].address()])).start();
+    let setup = setup(Setup::of(&[nodes[0].address(), nodes[1].address()]));
+    let proxy = setup.announce(FAULT_EVENTS).start();
     (nodes, proxy)
 }
 
@@ -558,6 +562,7 @@ impl Broken {
         let proxy = Setup::of(&[relay.address(), nodes[1].address()])
             .proxy("workers = 1")
             .proxy("request_timeout = \"400ms\"")
+            .announce(FAULT_EVENTS)
             .start();
         let keys = keys_on(1, 12);
         fill(&proxy, &keys);

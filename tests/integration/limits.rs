@@ -348,7 +348,12 @@ fn a_stop_under_load_leaves_nothing_uncertain() {
 
 #[test]
 fn out_of_file_descriptors_the_door_stays_alive() {
-    let (_nodes, proxy) = behind(|setup| setup.open_files(100).proxy("max_clients = 10000"));
+    let (_nodes, proxy) = behind(|setup| {
+        setup
+            .open_files(100)
+            .announce(&["accept_paused"])
+            .proxy("max_clients = 10000")
+    });
     let mut early = proxy.client();
     early.ask("SET k v").expect_ok();
     let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();

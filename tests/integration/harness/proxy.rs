@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
+    announced: &'static [&'static str],
 }
 
 /// A running proxy.
@@ -64,6 +65,7 @@ impl Setup {
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
+            announced: &[],
         }
     }
 
@@ -87,6 +89,12 @@ impl Setup {
     /// Other addresses than one free port, as TOML; the first must be TCP.
     pub(crate) fn listen(mut self, addresses: &str) -> Self {
         addresses.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Events that may be logged as warnings or errors; any other one fails the test.
+    pub(crate) fn announce(mut self, events: &'static [&'static str]) -> Self {
+        self.announced = events;
         self
     }
 
@@ -334,7 +342,27 @@ impl Drop for Proxy {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- the proxy printed:\n{}---", self.log.tail());
+            return;
         }
+        self.log.settle();
+        let text = self.log.text();
+        let told = |line: &&str| {
+            line.contains("\"level\":\"WARN\"")
+                || line.contains("\"level\":\"ERROR\"")
+                || line.contains("panicked")
+        };
+        let announced = |line: &&str| {
+            self.setup
+                .announced
+                .iter()
+                .any(|event| line.contains(&format!("\"event\":\"{event}\"")))
+        };
+        let surprise = text.lines().filter(told).find(|line| !announced(line));
+        assert!(
+            surprise.is_none(),
+            "a warning that the test did not announce: {}",
+            surprise.unwrap_or_default()
+        );
     }
 }
 
