@@ -505,6 +505,8 @@ fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
     let keys = keys_on(1, 4);
     fill(&proxy, &keys);
     let mut client = proxy.client();
+    // Its worker is connected: else the request would wait for the connection, and not run.
+    client.call(&["GET", &keys[0]]);
     nodes[0].client().ask("CLIENT PAUSE 1500 ALL").expect_ok();
     let reply = client.call(&["APPEND", &keys[0], "!"]);
     assert_eq!(failure(&reply), Failure::Uncertain, "{reply:?}");
