@@ -71,6 +71,11 @@ fn framing_cases() -> Vec<Case> {
         fails("*+1", "*+1\r\n$4\r\nPING\r\n", MULTIBULK),
         fails("* 1", "* 1\r\n$4\r\nPING\r\n", MULTIBULK),
         fails("*01", "*01\r\n$4\r\nPING\r\n", MULTIBULK),
+    ]
+}
+
+fn bulk_cases() -> Vec<Case> {
+    vec![
         fails("$03", "*2\r\n$3\r\nGET\r\n$03\r\nabc\r\n", BULK),
         fails("$-1 argument", "*2\r\n$3\r\nGET\r\n$-1\r\n", BULK),
         fails("$-10 argument", "*2\r\n$3\r\nGET\r\n$-10\r\n", BULK),
@@ -329,7 +334,7 @@ fn check(scene: &mut Scene, case: &Case) {
 #[test]
 fn malformed_frames_close_only_their_sender() {
     let mut scene = Scene::new(|setup| setup);
-    for case in framing_cases() {
+    for case in framing_cases().into_iter().chain(bulk_cases()) {
         check(&mut scene, &case);
     }
 }
