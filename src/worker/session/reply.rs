@@ -76,7 +76,8 @@ impl Engine {
         let Some(client) = self.clients.get_mut(index) else {
             return;
         };
-        if client.generation != generation {
+        // Who is being closed may have been cut in the middle of a reply: not a byte may follow it.
+        if client.generation != generation || client.closed.is_some() {
             return;
         }
         let place = seq.wrapping_sub(client.head_seq) as usize;
