@@ -165,7 +165,6 @@ impl Engine {
         match client.stream.poll_write_ready(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
-                client.write_blocked = false;
                 self.flush_client(index);
                 // Full again: ask to be told, or this client would never be written to.
                 let client = &mut self.clients[index];

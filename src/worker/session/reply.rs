@@ -274,10 +274,11 @@ impl Engine {
         match client.out.write_to(&client.stream, &mut self.spares) {
             Ok(done) => {
                 let written = before - client.out.len();
-                client.write_blocked = !done;
-                if written > 0 {
+                // The wait for a socket begins when it is first found full, however long ago a byte was written.
+                if written > 0 || !client.write_blocked {
                     client.progress_at = self.now;
                 }
+                client.write_blocked = !done;
                 let waits = client.pause != Pause::No || client.closing.is_some() || client.read_ended;
                 if !done || waits || self.draining {
                     client.wake();
