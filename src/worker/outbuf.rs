@@ -137,6 +137,11 @@ impl OutBuf {
             self.chunks.pop_front();
         }
         self.written += count;
+        // A reader that never quite catches up would have all it ever read kept here.
+        if self.written >= LARGE_BYTES && self.written > self.tail.len() / 2 {
+            self.tail.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Forgets all bytes and gives the memory back.
