@@ -124,7 +124,13 @@ impl Engine {
         args: &mut Vec<ArgRange>,
     ) -> (usize, usize) {
         let mut at = 0;
-        while at < bytes.len() && self.takes_requests(index) {
+        while at < bytes.len() {
+            if at > 0 {
+                self.go_on(index);
+            }
+            if !self.takes_requests(index) {
+                return (at, 0);
+            }
             let rest = &bytes[at..];
             let limits = if self.clients[index].authenticated {
                 self.shared.limits.request
@@ -137,7 +143,7 @@ impl Engine {
                     scanner.reset();
                     args.clear();
                     if taken == Taken::NotNow {
-                        break;
+                        return (at, 0);
                     }
                     at += end;
                 }
@@ -150,18 +156,32 @@ impl Engine {
                     scanner.reset();
                     args.clear();
                     if self.handle_inline(index, &rest[..end]) == Taken::NotNow {
-                        break;
+                        return (at, 0);
                     }
                     at += end;
                 }
-                Scan::Incomplete { at_least } => return (at, at_least),
+                Scan::Incomplete { at_least } => {
+                    self.go_on(index);
+                    return (at, at_least);
+                }
                 Scan::Fail(error) => {
                     self.protocol_error(index, &error);
                     return (bytes.len(), 0);
                 }
             }
         }
+        self.go_on(index);
         (at, 0)
+    }
+
+    /// What a client waited for has come: its next request may wait anew.
+    #[inline]
+    fn go_on(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.pause != Pause::No {
+            client.pause = Pause::No;
+            client.refuse_when_full = false;
+        }
     }
 
     /// A line of words becomes the frame that a client library would have sent.
@@ -223,7 +243,6 @@ impl Engine {
             None
         };
         let Some(limit) = pause else {
-            client.pause = Pause::No;
             return true;
         };
         if client.pause != Pause::Limits {
