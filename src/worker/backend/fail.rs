@@ -80,10 +80,7 @@ impl Engine {
                 self.not_run(entry, word, why);
             }
         }
-        let waiting = std::mem::take(&mut self.links[index].waiting);
-        for (client, generation) in waiting {
-            self.wake_client(client, generation);
-        }
+        self.wake_waiting(index);
     }
 
     fn unqueue(&mut self, index: usize, entry: Entry) {
@@ -134,6 +131,7 @@ impl Engine {
                 self.links[index].queues.retain(|&listed| listed != queue);
             }
         }
+        self.admit_waiting(index);
     }
 
     /// Requests that were sent and not answered in time are answered `UNCERTAIN`; their replies stay due.

@@ -89,14 +89,23 @@ impl Engine {
         moved_any
     }
 
-    /// Lets clients on that waited for room in a link's queue.
-    fn admit_waiting(&mut self, index: usize) {
-        let link = &mut self.links[index];
-        if link.waiting.is_empty() || link.queued > self.shared.limits.node_queue / 2 {
-            return;
+    /// Lets clients on that waited for room in a link's queue, when there is some.
+    pub(super) fn admit_waiting(&mut self, index: usize) {
+        let link = &self.links[index];
+        if !link.waiting.is_empty() && link.queued <= self.shared.limits.node_queue / 2 {
+            self.wake_waiting(index);
         }
-        for (client, generation) in std::mem::take(&mut link.waiting) {
-            self.wake_client(client, generation);
+    }
+
+    /// Has the clients look again that waited for room in a link's queue.
+    pub(super) fn wake_waiting(&mut self, index: usize) {
+        for (client, generation) in std::mem::take(&mut self.links[index].waiting) {
+            if let Some(client) = self.clients.get_mut(client)
+                && client.generation == generation
+            {
+                client.waits_for.take_if(|link| *link == index);
+                client.wake();
+            }
         }
     }
 }

@@ -79,6 +79,8 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) paused_at: u64,
     /// It waited too long for a node's queue: the next full queue refuses.
     pub(in crate::worker) refuse_when_full: bool,
+    /// The link in whose list of waiting clients it was put last.
+    pub(in crate::worker) waits_for: Option<usize>,
 
     pub(in crate::worker) slots: VecDeque<Slot>,
     pub(in crate::worker) head_seq: u32,
@@ -128,6 +130,7 @@ impl Client {
             pause: Pause::No,
             paused_at: 0,
             refuse_when_full: false,
+            waits_for: None,
             slots: VecDeque::new(),
             head_seq: 0,
             request_bytes: 0,

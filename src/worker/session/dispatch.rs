@@ -195,8 +195,10 @@ impl Engine {
             client.pause = Pause::Queue;
             client.paused_at = self.now;
         }
-        let waiting = (index, client.generation);
-        self.links[link].waiting.push(waiting);
+        if client.waits_for != Some(link) {
+            client.waits_for = Some(link);
+            self.links[link].waiting.push((index, client.generation));
+        }
         Taken::NotNow
     }
 
@@ -218,7 +220,10 @@ impl Engine {
 
     /// How long a client may wait for room in a node's queue.
     pub(in crate::worker) fn queue_wait_max(&self) -> Duration {
-        Duration::from_micros(self.shared.limits.request_timeout_us / 2)
+        match self.shared.limits.request_timeout_us {
+            0 => Duration::MAX,
+            deadline => Duration::from_micros(deadline / 2),
+        }
     }
 }
 
