@@ -54,7 +54,13 @@ impl Engine {
         if link.queues.is_empty() || waits || link.state != State::Ready {
             return false;
         }
-        if let Some(db) = link.db {
+        let room = limits.link_in_flight.saturating_sub(link.due.len());
+        let fits = link.queued <= room && link.due_bytes + link.queued_bytes <= limits.link_in_flight_bytes;
+        // When not everything can go, queues take turns: the busiest shard must not keep the others waiting for ever.
+        let share = if fits { usize::MAX } else { (room / link.queues.len()).max(1) };
+        if let Some(db) = link.db
+            && fits
+        {
             bring_forward(link, &self.queues, db);
         }
         let mut moved_any = false;
@@ -68,15 +74,17 @@ impl Engine {
             if link.db != Some(queue.db) {
                 push_select(link, queue, &mut self.spares);
             }
-            let count = queue.len().min(room);
+            let count = queue.len().min(room).min(share);
             let bytes = queue.drain_into(count, &mut link.out, &mut link.due, &mut self.spares);
             link.due_bytes += bytes;
             link.queued -= count;
             link.queued_bytes -= bytes;
             moved_any = true;
+            link.queues.pop_front();
             if queue.is_empty() {
                 queue.listed = false;
-                link.queues.pop_front();
+            } else {
+                link.queues.push_back(next);
             }
         }
         if moved_any {
