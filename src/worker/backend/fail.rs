@@ -51,14 +51,14 @@ impl Engine {
             tracing::warn!(event = "link_closed", node = name, reason = ?why, in_flight = due.len());
         }
         for (place, entry) in due.into_iter().enumerate() {
-            if place >= first_unwritten {
+            if place == 0 && mid_reply {
+                self.partial_reply(entry);
+            } else if place >= first_unwritten {
                 self.not_run(
                     entry,
                     "TRYAGAIN",
                     "the connection to its node was lost before it was sent",
                 );
-            } else if place == 0 && mid_reply {
-                self.partial_reply(entry);
             } else {
                 self.uncertain(entry);
             }

@@ -23,10 +23,11 @@ impl Engine {
         let mut at = 0;
         while at < chunk.len() {
             let link = &mut self.links[index];
-            if link.due.is_empty() {
+            let rest = &chunk[at..];
+            // Nothing on a shared link asks for pushes: one would be taken for the reply of a request.
+            if !link.awaits_reply() || (rest[0] == b'>' && link.scanner.is_fresh()) {
                 return Err(LinkClose::ExtraReply);
             }
-            let rest = &chunk[at..];
             match link.scanner.feed(rest) {
                 Ok(Some(length)) => {
                     at += length;

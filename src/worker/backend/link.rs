@@ -124,6 +124,14 @@ impl Link {
         }
     }
 
+    /// Whether a reply can be one that was asked for: the oldest request due has gone out to its last byte.
+    #[inline]
+    pub(in crate::worker) fn awaits_reply(&self) -> bool {
+        self.due
+            .front()
+            .is_some_and(|entry| self.out.len() <= self.due_bytes - entry.bytes as usize)
+    }
+
     /// Takes the oldest request whose reply is due, and the batches that it completes.
     #[inline]
     pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
