@@ -66,13 +66,11 @@ impl Engine {
                 delivered
             }
             Reading::Stream => {
-                self.stream_ended(entry, last);
+                self.stream_ended(index, entry, last);
                 Ok(())
             }
-            Reading::Skip => {
-                self.request_left(entry);
-                Ok(())
-            }
+            // Its client is gone, or is on its way out.
+            Reading::Skip => Ok(()),
         }
     }
 
@@ -87,9 +85,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics
-                    .shard_reply_bytes
-                    .add(entry.shard.index(), reply.len() as u64);
+                self.count_reply(index, entry, reply.len());
                 self.complete(client as usize, generation, seq, reply, true);
             }
             Owner::Gather {
@@ -100,9 +96,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics
-                    .shard_reply_bytes
-                    .add(entry.shard.index(), reply.len() as u64);
+                self.count_reply(index, entry, reply.len());
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
             }
             Owner::Select => {
@@ -113,6 +107,14 @@ impl Engine {
             Owner::Tombstone => {}
         }
         Ok(())
+    }
+
+    /// Counts a reply, of which the last `bytes` were not counted yet.
+    #[inline]
+    fn count_reply(&self, index: usize, entry: Entry, bytes: usize) {
+        self.metrics.shard_reply(entry.shard, bytes);
+        let took = self.now32().wrapping_sub(entry.since);
+        self.links[index].cells.duration.observe(took);
     }
 
     /// An answer that says that the link, not the request, is at fault: the client learns that nothing ran.
@@ -202,6 +204,9 @@ impl Engine {
         else {
             return;
         };
+        if let Some(front) = self.links[index].due.front() {
+            self.metrics.shard_reply(front.shard, piece.len());
+        }
         if !self.append_piece(client as usize, generation, piece) {
             self.links[index].reading = Reading::Skip;
         }
@@ -214,26 +219,19 @@ impl Engine {
         }
     }
 
-    fn stream_ended(&mut self, entry: Entry, last: &[u8]) {
+    /// The last bytes of a reply whose first ones were passed on.
+    fn stream_ended(&mut self, index: usize, entry: Entry, last: &[u8]) {
         let Owner::Client {
-            index,
+            index: client,
             generation,
             seq,
         } = entry.owner
         else {
             return;
         };
-        self.complete(index as usize, generation, seq, last, true);
-    }
-
-    fn request_left(&mut self, entry: Entry) {
-        if let Owner::Client {
-            index,
-            generation,
-            seq,
-        } = entry.owner
-        {
-            self.complete(index as usize, generation, seq, b"", true);
+        self.count_reply(index, entry, last.len());
+        if self.append_piece(client as usize, generation, last) {
+            self.complete(client as usize, generation, seq, b"", true);
         }
     }
 }
