@@ -36,9 +36,7 @@ impl Engine {
         link.due_bytes = 0;
         link.answered += due.len() as u64;
         let node = link.node;
-        link.cells.links_closed[why].inc();
-        link.cells.connections[link.wire()].sub(1);
-        link.cells.up.set(0);
+        link.cells.link_closed(link.wire(), why);
         // From the back: requests of which the kernel did not take the last byte never ran.
         let first_unwritten = due.iter().rposition(|entry| {
             let written = unwritten == 0;

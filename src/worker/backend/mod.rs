@@ -133,9 +133,7 @@ impl Engine {
         link.stream = Some(ready.stream);
         link.db = ready.db;
         link.state = State::Ready;
-        link.cells.connects.inc();
-        link.cells.connections[link.wire()].add(1);
-        link.cells.up.set(1);
+        link.cells.link_opened(link.wire());
         if std::mem::take(&mut link.reported_down) {
             tracing::info!(
                 event = "node_up",
@@ -147,8 +145,7 @@ impl Engine {
 
     fn link_failed(&mut self, index: usize, error: &connect::ConnectError) {
         let link = &mut self.links[index];
-        link.cells.connect_failures.inc();
-        link.cells.up.set(0);
+        link.cells.link_failed();
         if !std::mem::replace(&mut link.reported_down, true) {
             let node = self.node_name(self.links[index].node);
             tracing::warn!(event = "node_down", node, worker = self.worker, %error);
