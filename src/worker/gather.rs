@@ -349,6 +349,7 @@ impl Engine {
         match &gather.work {
             Work::Merge { merge, .. } => {
                 if merge.held_bytes() > self.shared.limits.output_hard {
+                    self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR the reply is larger than output_bytes_hard; ask for less at once";
                     reply.extend_from_slice(&resp::error_line(line));
                 } else {

@@ -106,7 +106,9 @@ impl Engine {
         }
         let link = &mut self.links[index];
         if link.state == State::Silent && self.now - link.silent_since >= silence_max {
-            link.close = Some(LinkClose::Timeout);
+            if link.close.replace(LinkClose::Timeout).is_none() {
+                self.metrics.limits[Limit::LateReplies].inc();
+            }
             link.wake();
         }
     }
@@ -121,7 +123,7 @@ impl Engine {
                 }
                 self.queues[queue as usize].pop();
                 self.unqueue(index, entry);
-                self.metrics.limits[Limit::NodeQueue].inc();
+                self.metrics.limits[Limit::QueueWait].inc();
                 self.not_run(entry, "TRYAGAIN", "it waited too long for its node");
             }
             if self.queues[queue as usize].is_empty() {
@@ -160,6 +162,7 @@ impl Engine {
             }
         }
         self.links[index].cells.timeouts.add(expired.len() as u64);
+        self.metrics.limits[Limit::RequestTimeout].add(expired.len() as u64);
         for entry in expired {
             self.uncertain(entry);
         }

@@ -174,6 +174,7 @@ impl Engine {
                 part,
             } => {
                 if held > self.shared.limits.output_hard {
+                    self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
                     self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));
                     Reading::Skip

@@ -212,6 +212,9 @@ impl Engine {
     /// The one error after which a client is closed, said in its turn.
     #[cold]
     fn protocol_error(&mut self, index: usize, error: &ProtocolError) {
+        if let Some(limit) = limit_of(error) {
+            self.metrics.limits[limit].inc();
+        }
         match error.reply() {
             Some(line) => {
                 self.answer_error(index, &line);
@@ -250,5 +253,24 @@ impl Engine {
             self.metrics.limits[limit].inc();
         }
         false
+    }
+}
+
+/// The limit that a request has broken, if its error is (as a rule) about one.
+#[cold]
+fn limit_of(error: &ProtocolError) -> Option<Limit> {
+    match error {
+        ProtocolError::UnauthenticatedMultibulkLength | ProtocolError::UnauthenticatedBulkLength => {
+            Some(Limit::Unauthenticated)
+        }
+        ProtocolError::InvalidMultibulkLength => Some(Limit::RequestArgs),
+        ProtocolError::InvalidBulkLength | ProtocolError::TooBigRequest => Some(Limit::RequestBulk),
+        ProtocolError::TooBigInline => Some(Limit::RequestInline),
+        ProtocolError::ExpectedBulk(_)
+        | ProtocolError::ExpectedMultibulk(_)
+        | ProtocolError::InvalidCrlf
+        | ProtocolError::UnbalancedQuotes
+        | ProtocolError::HttpLike
+        | ProtocolError::TlsHello => None,
     }
 }
