@@ -24,11 +24,15 @@ impl Engine {
         while at < chunk.len() {
             let link = &mut self.links[index];
             let rest = &chunk[at..];
-            // Nothing on a shared link asks for pushes: one would be taken for the reply of a request.
-            if !link.awaits_reply() || (rest[0] == b'>' && link.scanner.is_fresh()) {
+            if !link.awaits_reply() {
                 return Err(LinkClose::ExtraReply);
             }
-            match link.scanner.feed(rest) {
+            let fed = link.scanner.feed(rest);
+            // Nothing on a shared link asks for pushes: one would be taken for the reply of a request.
+            if link.scanner.is_push() {
+                return Err(LinkClose::ExtraReply);
+            }
+            match fed {
                 Ok(Some(length)) => {
                     at += length;
                     self.reply_ended(index, &rest[..length])?;
