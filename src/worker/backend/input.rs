@@ -11,7 +11,7 @@
 use super::link::{Reading, State};
 use super::queue::{Entry, Owner};
 use crate::merge::Outcome;
-use crate::metrics::LinkClose;
+use crate::metrics::{Limit, LinkClose};
 use crate::worker::engine::Engine;
 
 /// From this size on, a reply that has not ended is passed on in pieces, if its client's turn has come.
