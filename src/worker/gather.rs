@@ -56,6 +56,19 @@ enum Work {
     },
 }
 
+impl Work {
+    /// The shard that is asked first.
+    fn first_target(&self) -> Option<ShardId> {
+        match self {
+            Self::Merge { targets, .. } | Self::Lottery { targets, .. } => targets.first().copied(),
+            Self::Walk(walk) => match walk.step() {
+                Step::Ask(shard) => Some(shard),
+                Step::Done => None,
+            },
+        }
+    }
+}
+
 impl Engine {
     /// A command over keys of several shards.
     pub(super) fn start_split(
@@ -96,7 +109,7 @@ impl Engine {
             targets: Vec::new(),
             next: 0,
         };
-        let gather = self.insert_gather(index, spec, work, RequestClass::Multi);
+        let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Multi);
         self.gathers[gather].outstanding = parts;
         self.metrics.fanout_parts.add(parts as u64);
         let generation = self.gathers[gather].generation;
@@ -135,7 +148,13 @@ impl Engine {
                 return Taken::Yes;
             }
         };
-        let gather = self.insert_gather(index, spec, work, RequestClass::Fanout);
+        if let Some(shard) = work.first_target()
+            && let queue = self.queue_index(shard, self.clients[index].protocol)
+            && self.admission(queue) == Admission::Full
+        {
+            return self.wait_for_queue(index, queue);
+        }
+        let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Fanout);
         self.pump(gather);
         Taken::Yes
     }
@@ -220,8 +239,15 @@ impl Engine {
         (0..self.topology.nodes.len()).filter_map(of_node).collect()
     }
 
-    fn insert_gather(&mut self, index: usize, spec: &'static Spec, work: Work, class: RequestClass) -> usize {
-        let seq = self.push_slot(index, 0, class);
+    fn insert_gather(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        bytes: usize,
+        work: Work,
+        class: RequestClass,
+    ) -> usize {
+        let seq = self.push_slot(index, bytes, class);
         self.count_request(index, spec);
         let generation = self.next_generation();
         let client = &self.clients[index];
@@ -287,12 +313,13 @@ impl Engine {
         }
     }
 
-    /// Sends one part. A full queue takes it all the same: a fan-out adds no more than a wave.
+    /// Sends one part. A full queue takes it all the same: the first one was not full when the request came, and
+    /// each gets no more than a wave.
     fn ask(&mut self, index: usize, shard: ShardId, part: usize, frame: &[u8]) {
         let gather = &mut self.gathers[index];
         let (generation, protocol) = (gather.generation, gather.protocol);
         gather.outstanding += 1;
-        self.metrics.fanout_parts.add(1 as u64);
+        self.metrics.fanout_parts.inc();
         let queue = self.queue_index(shard, protocol);
         if let Admission::Down(line) = self.admission(queue) {
             self.absorb(index, part, Outcome::NotRun(&line));
