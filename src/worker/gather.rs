@@ -67,6 +67,15 @@ impl Work {
             },
         }
     }
+
+    /// Bytes held for the reply in the making.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Merge { merge, .. } => merge.held_bytes(),
+            Self::Walk(walk) => walk.held_bytes(),
+            Self::Lottery { .. } => 0,
+        }
+    }
 }
 
 impl Engine {
@@ -358,6 +367,7 @@ impl Engine {
     fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
         let gather = &mut self.gathers[index];
         gather.outstanding -= 1;
+        let held_before = gather.work.held_bytes();
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
             Work::Walk(walk) => walk.part(outcome),
@@ -368,10 +378,20 @@ impl Engine {
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *failed = Some(resp::error_line(line)),
             },
         }
+        let held = gather.work.held_bytes();
+        if held > held_before {
+            let (client, generation) = (gather.client, gather.client_generation);
+            self.client_gathers(client, generation, held - held_before, held);
+        }
     }
 
     fn finish_gather(&mut self, index: usize) {
         let gather = self.gathers.remove(index);
+        if let Some(client) = self.clients.get_mut(gather.client)
+            && client.generation == gather.client_generation
+        {
+            client.gathered -= gather.work.held_bytes();
+        }
         let mut reply = self.spares.take();
         match &gather.work {
             Work::Merge { merge, .. } => {

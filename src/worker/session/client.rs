@@ -87,6 +87,8 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) request_bytes: usize,
     pub(in crate::worker) parked: Vec<u8>,
     pub(in crate::worker) parked_live: usize,
+    /// Bytes that its gathers hold for replies in the making.
+    pub(in crate::worker) gathered: usize,
 
     pub(in crate::worker) out: OutBuf,
     pub(in crate::worker) write_blocked: bool,
@@ -136,6 +138,7 @@ impl Client {
             request_bytes: 0,
             parked: Vec::new(),
             parked_live: 0,
+            gathered: 0,
             out: OutBuf::default(),
             write_blocked: false,
             dirty: false,
@@ -150,9 +153,9 @@ impl Client {
         }
     }
 
-    /// Reply bytes that the client has not taken.
+    /// Reply bytes that are held for the client, those of replies in the making included.
     pub(in crate::worker) fn output_bytes(&self) -> usize {
-        self.out.len() + self.parked_live
+        self.out.len() + self.parked_live + self.gathered
     }
 
     /// Bytes of requests that are read and not handled.

@@ -184,6 +184,19 @@ impl Engine {
         over
     }
 
+    /// One of a client's gathers holds `more` bytes, `held` in all. A gather that is too large by itself answers so; a
+    /// client that has as much in other replies is closed.
+    pub(in crate::worker) fn client_gathers(&mut self, index: usize, generation: u32, more: usize, held: usize) {
+        if self.client_is_gone(index, generation) {
+            return;
+        }
+        let client = &mut self.clients[index];
+        client.gathered += more;
+        if client.output_bytes() - held > self.shared.limits.output_hard {
+            self.output_over(index);
+        }
+    }
+
     #[cold]
     fn output_over(&mut self, index: usize) {
         self.metrics.limits[Limit::OutputHard].inc();
