@@ -84,7 +84,9 @@ impl Engine {
         }
         let queued: usize = self.links.iter().map(|link| link.queued_bytes).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
-        self.metrics.input_buffer_bytes.set((self.held_bytes + queued) as u64);
+        self.metrics
+            .input_buffer_bytes
+            .set((self.held_bytes + queued) as u64);
         self.metrics.output_buffer_bytes.set(unread as u64);
     }
 

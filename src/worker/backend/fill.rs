@@ -57,7 +57,11 @@ impl Engine {
         let room = limits.link_in_flight.saturating_sub(link.due.len());
         let fits = link.queued <= room && link.due_bytes + link.queued_bytes <= limits.link_in_flight_bytes;
         // When not everything can go, queues take turns: the busiest shard must not keep the others waiting for ever.
-        let share = if fits { usize::MAX } else { (room / link.queues.len()).max(1) };
+        let share = if fits {
+            usize::MAX
+        } else {
+            (room / link.queues.len()).max(1)
+        };
         if let Some(db) = link.db
             && fits
         {

@@ -186,7 +186,13 @@ impl Engine {
 
     /// One of a client's gathers holds `more` bytes, `held` in all. A gather that is too large by itself answers so; a
     /// client that has as much in other replies is closed.
-    pub(in crate::worker) fn client_gathers(&mut self, index: usize, generation: u32, more: usize, held: usize) {
+    pub(in crate::worker) fn client_gathers(
+        &mut self,
+        index: usize,
+        generation: u32,
+        more: usize,
+        held: usize,
+    ) {
         if self.client_is_gone(index, generation) {
             return;
         }
