@@ -13,6 +13,8 @@
 //! positions that the servers themselves name.
 
 mod split;
+#[cfg(test)]
+mod tests;
 
 pub use split::{Part, Splitting};
 

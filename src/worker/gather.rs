@@ -101,16 +101,7 @@ impl Engine {
             }
         }
         let parts = splitting.parts().len();
-        let rule = match split {
-            Split::Mget => Rule::Places {
-                places: (0..parts)
-                    .map(|part| splitting.places(part).map(to_u32).collect())
-                    .collect(),
-                total: splitting.key_count(),
-            },
-            Split::Mset => Rule::AllOk,
-            Split::Del | Split::Unlink | Split::Exists | Split::Touch => Rule::Sum,
-        };
+        let rule = Rule::of_split(split, splitting);
         let merge = Merge::new(rule, parts, spec.is_write());
         let work = Work::Merge {
             merge,
