@@ -156,3 +156,135 @@ impl ShardQueue {
         self.large = VecDeque::new();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SHARD: ShardId = ShardId(7);
+
+    fn entry(number: u32, frame: &[u8]) -> Entry {
+        Entry {
+            owner: Owner::Client {
+                index: number,
+                generation: 0,
+                seq: 0,
+            },
+            bytes: u32::try_from(frame.len()).unwrap(),
+            since: 0,
+            shard: SHARD,
+            large: false,
+        }
+    }
+
+    /// Request `number`: as long as asked, and different from all others.
+    fn frame(number: u32, length: usize) -> Vec<u8> {
+        number
+            .to_le_bytes()
+            .into_iter()
+            .cycle()
+            .take(length.max(4))
+            .collect()
+    }
+
+    fn number(entry: &Entry) -> u32 {
+        match entry.owner {
+            Owner::Client { index, .. } => index,
+            Owner::Gather { .. } | Owner::Select | Owner::Tombstone => panic!("{entry:?}"),
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Push(usize),
+        Drain(usize),
+        Pop,
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            5 => (4_usize..200).prop_map(Act::Push),
+            1 => (LARGE_BYTES - 2..LARGE_BYTES + 2).prop_map(Act::Push),
+            3 => (0_usize..8).prop_map(Act::Drain),
+            1 => Just(Act::Drain(usize::MAX)),
+            1 => Just(Act::Pop),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Whatever is taken at a time, requests leave in their order and whole, large and small ones mixed, and the
+        /// bytes that the queue says it gave are those that it gave.
+        #[test]
+        fn requests_leave_whole_and_in_order(acts in prop::collection::vec(act(), 1..120)) {
+            let mut queue = ShardQueue::new(SHARD, DbIndex(0), 0);
+            let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+            let mut waiting: VecDeque<(u32, Vec<u8>)> = VecDeque::new();
+            let mut sent = Vec::new();
+            let mut next = 0;
+            for act in acts {
+                match act {
+                    Act::Push(length) => {
+                        let bytes = frame(next, length);
+                        queue.push(entry(next, &bytes), &bytes);
+                        waiting.push_back((next, bytes));
+                        next += 1;
+                    }
+                    Act::Drain(count) => {
+                        let before = out.len();
+                        let moved = queue.drain_into(count, &mut out, &mut due, &mut spares);
+                        prop_assert_eq!(out.len() - before, moved);
+                        for (number_sent, bytes) in waiting.drain(..count.min(waiting.len())) {
+                            let entry = due.pop_front().unwrap();
+                            prop_assert_eq!((number(&entry), entry.bytes as usize), (number_sent, bytes.len()));
+                            sent.extend(bytes);
+                        }
+                        prop_assert!(due.is_empty(), "more was moved than asked");
+                    }
+                    Act::Pop => {
+                        let popped = queue.pop().map(|entry| number(&entry));
+                        prop_assert_eq!(popped, waiting.pop_front().map(|(number, _)| number));
+                    }
+                }
+                prop_assert_eq!((queue.len(), queue.is_empty()), (waiting.len(), waiting.is_empty()));
+                prop_assert_eq!(queue.oldest().map(number), waiting.front().map(|(number, _)| *number));
+            }
+            prop_assert_eq!(out.unwritten(), sent);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_never_empty_keeps_only_what_waits() {
+        let mut queue = ShardQueue::new(SHARD, DbIndex(0), 0);
+        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+        let bytes = frame(1, 1000);
+        queue.push(entry(1, &bytes), &bytes);
+        for _ in 0..10_000 {
+            queue.push(entry(1, &bytes), &bytes);
+            queue.drain_into(1, &mut out, &mut due, &mut spares);
+            out.clear(&mut spares);
+            due.clear();
+        }
+        assert_eq!(queue.len(), 1);
+        assert!(
+            queue.bytes.capacity() < 4 * LARGE_BYTES,
+            "{}",
+            queue.bytes.capacity()
+        );
+    }
+
+    #[test]
+    fn an_empty_queue_gives_its_memory_back() {
+        let mut queue = ShardQueue::new(SHARD, DbIndex(0), 0);
+        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+        for length in [30_000, LARGE_BYTES, 30_000] {
+            let bytes = frame(1, length);
+            queue.push(entry(1, &bytes), &bytes);
+        }
+        queue.drain_into(usize::MAX, &mut out, &mut due, &mut spares);
+        assert_eq!(out.len(), 60_000 + LARGE_BYTES);
+        assert!(queue.bytes.capacity() <= KEPT_CAPACITY);
+    }
+}
