@@ -15,6 +15,8 @@ mod connect;
 mod fail;
 mod fill;
 mod input;
+#[cfg(test)]
+mod input_tests;
 mod link;
 mod queue;
 

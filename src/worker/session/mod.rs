@@ -15,6 +15,8 @@ mod dispatch;
 mod input;
 mod local;
 mod reply;
+#[cfg(test)]
+mod reply_tests;
 
 use std::cell::RefCell;
 use std::io;
