@@ -9,9 +9,17 @@
 //! There is no partial truth: a part that failed makes the whole command an error, never a `nil` for a key that
 //! could not be read and never a short count. If a part of a write may have run, the error is `UNCERTAIN`.
 
+#[cfg(test)]
+mod model_tests;
 pub mod scan;
+#[cfg(test)]
+mod scan_tests;
+#[cfg(test)]
+mod tests;
 
+use crate::command::Split;
 use crate::resp::{self, Protocol, elements};
+use crate::route::Splitting;
 
 /// How one part of a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +74,24 @@ pub struct Merge {
     first_error: Option<Vec<u8>>,
     not_run: Option<String>,
     uncertain: Option<String>,
+}
+
+impl Rule {
+    /// The rule of a command that was split.
+    #[must_use]
+    pub fn of_split(split: Split, splitting: &Splitting) -> Self {
+        let place = |place| u32::try_from(place).unwrap_or(u32::MAX);
+        match split {
+            Split::Mget => Self::Places {
+                places: (0..splitting.parts().len())
+                    .map(|part| splitting.places(part).map(place).collect())
+                    .collect(),
+                total: splitting.key_count(),
+            },
+            Split::Mset => Self::AllOk,
+            Split::Del | Split::Unlink | Split::Exists | Split::Touch => Self::Sum,
+        }
+    }
 }
 
 impl Merge {

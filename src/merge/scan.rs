@@ -40,6 +40,9 @@ impl Position {
         }
         let tag = (cursor >> SHARD_BITS) & ((1 << TAG_BITS) - 1);
         let node_cursor = cursor >> (SHARD_BITS + TAG_BITS);
+        if node_cursor >= NODE_CURSOR_MAX {
+            return None;
+        }
         let same_owner = tag == owner_tag(topology, shard);
         Some(Self {
             shard,

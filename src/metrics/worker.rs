@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
-use super::labels::{By, Disconnect, ErrorCode, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, RequestClass, Wire};
 use crate::ids::ShardId;
 
 /// What one worker counts. The alignment keeps two workers' cells out of each other's cache lines.
@@ -193,4 +193,31 @@ pub struct NodeCells {
     pub came_back_empty: Cell,
     /// From the request queued to its reply read.
     pub duration: Histogram,
+}
+
+impl NodeCells {
+    /// A connection was made.
+    pub fn link_opened(&self, wire: Wire) {
+        self.connects.inc();
+        self.connections[wire].add(1);
+        self.up.set(1);
+    }
+
+    /// A connection has ended. The node stays up for this worker while another one is open.
+    pub fn link_closed(&self, wire: Wire, why: LinkClose) {
+        self.links_closed[why].inc();
+        self.connections[wire].sub(1);
+        self.show_up();
+    }
+
+    /// A connection could not be made.
+    pub fn link_failed(&self) {
+        self.connect_failures.inc();
+        self.show_up();
+    }
+
+    fn show_up(&self) {
+        let open = Wire::ALL.iter().any(|&wire| self.connections[wire].load() > 0);
+        self.up.set(u64::from(open));
+    }
 }

@@ -13,6 +13,8 @@
 //! positions that the servers themselves name.
 
 mod split;
+#[cfg(test)]
+mod tests;
 
 pub use split::{Part, Splitting};
 
@@ -54,7 +56,10 @@ pub fn route(
     db: u16,
     scratch: &mut Scratch,
 ) -> Result<Plan, String> {
-    let pinned = if db == 0 { None } else { topology.pinned_shard(db) };
+    let pinned = topology.pinned_shard(db);
+    if db != 0 && pinned.is_none() {
+        return Err("ERR DB index is out of range".to_owned());
+    }
     match spec.class {
         Class::Local(local) => Ok(Plan::Local(local)),
         Class::FanOut(fan_out) => match pinned {

@@ -167,14 +167,6 @@ impl Engine {
         self.generation
     }
 
-    pub(super) fn wake_client(&self, index: usize, generation: u32) {
-        if let Some(client) = self.clients.get(index)
-            && client.generation == generation
-        {
-            client.wake();
-        }
-    }
-
     /// Closes every link: a turn has panicked, and the order of what is in flight cannot be trusted any more.
     pub(super) fn distrust_everything(&mut self) {
         for link in &mut self.links {

@@ -56,6 +56,28 @@ enum Work {
     },
 }
 
+impl Work {
+    /// The shard that is asked first.
+    fn first_target(&self) -> Option<ShardId> {
+        match self {
+            Self::Merge { targets, .. } | Self::Lottery { targets, .. } => targets.first().copied(),
+            Self::Walk(walk) => match walk.step() {
+                Step::Ask(shard) => Some(shard),
+                Step::Done => None,
+            },
+        }
+    }
+
+    /// Bytes held for the reply in the making.
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Merge { merge, .. } => merge.held_bytes(),
+            Self::Walk(walk) => walk.held_bytes(),
+            Self::Lottery { .. } => 0,
+        }
+    }
+}
+
 impl Engine {
     /// A command over keys of several shards.
     pub(super) fn start_split(
@@ -79,16 +101,7 @@ impl Engine {
             }
         }
         let parts = splitting.parts().len();
-        let rule = match split {
-            Split::Mget => Rule::Places {
-                places: (0..parts)
-                    .map(|part| splitting.places(part).map(to_u32).collect())
-                    .collect(),
-                total: splitting.key_count(),
-            },
-            Split::Mset => Rule::AllOk,
-            Split::Del | Split::Unlink | Split::Exists | Split::Touch => Rule::Sum,
-        };
+        let rule = Rule::of_split(split, splitting);
         let merge = Merge::new(rule, parts, spec.is_write());
         let work = Work::Merge {
             merge,
@@ -96,7 +109,7 @@ impl Engine {
             targets: Vec::new(),
             next: 0,
         };
-        let gather = self.insert_gather(index, spec, work, RequestClass::Multi);
+        let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Multi);
         self.gathers[gather].outstanding = parts;
         self.metrics.fanout_parts.add(parts as u64);
         let generation = self.gathers[gather].generation;
@@ -135,7 +148,13 @@ impl Engine {
                 return Taken::Yes;
             }
         };
-        let gather = self.insert_gather(index, spec, work, RequestClass::Fanout);
+        if let Some(shard) = work.first_target()
+            && let lane = self.lane(shard, self.clients[index].protocol)
+            && self.admission(lane) == Admission::Full
+        {
+            return self.wait_for_queue(index, lane);
+        }
+        let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Fanout);
         self.pump(gather);
         Taken::Yes
     }
@@ -220,8 +239,15 @@ impl Engine {
         (0..self.topology.nodes.len()).filter_map(of_node).collect()
     }
 
-    fn insert_gather(&mut self, index: usize, spec: &'static Spec, work: Work, class: RequestClass) -> usize {
-        let seq = self.push_slot(index, 0, class);
+    fn insert_gather(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        bytes: usize,
+        work: Work,
+        class: RequestClass,
+    ) -> usize {
+        let seq = self.push_slot(index, bytes, class);
         self.count_request(index, spec);
         let generation = self.next_generation();
         let client = &self.clients[index];
@@ -287,7 +313,8 @@ impl Engine {
         }
     }
 
-    /// Sends one part. A full queue takes it all the same: a fan-out adds no more than a wave.
+    /// Sends one part. A full queue takes it all the same: the first one was not full when the request came, and
+    /// each gets no more than a wave.
     fn ask(&mut self, index: usize, shard: ShardId, part: usize, frame: &[u8]) {
         let gather = &mut self.gathers[index];
         let (generation, protocol) = (gather.generation, gather.protocol);
@@ -331,6 +358,7 @@ impl Engine {
     fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
         let gather = &mut self.gathers[index];
         gather.outstanding -= 1;
+        let held_before = gather.work.held_bytes();
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
             Work::Walk(walk) => walk.part(outcome),
@@ -341,14 +369,25 @@ impl Engine {
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *failed = Some(resp::error_line(line)),
             },
         }
+        let held = gather.work.held_bytes();
+        if held > held_before {
+            let (client, generation) = (gather.client, gather.client_generation);
+            self.client_gathers(client, generation, held - held_before, held);
+        }
     }
 
     fn finish_gather(&mut self, index: usize) {
         let gather = self.gathers.remove(index);
+        if let Some(client) = self.clients.get_mut(gather.client)
+            && client.generation == gather.client_generation
+        {
+            client.gathered -= gather.work.held_bytes();
+        }
         let mut reply = self.spares.take();
         match &gather.work {
             Work::Merge { merge, .. } => {
                 if merge.held_bytes() > self.shared.limits.output_hard {
+                    self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR the reply is larger than output_bytes_hard; ask for less at once";
                     reply.extend_from_slice(&resp::error_line(line));
                 } else {

@@ -23,6 +23,8 @@ mod session;
 pub mod shared;
 mod stream;
 mod sweep;
+#[cfg(test)]
+mod testing;
 
 use std::cell::RefCell;
 use std::io;

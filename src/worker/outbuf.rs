@@ -49,9 +49,19 @@ pub(super) struct OutBuf {
     tail: Vec<u8>,
     /// Bytes of the tail that are written already (0 while chunks stand before it).
     written: usize,
+    /// Up to this capacity the tail stays here when all is written, instead of going to the pool.
+    kept: usize,
 }
 
 impl OutBuf {
+    /// For the few sockets that are written to all the time: a buffer that keeps up to `kept` bytes of memory.
+    pub(super) fn keeping(kept: usize) -> Self {
+        Self {
+            kept,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.chunk_bytes + self.tail.len() - self.written
     }
@@ -137,6 +147,11 @@ impl OutBuf {
             self.chunks.pop_front();
         }
         self.written += count;
+        // A reader that never quite catches up would have all it ever read kept here.
+        if self.written >= LARGE_BYTES && self.written > self.tail.len() / 2 {
+            self.tail.drain(..self.written);
+            self.written = 0;
+        }
     }
 
     /// Forgets all bytes and gives the memory back.
@@ -144,6 +159,103 @@ impl OutBuf {
         self.chunks = VecDeque::new();
         self.chunk_bytes = 0;
         self.written = 0;
-        spares.give(std::mem::take(&mut self.tail));
+        if self.tail.capacity() <= self.kept {
+            self.tail.clear();
+        } else {
+            spares.give(std::mem::take(&mut self.tail));
+        }
+    }
+}
+
+#[cfg(test)]
+impl OutBuf {
+    /// All bytes that are not written, in order.
+    pub(super) fn unwritten(&self) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.chunks.iter().flatten().copied().collect();
+        bytes.extend_from_slice(&self.tail[self.written..]);
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Act {
+        Small(usize),
+        Large(usize),
+        /// The socket takes this many of a thousand parts of what waits.
+        Written(usize),
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            4 => (1_usize..3000).prop_map(Act::Small),
+            1 => (LARGE_BYTES..LARGE_BYTES + 9).prop_map(Act::Large),
+            4 => (1_usize..=1000).prop_map(Act::Written),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn bytes_leave_in_order_wherever_a_write_stops(acts in prop::collection::vec(act(), 1..100)) {
+            let (mut out, mut spares) = (OutBuf::default(), Spares::default());
+            let (mut expected, mut byte) = (VecDeque::new(), 0_u8);
+            for act in acts {
+                let mut bytes = |length: usize| {
+                    byte = byte.wrapping_add(1);
+                    vec![byte; length]
+                };
+                match act {
+                    Act::Small(length) => {
+                        let bytes = bytes(length);
+                        out.push(&bytes, &mut spares);
+                        expected.extend(bytes);
+                    }
+                    Act::Large(length) => {
+                        let bytes = bytes(length);
+                        out.push_large(Bytes::from(bytes.clone()));
+                        expected.extend(bytes);
+                    }
+                    Act::Written(parts) => {
+                        let count = out.len() * parts / 1000;
+                        out.advance(count);
+                        expected.drain(..count);
+                        if out.is_empty() {
+                            out.clear(&mut spares);
+                        }
+                    }
+                }
+                prop_assert_eq!((out.len(), out.is_empty()), (expected.len(), expected.is_empty()));
+                prop_assert!(expected == out.unwritten(), "other bytes than were put in");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_never_catches_up_costs_what_it_has_not_read() {
+        let (mut out, mut spares) = (OutBuf::default(), Spares::default());
+        out.push(&[0; 1000], &mut spares);
+        for _ in 0..10_000 {
+            out.push(&[0; 1000], &mut spares);
+            out.advance(1000);
+        }
+        assert_eq!(out.len(), 1000);
+        assert!(out.tail.capacity() < 4 * LARGE_BYTES, "{}", out.tail.capacity());
+    }
+
+    #[test]
+    fn spare_buffers_are_few_and_small() {
+        let mut spares = Spares::default();
+        spares.give(Vec::new());
+        spares.give(Vec::with_capacity(SPARE_CAPACITY_MAX + 1));
+        assert_eq!(spares.take().capacity(), 0);
+        (0..2 * SPARE_COUNT_MAX).for_each(|_| spares.give(vec![1; 10]));
+        assert_eq!(spares.0.len(), SPARE_COUNT_MAX);
+        assert!(spares.take().is_empty());
     }
 }

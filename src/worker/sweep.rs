@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::backend::Link;
 use super::engine::Engine;
 use super::session::Pause;
 use crate::metrics::{Disconnect, Limit};
@@ -53,6 +54,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             if engine.now - clients_at >= 100_000 {
                 clients_at = engine.now;
                 engine.client_deadlines();
+                engine.publish_levels();
             }
             engine.end_turn();
             let pace = engine.pace();
@@ -75,6 +77,23 @@ impl Engine {
         if busy { BUSY } else { IDLE }
     }
 
+    /// Shows the levels that are not worth counting with each request.
+    fn publish_levels(&self) {
+        let links_of_a_node = self.links.len() / self.topology.nodes.len().max(1);
+        for links in self.links.chunks(links_of_a_node.max(1)) {
+            let sum = |level: fn(&Link) -> usize| links.iter().map(level).sum::<usize>() as u64;
+            links[0].cells.in_flight.set(sum(|link| link.due.len()));
+            links[0].cells.queue_commands.set(sum(|link| link.backlog.len()));
+            links[0].cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
+        }
+        let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
+        let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
+        self.metrics
+            .input_buffer_bytes
+            .set((self.held_bytes + queued) as u64);
+        self.metrics.output_buffer_bytes.set(unread as u64);
+    }
+
     /// Clients that wait, stall or idle for too long.
     fn client_deadlines(&mut self) {
         let limits = &self.shared.limits;
@@ -91,7 +110,10 @@ impl Engine {
                 client.refuse_when_full = true;
                 client.wake();
             }
-            if client.lingering_until.is_some_and(|until| until <= self.now) {
+            let lingered = client.lingering_until.is_some_and(|until| until <= self.now);
+            // The order to drain may not have found room in a full mailbox.
+            let unaware = self.draining && client.lingering_until.is_none();
+            if lingered || unaware {
                 client.wake();
             }
             let stalled = client.write_blocked && waited(client.progress_at) >= stall;

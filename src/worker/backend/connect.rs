@@ -100,6 +100,9 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     log_in(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = select_all(order, &mut talk).await?;
+    if !talk.read.is_empty() {
+        return Err(ConnectError::NotRedis);
+    }
     Ok(Ready {
         stream: talk.stream,
         db,

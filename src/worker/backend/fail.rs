@@ -36,9 +36,7 @@ impl Engine {
         link.due_bytes = 0;
         link.answered += due.len() as u64;
         let node = link.node;
-        link.cells.links_closed[why].inc();
-        link.cells.connections[link.wire()].sub(1);
-        link.cells.up.set(0);
+        link.cells.link_closed(link.wire(), why);
         // From the back: requests of which the kernel did not take the last byte never ran.
         let first_unwritten = due.iter().rposition(|entry| {
             let written = unwritten == 0;
@@ -51,14 +49,14 @@ impl Engine {
             tracing::warn!(event = "link_closed", node = name, reason = ?why, in_flight = due.len());
         }
         for (place, entry) in due.into_iter().enumerate() {
-            if place >= first_unwritten {
+            if place == 0 && mid_reply {
+                self.partial_reply(entry);
+            } else if place >= first_unwritten {
                 self.not_run(
                     entry,
                     "TRYAGAIN",
                     "the connection to its node was lost before it was sent",
                 );
-            } else if place == 0 && mid_reply {
-                self.partial_reply(entry);
             } else {
                 self.uncertain(entry);
             }
@@ -76,10 +74,7 @@ impl Engine {
         while let Some(entry) = self.links[index].backlog.pop() {
             self.not_run(entry, word, why);
         }
-        let waiting = std::mem::take(&mut self.links[index].waiting);
-        for (client, generation) in waiting {
-            self.wake_client(client, generation);
-        }
+        self.wake_waiting(index);
     }
 
     /// Looks for requests past their deadline. Called by the sweep, never per request.
@@ -101,7 +96,9 @@ impl Engine {
         }
         let link = &mut self.links[index];
         if link.state == State::Silent && self.now - link.silent_since >= silence_max {
-            link.close = Some(LinkClose::Timeout);
+            if link.close.replace(LinkClose::Timeout).is_none() {
+                self.metrics.limits[Limit::LateReplies].inc();
+            }
             link.wake();
         }
     }
@@ -113,6 +110,7 @@ impl Engine {
             self.metrics.limits[Limit::QueueWait].inc();
             self.not_run(entry, "TRYAGAIN", "it waited too long for its node");
         }
+        self.admit_waiting(index);
     }
 
     /// Requests that were sent and not answered in time are answered `UNCERTAIN`; their replies stay due.
@@ -143,6 +141,7 @@ impl Engine {
             }
         }
         self.links[index].cells.timeouts.add(expired.len() as u64);
+        self.metrics.limits[Limit::RequestTimeout].add(expired.len() as u64);
         for entry in expired {
             self.uncertain(entry);
         }

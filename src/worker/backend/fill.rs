@@ -55,7 +55,18 @@ impl Engine {
         if link.backlog.is_empty() || waits || link.state != State::Ready {
             return false;
         }
-        if let Some(db) = link.db {
+        let room = limits.link_in_flight.saturating_sub(link.due.len());
+        let fits = link.backlog.len() <= room
+            && link.due_bytes + link.backlog.bytes() <= limits.link_in_flight_bytes;
+        // When not everything can go, shards take turns: the busiest must not keep the others waiting for ever.
+        let share = if fits {
+            usize::MAX
+        } else {
+            (room / link.backlog.shards()).max(1)
+        };
+        if let Some(db) = link.db
+            && fits
+        {
             link.backlog.prefer(db);
         }
         let mut moved_any = false;
@@ -68,10 +79,11 @@ impl Engine {
             if link.db != Some(db) {
                 push_select(link, db, &mut self.spares);
             }
+            let count = room.min(share);
             let Link {
                 backlog, out, due, ..
             } = link;
-            link.due_bytes += backlog.drain_front(room, out, due, &mut self.spares);
+            link.due_bytes += backlog.drain_front(count, out, due, &mut self.spares);
             moved_any = true;
         }
         if moved_any {
@@ -84,14 +96,23 @@ impl Engine {
         moved_any
     }
 
-    /// Lets clients on that waited for room in a link's queue.
-    fn admit_waiting(&mut self, index: usize) {
-        let link = &mut self.links[index];
-        if link.waiting.is_empty() || link.backlog.len() > self.shared.limits.node_queue / 2 {
-            return;
+    /// Lets clients on that waited for room in a link's queue, when there is some.
+    pub(super) fn admit_waiting(&mut self, index: usize) {
+        let link = &self.links[index];
+        if !link.waiting.is_empty() && link.backlog.len() <= self.shared.limits.node_queue / 2 {
+            self.wake_waiting(index);
         }
-        for (client, generation) in std::mem::take(&mut link.waiting) {
-            self.wake_client(client, generation);
+    }
+
+    /// Has the clients look again that waited for room in a link's queue.
+    pub(super) fn wake_waiting(&mut self, index: usize) {
+        for (client, generation) in std::mem::take(&mut self.links[index].waiting) {
+            if let Some(client) = self.clients.get_mut(client)
+                && client.generation == generation
+            {
+                client.waits_for.take_if(|link| *link == index);
+                client.wake();
+            }
         }
     }
 }

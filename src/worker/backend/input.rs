@@ -11,7 +11,7 @@
 use super::link::{Reading, State};
 use super::queue::{Entry, Owner};
 use crate::merge::Outcome;
-use crate::metrics::LinkClose;
+use crate::metrics::{Limit, LinkClose};
 use crate::worker::engine::Engine;
 
 /// From this size on, a reply that has not ended is passed on in pieces, if its client's turn has come.
@@ -23,11 +23,16 @@ impl Engine {
         let mut at = 0;
         while at < chunk.len() {
             let link = &mut self.links[index];
-            if link.due.is_empty() {
+            let rest = &chunk[at..];
+            if !link.awaits_reply() {
                 return Err(LinkClose::ExtraReply);
             }
-            let rest = &chunk[at..];
-            match link.scanner.feed(rest) {
+            let fed = link.scanner.feed(rest);
+            // Nothing on a shared link asks for pushes: one would be taken for the reply of a request.
+            if link.scanner.is_push() {
+                return Err(LinkClose::ExtraReply);
+            }
+            match fed {
                 Ok(Some(length)) => {
                     at += length;
                     self.reply_ended(index, &rest[..length])?;
@@ -65,13 +70,11 @@ impl Engine {
                 delivered
             }
             Reading::Stream => {
-                self.stream_ended(entry, last);
+                self.stream_ended(index, entry, last);
                 Ok(())
             }
-            Reading::Skip => {
-                self.request_left(entry);
-                Ok(())
-            }
+            // Its client is gone, or is on its way out.
+            Reading::Skip => Ok(()),
         }
     }
 
@@ -86,7 +89,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics.shard_reply(entry.shard, reply.len());
+                self.count_reply(index, entry, reply.len());
                 self.complete(client as usize, generation, seq, reply, true);
             }
             Owner::Gather {
@@ -97,7 +100,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics.shard_reply(entry.shard, reply.len());
+                self.count_reply(index, entry, reply.len());
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
             }
             Owner::Select => {
@@ -108,6 +111,14 @@ impl Engine {
             Owner::Tombstone => {}
         }
         Ok(())
+    }
+
+    /// Counts a reply, of which the last `bytes` were not counted yet.
+    #[inline]
+    fn count_reply(&self, index: usize, entry: Entry, bytes: usize) {
+        self.metrics.shard_reply(entry.shard, bytes);
+        let took = self.now32().wrapping_sub(entry.since);
+        self.links[index].cells.duration.observe(took);
     }
 
     /// An answer that says that the link, not the request, is at fault: the client learns that nothing ran.
@@ -167,6 +178,7 @@ impl Engine {
                 part,
             } => {
                 if held > self.shared.limits.output_hard {
+                    self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
                     self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));
                     Reading::Skip
@@ -197,6 +209,9 @@ impl Engine {
         else {
             return;
         };
+        if let Some(front) = self.links[index].due.front() {
+            self.metrics.shard_reply(front.shard, piece.len());
+        }
         if !self.append_piece(client as usize, generation, piece) {
             self.links[index].reading = Reading::Skip;
         }
@@ -209,26 +224,19 @@ impl Engine {
         }
     }
 
-    fn stream_ended(&mut self, entry: Entry, last: &[u8]) {
+    /// The last bytes of a reply whose first ones were passed on.
+    fn stream_ended(&mut self, index: usize, entry: Entry, last: &[u8]) {
         let Owner::Client {
-            index,
+            index: client,
             generation,
             seq,
         } = entry.owner
         else {
             return;
         };
-        self.complete(index as usize, generation, seq, last, true);
-    }
-
-    fn request_left(&mut self, entry: Entry) {
-        if let Owner::Client {
-            index,
-            generation,
-            seq,
-        } = entry.owner
-        {
-            self.complete(index as usize, generation, seq, b"", true);
+        self.count_reply(index, entry, last.len());
+        if self.append_piece(client as usize, generation, last) {
+            self.complete(client as usize, generation, seq, b"", true);
         }
     }
 }

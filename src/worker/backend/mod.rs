@@ -15,6 +15,8 @@ mod connect;
 mod fail;
 mod fill;
 mod input;
+#[cfg(test)]
+mod input_tests;
 mod link;
 mod queue;
 
@@ -34,6 +36,8 @@ use crate::metrics::LinkClose;
 /// Reads of one link in one turn.
 const READS_PER_TURN: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// A link that lived shorter than this is connected anew after a pause, as if it could not be connected.
+const FLAPPING: Duration = Duration::from_millis(100);
 
 /// Keeps one link connected from the first request that needs it on.
 pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
@@ -43,34 +47,45 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
         let order = engine.borrow().connect_order(index);
         match connect::connect(order).await {
             Ok(ready) => {
-                backoff = BACKOFF_MIN;
-                engine.borrow_mut().link_ready(index, ready);
-                let why = std::future::poll_fn(|cx| {
-                    let mut engine = engine.borrow_mut();
-                    engine.begin_turn();
-                    let turn = engine.link_turn(index, cx);
-                    engine.end_turn();
-                    turn
-                })
-                .await;
-                let mut engine = engine.borrow_mut();
-                engine.begin_turn();
-                engine.link_closed(index, why);
-                engine.end_turn();
+                let lived = serve_link(&engine, index, ready).await;
+                if lived >= FLAPPING {
+                    backoff = BACKOFF_MIN;
+                    continue;
+                }
             }
             Err(error) => {
-                let longest = {
-                    let mut engine = engine.borrow_mut();
-                    engine.begin_turn();
-                    engine.link_failed(index, &error);
-                    engine.end_turn();
-                    engine.shared.limits.backoff_max
-                };
-                tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
-                backoff = (backoff * 2).min(longest);
+                let mut engine = engine.borrow_mut();
+                engine.begin_turn();
+                engine.link_failed(index, &error);
+                engine.end_turn();
             }
         }
+        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
+        backoff = (backoff * 2).min(engine.borrow().shared.limits.backoff_max);
     }
+}
+
+/// Serves requests over a new connection until it ends. Returns how long it lived.
+async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: connect::Ready) -> Duration {
+    let opened = {
+        let mut engine = engine.borrow_mut();
+        engine.begin_turn();
+        engine.link_ready(index, ready);
+        engine.now
+    };
+    let why = std::future::poll_fn(|cx| {
+        let mut engine = engine.borrow_mut();
+        engine.begin_turn();
+        let turn = engine.link_turn(index, cx);
+        engine.end_turn();
+        turn
+    })
+    .await;
+    let mut engine = engine.borrow_mut();
+    engine.begin_turn();
+    engine.link_closed(index, why);
+    engine.end_turn();
+    Duration::from_micros(engine.now - opened)
 }
 
 /// Waits for the first request that needs a link.
@@ -133,9 +148,7 @@ impl Engine {
         link.stream = Some(ready.stream);
         link.db = ready.db;
         link.state = State::Ready;
-        link.cells.connects.inc();
-        link.cells.connections[link.wire()].add(1);
-        link.cells.up.set(1);
+        link.cells.link_opened(link.wire());
         if std::mem::take(&mut link.reported_down) {
             tracing::info!(
                 event = "node_up",
@@ -147,8 +160,7 @@ impl Engine {
 
     fn link_failed(&mut self, index: usize, error: &connect::ConnectError) {
         let link = &mut self.links[index];
-        link.cells.connect_failures.inc();
-        link.cells.up.set(0);
+        link.cells.link_failed();
         if !std::mem::replace(&mut link.reported_down, true) {
             let node = self.node_name(self.links[index].node);
             tracing::warn!(event = "node_down", node, worker = self.worker, %error);

@@ -164,6 +164,11 @@ impl Backlog {
         }
     }
 
+    /// Shards that have something waiting.
+    pub(in crate::worker) fn shards(&self) -> usize {
+        self.order.len()
+    }
+
     /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. Returns bytes.
     pub(in crate::worker) fn drain_front(
         &mut self,
@@ -199,8 +204,10 @@ impl Backlog {
         }
         self.live_bytes -= moved;
         self.chains[shard.index()].first = next;
-        if next == NONE {
-            self.order.pop_front();
+        self.order.pop_front();
+        if next != NONE {
+            // The others first: shards take turns when not all can go.
+            self.order.push_back(shard);
         }
         self.tidy();
         moved
@@ -364,14 +371,14 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_one_shard_stay_together_and_in_order() {
+    fn shards_take_turns_and_keep_their_order() {
         let mut backlog = backlog(3);
         for (number, shard) in [2, 0, 2, 1, 0, 2].into_iter().enumerate() {
             backlog.push(entry(shard, u32::try_from(number).unwrap(), 4), b"abcd");
         }
         assert_eq!((backlog.len(), backlog.bytes()), (6, 24));
         let sent: Vec<u32> = drain_all(&mut backlog, 2).iter().map(seq).collect();
-        assert_eq!(sent, [0, 2, 5, 1, 4, 3]);
+        assert_eq!(sent, [0, 2, 1, 4, 3, 5], "two of each shard in turn");
         assert_eq!((backlog.len(), backlog.bytes()), (0, 0));
     }
 

@@ -81,12 +81,16 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) paused_at: u64,
     /// It waited too long for a node's queue: the next full queue refuses.
     pub(in crate::worker) refuse_when_full: bool,
+    /// The link in whose list of waiting clients it was put last.
+    pub(in crate::worker) waits_for: Option<usize>,
 
     pub(in crate::worker) slots: VecDeque<Slot>,
     pub(in crate::worker) head_seq: u32,
     pub(in crate::worker) request_bytes: usize,
     pub(in crate::worker) parked: Vec<u8>,
     pub(in crate::worker) parked_live: usize,
+    /// Bytes that its gathers hold for replies in the making.
+    pub(in crate::worker) gathered: usize,
 
     pub(in crate::worker) out: OutBuf,
     pub(in crate::worker) write_blocked: bool,
@@ -132,11 +136,13 @@ impl Client {
             pause: Pause::No,
             paused_at: 0,
             refuse_when_full: false,
+            waits_for: None,
             slots: VecDeque::new(),
             head_seq: 0,
             request_bytes: 0,
             parked: Vec::new(),
             parked_live: 0,
+            gathered: 0,
             out: OutBuf::default(),
             write_blocked: false,
             dirty: false,
@@ -152,9 +158,9 @@ impl Client {
         }
     }
 
-    /// Reply bytes that the client has not taken.
+    /// Reply bytes that are held for the client, those of replies in the making included.
     pub(in crate::worker) fn output_bytes(&self) -> usize {
-        self.out.len() + self.parked_live
+        self.out.len() + self.parked_live + self.gathered
     }
 
     /// Bytes of requests that are read and not handled.

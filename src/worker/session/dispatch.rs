@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::client::Pause;
 use super::input::Taken;
-use crate::command::{self, Class, KeySpec, Spec};
+use crate::command::{self, Class, KeySpec, Refusal, Spec};
 use crate::ids::ShardId;
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{ArgRange, Args};
@@ -33,13 +33,7 @@ impl Engine {
         let spec = match command::resolve(&args) {
             Ok(spec) => spec,
             Err(refusal) => {
-                let known = command::identify(&args).map_or(usize::MAX, |spec| spec.id.index());
-                self.metrics.unsupported.add(known, 1);
-                if self.clients[index].authenticated {
-                    self.answer_error(index, &refusal.line());
-                } else {
-                    self.answer_error(index, NOAUTH);
-                }
+                self.refuse(index, &args, &refusal);
                 return Taken::Yes;
             }
         };
@@ -61,6 +55,26 @@ impl Engine {
             return self.forward(index, spec, shard, frame);
         }
         self.handle_planned(index, spec, &args, frame)
+    }
+
+    #[cold]
+    fn refuse(&mut self, index: usize, args: &Args<'_>, refusal: &Refusal) {
+        if !self.clients[index].authenticated {
+            self.answer_error(index, NOAUTH);
+            return;
+        }
+        match refusal {
+            Refusal::Unknown { .. }
+            | Refusal::UnknownSubcommand { .. }
+            | Refusal::Refused { .. }
+            | Refusal::NotYet { .. } => {
+                let known = command::identify(args).map_or(usize::MAX, |spec| spec.id.index());
+                self.metrics.unsupported.add(known, 1);
+            }
+            // The command is served, had it been written right.
+            Refusal::Arity { .. } | Refusal::Argument(_) => {}
+        }
+        self.answer_error(index, &refusal.line());
     }
 
     #[inline]
@@ -186,8 +200,10 @@ impl Engine {
             client.pause = Pause::Queue;
             client.paused_at = self.now;
         }
-        let waiting = (index, client.generation);
-        self.links[link].waiting.push(waiting);
+        if client.waits_for != Some(link) {
+            client.waits_for = Some(link);
+            self.links[link].waiting.push((index, client.generation));
+        }
         Taken::NotNow
     }
 
@@ -209,7 +225,10 @@ impl Engine {
 
     /// How long a client may wait for room in a node's queue.
     pub(in crate::worker) fn queue_wait_max(&self) -> Duration {
-        Duration::from_micros(self.shared.limits.request_timeout_us / 2)
+        match self.shared.limits.request_timeout_us {
+            0 => Duration::MAX,
+            deadline => Duration::from_micros(deadline / 2),
+        }
     }
 }
 

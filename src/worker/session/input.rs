@@ -126,7 +126,13 @@ impl Engine {
         args: &mut Vec<ArgRange>,
     ) -> (usize, usize) {
         let mut at = 0;
-        while at < bytes.len() && self.takes_requests(index) {
+        while at < bytes.len() {
+            if at > 0 {
+                self.go_on(index);
+            }
+            if !self.takes_requests(index) {
+                return (at, 0);
+            }
             let rest = &bytes[at..];
             let limits = if self.clients[index].authenticated {
                 self.shared.limits.request
@@ -139,7 +145,7 @@ impl Engine {
                     scanner.reset();
                     args.clear();
                     if taken == Taken::NotNow {
-                        break;
+                        return (at, 0);
                     }
                     at += end;
                 }
@@ -152,18 +158,32 @@ impl Engine {
                     scanner.reset();
                     args.clear();
                     if self.handle_inline(index, &rest[..end]) == Taken::NotNow {
-                        break;
+                        return (at, 0);
                     }
                     at += end;
                 }
-                Scan::Incomplete { at_least } => return (at, at_least),
+                Scan::Incomplete { at_least } => {
+                    self.go_on(index);
+                    return (at, at_least);
+                }
                 Scan::Fail(error) => {
                     self.protocol_error(index, &error);
                     return (bytes.len(), 0);
                 }
             }
         }
+        self.go_on(index);
         (at, 0)
+    }
+
+    /// What a client waited for has come: its next request may wait anew.
+    #[inline]
+    fn go_on(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.pause != Pause::No {
+            client.pause = Pause::No;
+            client.refuse_when_full = false;
+        }
     }
 
     /// A line of words becomes the frame that a client library would have sent.
@@ -194,6 +214,9 @@ impl Engine {
     /// The one error after which a client is closed, said in its turn.
     #[cold]
     fn protocol_error(&mut self, index: usize, error: &ProtocolError) {
+        if let Some(limit) = limit_of(error) {
+            self.metrics.limits[limit].inc();
+        }
         match error.reply() {
             Some(line) => {
                 self.answer_error(index, &line);
@@ -225,7 +248,6 @@ impl Engine {
             None
         };
         let Some(limit) = pause else {
-            client.pause = Pause::No;
             return true;
         };
         if client.pause != Pause::Limits {
@@ -233,5 +255,24 @@ impl Engine {
             self.metrics.limits[limit].inc();
         }
         false
+    }
+}
+
+/// The limit that a request has broken, if its error is (as a rule) about one.
+#[cold]
+fn limit_of(error: &ProtocolError) -> Option<Limit> {
+    match error {
+        ProtocolError::UnauthenticatedMultibulkLength | ProtocolError::UnauthenticatedBulkLength => {
+            Some(Limit::Unauthenticated)
+        }
+        ProtocolError::InvalidMultibulkLength => Some(Limit::RequestArgs),
+        ProtocolError::InvalidBulkLength | ProtocolError::TooBigRequest => Some(Limit::RequestBulk),
+        ProtocolError::TooBigInline => Some(Limit::RequestInline),
+        ProtocolError::ExpectedBulk(_)
+        | ProtocolError::ExpectedMultibulk(_)
+        | ProtocolError::InvalidCrlf
+        | ProtocolError::UnbalancedQuotes
+        | ProtocolError::HttpLike
+        | ProtocolError::TlsHello => None,
     }
 }

@@ -15,6 +15,8 @@ mod dispatch;
 mod input;
 mod local;
 mod reply;
+#[cfg(test)]
+mod reply_tests;
 
 use std::cell::RefCell;
 use std::io;
@@ -165,7 +167,6 @@ impl Engine {
         match client.stream.poll_write_ready(cx) {
             Poll::Pending => {}
             Poll::Ready(Ok(())) => {
-                client.write_blocked = false;
                 self.flush_client(index);
                 // Full again: ask to be told, or this client would never be written to.
                 let client = &mut self.clients[index];

@@ -80,7 +80,8 @@ impl Engine {
         let Some(client) = self.clients.get_mut(index) else {
             return;
         };
-        if client.generation != generation {
+        // Who is being closed may have been cut in the middle of a reply: not a byte may follow it.
+        if client.generation != generation || client.closed.is_some() {
             return;
         }
         let place = seq.wrapping_sub(client.head_seq) as usize;
@@ -187,6 +188,25 @@ impl Engine {
         over
     }
 
+    /// One of a client's gathers holds `more` bytes, `held` in all. A gather that is too large by itself answers so; a
+    /// client that has as much in other replies is closed.
+    pub(in crate::worker) fn client_gathers(
+        &mut self,
+        index: usize,
+        generation: u32,
+        more: usize,
+        held: usize,
+    ) {
+        if self.client_is_gone(index, generation) {
+            return;
+        }
+        let client = &mut self.clients[index];
+        client.gathered += more;
+        if client.output_bytes() - held > self.shared.limits.output_hard {
+            self.output_over(index);
+        }
+    }
+
     #[cold]
     fn output_over(&mut self, index: usize) {
         self.metrics.limits[Limit::OutputHard].inc();
@@ -278,10 +298,11 @@ impl Engine {
         match client.out.write_to(&client.stream, &mut self.spares) {
             Ok(done) => {
                 let written = before - client.out.len();
-                client.write_blocked = !done;
-                if written > 0 {
+                // The wait for a socket begins when it is first found full, however long ago a byte was written.
+                if written > 0 || !client.write_blocked {
                     client.progress_at = self.now;
                 }
+                client.write_blocked = !done;
                 let waits = client.pause != Pause::No || client.closing.is_some() || client.read_ended;
                 if !done || waits || self.draining {
                     client.wake();

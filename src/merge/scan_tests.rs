@@ -1,0 +1,212 @@
+//! The walk of SCAN over model shards: every key once, whatever the page; cursors that come back as they went.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::ids::{NodeIndex, ShardId};
+use crate::merge::scan::{Position, STEPS_MAX, Step, Walk};
+use crate::topology::{Node, Topology};
+
+fn topology(shards: u16) -> Topology {
+    let node = |number: u16| Node {
+        name: format!("node-{number}"),
+        address: format!("127.0.0.1:{}", 7000 + number).parse().unwrap(),
+    };
+    Topology::seed("test".to_owned(), shards, 2, vec![node(1), node(2), node(3)]).unwrap()
+}
+
+/// A shard's SCAN: `page` keys a call, a cursor that is no plain count.
+fn scan_shard(keys: &[String], cursor: u64, page: usize) -> Vec<u8> {
+    assert_eq!(cursor % 1_000_003, 0, "a cursor that the shard never gave");
+    let start = usize::try_from(cursor / 1_000_003).unwrap();
+    let end = (start + page).min(keys.len());
+    let next = if end == keys.len() {
+        0
+    } else {
+        end as u64 * 1_000_003
+    };
+    let mut out = Vec::new();
+    resp::write_array_header(&mut out, 2);
+    resp::write_bulk(&mut out, next.to_string().as_bytes());
+    resp::write_array_header(&mut out, end - start);
+    keys[start..end]
+        .iter()
+        .for_each(|key| resp::write_bulk(&mut out, key.as_bytes()));
+    out
+}
+
+/// One call of a client: its answer's cursor and keys, and how many shards were asked.
+fn call(
+    topology: &Topology,
+    shards: &[Vec<String>],
+    cursor: &str,
+    count: usize,
+    page: usize,
+) -> (String, Vec<String>, usize) {
+    let count = count.to_string();
+    let mut walk = Walk::new(cursor.as_bytes(), &[b"COUNT", count.as_bytes()], topology).unwrap();
+    let mut steps = 0;
+    while let Step::Ask(shard) = walk.step() {
+        let mut frame = Vec::new();
+        walk.write_frame(&mut frame);
+        let words: Vec<_> = elements(&frame)
+            .unwrap()
+            .map(|word| resp::bulk(word).unwrap().to_vec())
+            .collect();
+        assert_eq!(words[0], b"SCAN");
+        assert_eq!(words[2..], [b"COUNT".to_vec(), count.as_bytes().to_vec()]);
+        let node_cursor = String::from_utf8(words[1].clone()).unwrap().parse().unwrap();
+        let reply = scan_shard(&shards[shard.index()], node_cursor, page);
+        walk.part(Outcome::Reply(&reply));
+        steps += 1;
+    }
+    let mut out = Vec::new();
+    walk.finish(topology, &mut out);
+    let mut pair = elements(&out).unwrap();
+    let text = |raw: &[u8]| String::from_utf8(resp::bulk(raw).unwrap().to_vec()).unwrap();
+    let next = text(pair.next().unwrap());
+    let keys = elements(pair.next().unwrap()).unwrap().map(text).collect();
+    (next, keys, steps)
+}
+
+proptest! {
+    #[test]
+    fn a_walk_returns_every_key_exactly_once(
+        sizes in prop::collection::vec(0_usize..20, 64),
+        power in 0_u32..=6,
+        count in 1_usize..50,
+        page in 1_usize..12,
+    ) {
+        let topology = topology(1 << power);
+        let shards: Vec<Vec<String>> = sizes[..1 << power]
+            .iter()
+            .enumerate()
+            .map(|(shard, &size)| (0..size).map(|n| format!("{shard}:{n}")).collect())
+            .collect();
+        let mut found = Vec::new();
+        let mut cursor = "0".to_owned();
+        loop {
+            let (next, keys, steps) = call(&topology, &shards, &cursor, count, page);
+            prop_assert!(steps <= STEPS_MAX);
+            prop_assert!(keys.len() < count + page, "{} keys for COUNT {}", keys.len(), count);
+            found.extend(keys);
+            if next == "0" {
+                break;
+            }
+            prop_assert!(next.parse::<u64>().unwrap() < 1 << 53, "a double would round {}", next);
+            cursor = next;
+        }
+        let mut expected: Vec<String> = shards.into_iter().flatten().collect();
+        found.sort_unstable();
+        expected.sort_unstable();
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_cursor_comes_back_as_it_went(shard in 0_u16..4096, cursor in 0_u64..1 << 36, power in 0_u32..=12) {
+        let topology = topology(1 << power);
+        let position = Position { shard: ShardId(shard % topology.shards), cursor };
+        let encoded = position.encode(&topology).unwrap();
+        prop_assert!(encoded < 1 << 53);
+        prop_assert_eq!(Position::decode(encoded, &topology), Some(position));
+    }
+
+    #[test]
+    fn no_number_is_a_place_outside_the_keyspace(cursor in any::<u64>(), power in 0_u32..=12) {
+        let topology = topology(1 << power);
+        match Position::decode(cursor, &topology) {
+            Some(position) => {
+                prop_assert!(position.shard.0 < topology.shards && cursor < 1 << 53);
+                prop_assert!(position.encode(&topology).is_some());
+            }
+            None => prop_assert!(cursor & 0xfff >= u64::from(topology.shards) || cursor >= 1 << 53),
+        }
+    }
+}
+
+#[test]
+fn an_empty_keyspace_is_walked_within_the_bound_on_steps() {
+    let topology = topology(1024);
+    let shards = vec![Vec::new(); 1024];
+    let (mut cursor, mut calls) = ("0".to_owned(), 0);
+    loop {
+        let (next, keys, steps) = call(&topology, &shards, &cursor, 10, 10);
+        assert!(keys.is_empty() && steps == STEPS_MAX);
+        calls += 1;
+        if next == "0" {
+            break;
+        }
+        cursor = next;
+    }
+    assert_eq!(calls, 1024 / STEPS_MAX);
+}
+
+#[test]
+fn a_cursor_that_preshard_never_made_is_refused() {
+    let topology = topology(8);
+    for cursor in [
+        "8",
+        "4095",
+        "-1",
+        "1x",
+        "",
+        " 1",
+        "18446744073709551615",
+        "99999999999999999999",
+    ] {
+        let refused = Walk::new(cursor.as_bytes(), &[], &topology).unwrap_err();
+        assert_eq!(refused, "ERR invalid cursor", "{cursor}");
+    }
+}
+
+#[test]
+fn a_shard_that_moved_is_walked_again_from_its_start() {
+    let before = topology(8);
+    let place = Position {
+        shard: ShardId(5),
+        cursor: 77,
+    };
+    let cursor = place.encode(&before).unwrap();
+    let mut after = before.clone();
+    after.placements[5].node = NodeIndex(0);
+    assert_ne!(before.placements[5].node, NodeIndex(0));
+    let found = Position::decode(cursor, &after);
+    assert_eq!(found, Some(Position { cursor: 0, ..place }));
+}
+
+#[test]
+fn a_walk_that_fails_answers_the_failure_and_asks_no_more() {
+    let topology = topology(8);
+    for (outcome, expected) in [
+        (Outcome::Reply(b"-LOADING it is\r\n"), "-LOADING it is\r\n"),
+        (Outcome::NotRun("CLUSTERDOWN down"), "-CLUSTERDOWN down\r\n"),
+        (Outcome::Uncertain("UNCERTAIN lost"), "-UNCERTAIN lost\r\n"),
+        (
+            Outcome::Reply(b":1\r\n"),
+            "-ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36\r\n",
+        ),
+        (
+            Outcome::Reply(b"*2\r\n$11\r\n68719476736\r\n*0\r\n"),
+            "-ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36\r\n",
+        ),
+    ] {
+        let mut walk = Walk::new(b"0", &[], &topology).unwrap();
+        assert_eq!(walk.step(), Step::Ask(ShardId(0)));
+        walk.part(outcome);
+        assert_eq!(walk.step(), Step::Done);
+        let mut out = Vec::new();
+        walk.finish(&topology, &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+}
+
+#[test]
+fn count_is_a_positive_number() {
+    let topology = topology(8);
+    for count in ["0", "-5", "x", ""] {
+        assert!(
+            Walk::new(b"0", &[b"COUNT", count.as_bytes()], &topology).is_err(),
+            "{count}"
+        );
+    }
+}

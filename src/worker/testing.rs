@@ -1,0 +1,157 @@
+//! For tests of this room: an engine of one worker, with clients on real loopback sockets and no nodes behind it.
+
+use std::future::{Future, poll_fn};
+use std::io::{ErrorKind, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions};
+
+use super::engine::Engine;
+use super::registry::{ClientInfo, Registry};
+use super::session::Client;
+use super::shared::{Limits, NodeCredentials, NodesView, Shared};
+use super::stream::{Accepted, Stream};
+use crate::command;
+use crate::config::OnEmpty;
+use crate::metrics::{Metrics, MetricsOptions};
+use crate::resp::RequestLimits;
+use crate::topology::{Node, Topology};
+
+/// Two nodes, eight shards (0 to 3 on the first node), two pinned databases.
+pub(super) const SHARDS: u16 = 8;
+const PINNED: u16 = 2;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Runs a test inside a runtime like a worker's.
+pub(super) fn in_runtime<T>(test: impl Future<Output = T>) -> T {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    runtime.unwrap().block_on(test)
+}
+
+/// Limits that no test meets unless it lowers them.
+pub(super) fn limits() -> Limits {
+    Limits {
+        request: RequestLimits::default(),
+        in_flight: 1024,
+        in_flight_bytes: 16 << 20,
+        request_memory: 1 << 30,
+        output_soft: 8 << 20,
+        output_hard: 64 << 20,
+        output_stall: Duration::from_secs(60),
+        idle: Duration::ZERO,
+        handshake: Duration::from_secs(10),
+        request_timeout_us: 2_000_000,
+        silence_max_us: 5_000_000,
+        link_in_flight: 4096,
+        link_in_flight_bytes: 64 << 20,
+        node_queue: 8192,
+        node_queue_bytes: 64 << 20,
+        keys: 100_000,
+        batches: vec![1, 1],
+        shared_connections: 1,
+        keepalive: Duration::ZERO,
+        connect: Duration::from_secs(1),
+        backoff_max: Duration::from_millis(500),
+    }
+}
+
+/// An engine under these limits. To be called inside [`in_runtime`].
+pub(super) fn engine(limits: Limits) -> Engine {
+    let node = |number: u16| Node {
+        name: format!("node-{number}"),
+        address: format!("127.0.0.1:{number}").parse().unwrap(),
+    };
+    let topology = Topology::seed("test".to_owned(), SHARDS, PINNED, vec![node(1), node(2)]).unwrap();
+    let metrics = Metrics::new(MetricsOptions {
+        workers: 1,
+        command_names: command::all().iter().map(|spec| spec.name).collect(),
+        shards: usize::from(topology.total_shards()),
+        max_clients: 100,
+    });
+    let shared = Shared {
+        limits,
+        password: None,
+        credentials: NodeCredentials::default(),
+        on_empty: OnEmpty::Serve,
+        redis_version: None,
+        data_address: RwLock::default(),
+        max_clients: 100,
+        config_file: PathBuf::new(),
+        topology: ArcSwap::from_pointee(topology),
+        metrics: Arc::new(metrics.unwrap()),
+        registry: Registry::default(),
+        nodes: ArcSwap::from_pointee(NodesView::default()),
+        draining: AtomicBool::new(false),
+        started: Instant::now(),
+        started_unix: 0,
+        run_id: "test".to_owned(),
+    };
+    let mut engine = Engine::new(0, Arc::new(shared));
+    engine.begin_turn();
+    engine
+}
+
+/// A client of an engine, seen from its own end of the connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) index: usize,
+    pub(super) generation: u32,
+    socket: TcpStream,
+}
+
+/// Connects a client to an engine and waits until its socket may be written to.
+pub(super) async fn connect(engine: &mut Engine) -> Peer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let stream = Stream::adopt(Accepted::Tcp(accepted)).unwrap();
+    let generation = engine.next_generation();
+    let id = engine.shared.registry.next_id();
+    let info = Arc::new(ClientInfo::new(id, String::new(), String::new(), 0, 0));
+    let client = Client::new(generation, info, stream, true, engine.now);
+    engine.metrics.client_connections[client.wire()].add(1);
+    let index = engine.clients.insert(client);
+    let peer = Peer {
+        index,
+        generation,
+        socket,
+    };
+    poll_fn(|cx| engine.clients[index].stream.poll_write_ready(cx))
+        .await
+        .unwrap();
+    peer
+}
+
+impl Peer {
+    /// Reads `length` bytes that the engine has for this client, which is all that it has.
+    pub(super) async fn read_all(&mut self, engine: &mut Engine, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut chunk = vec![0; 1 << 20];
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            engine.flush_client(self.index);
+            match self.socket.read(&mut chunk) {
+                Ok(count) => {
+                    assert!(count > 0, "closed after {} bytes of {length}", bytes.len());
+                    bytes.extend_from_slice(&chunk[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    if bytes.len() >= length && engine.clients[self.index].out.is_empty() {
+                        return bytes;
+                    }
+                    assert!(Instant::now() < give_up, "{} bytes of {length} came", bytes.len());
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
