@@ -21,6 +21,7 @@
 mod clients;
 mod commands;
 mod crowd;
+mod demo;
 mod differential;
 mod faults;
 mod harness;
