@@ -11,6 +11,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -38,6 +39,8 @@ struct Connection {
     input: Vec<u8>,
     output: Vec<u8>,
     closing: bool,
+    /// When the peer was last known; at first, when it came.
+    known: Instant,
 }
 
 /// Serves one connection to its end. A peer's mistakes are its own business: they are not worth more than a
@@ -60,6 +63,7 @@ pub(super) async fn serve_connection(
         input: Vec::new(),
         output: Vec::new(),
         closing: false,
+        known: Instant::now(),
     };
     if let Err(error) = Box::pin(connection.run(stopped)).await {
         tracing::debug!(event = "admin_connection_failed", %error);
@@ -74,11 +78,10 @@ impl Connection {
             if self.closing {
                 return self.socket.shutdown().await;
             }
-            let patience = if self.session.is_authenticated() {
-                self.limits.idle_timeout
-            } else {
-                self.limits.handshake_timeout
-            };
+            let patience = self.patience();
+            if patience.is_zero() {
+                return Ok(());
+            }
             self.input.reserve(READ_BYTES);
             let read = tokio::select! {
                 // An error means that the listener is gone, which is a stop as well.
@@ -90,6 +93,15 @@ impl Connection {
                 Ok(read) => read?,
             };
         }
+    }
+
+    /// How long to wait for more. A stranger's time runs out, however much it sends.
+    fn patience(&mut self) -> Duration {
+        if self.session.is_authenticated() {
+            self.known = Instant::now();
+            return self.limits.idle_timeout;
+        }
+        self.limits.handshake_timeout.saturating_sub(self.known.elapsed())
     }
 
     /// Answers all whole requests of the input.

@@ -6,7 +6,7 @@
 //!
 //! The workers count and never compute; whoever asks for a rate pays for the subtraction.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,6 @@ struct Sample {
     totals: Totals,
     /// Requests and bytes, by shard.
     shards: Vec<(u64, u64)>,
-    /// Replies, by node.
-    nodes: BTreeMap<String, u64>,
 }
 
 /// The oldest sample, and how long ago it was.
@@ -63,12 +61,10 @@ impl Rates {
             let totals = shared.metrics.shard_totals(ShardId(shard));
             (totals.requests, bytes(&totals))
         };
-        let of_node = |name: &String| (name.clone(), shared.metrics.node_totals(name).replies);
         let sample = Sample {
             at: now,
             totals: shared.metrics.totals(),
             shards: (0..topology.total_shards()).map(of_shard).collect(),
-            nodes: topology.nodes.iter().map(|node| of_node(&node.name)).collect(),
         };
         let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         if samples.len() == SAMPLES {
@@ -92,24 +88,30 @@ impl Rates {
 impl Window {
     /// Requests and bytes a second of a shard that has counted `now`.
     pub(super) fn shard(&self, shard: ShardId, now: &ShardTotals) -> (u64, u64) {
-        let before = self
-            .since
-            .as_ref()
-            .and_then(|sample| sample.shards.get(shard.index()).copied());
-        let (requests, bytes_before) = before.unwrap_or_else(|| (now.requests, bytes(now)));
+        let (requests_before, bytes_before) = self.before(shard, now);
         (
-            self.rate(requests, now.requests),
+            self.rate(requests_before, now.requests),
             self.rate(bytes_before, bytes(now)),
         )
     }
 
-    /// Replies a second of a node that has counted `now`.
-    pub(super) fn node(&self, name: &str, now: u64) -> u64 {
-        let before = self
+    /// What a shard had counted; as much as now if no sample knows it.
+    fn before(&self, shard: ShardId, now: &ShardTotals) -> (u64, u64) {
+        let sampled = self
             .since
             .as_ref()
-            .and_then(|sample| sample.nodes.get(name).copied());
-        self.rate(before.unwrap_or(now), now)
+            .and_then(|sample| sample.shards.get(shard.index()).copied());
+        sampled.unwrap_or_else(|| (now.requests, bytes(now)))
+    }
+
+    /// Requests a second of several shards together, each with what it has counted `now`.
+    pub(super) fn shards(&self, shards: impl Iterator<Item = (ShardId, ShardTotals)>) -> u64 {
+        let (mut before, mut now) = (0_u64, 0_u64);
+        for (shard, totals) in shards {
+            before = before.saturating_add(self.before(shard, &totals).0);
+            now = now.saturating_add(totals.requests);
+        }
+        self.rate(before, now)
     }
 
     /// What a sum of the whole proxy grew by a second.
@@ -131,4 +133,57 @@ impl Window {
 
 fn bytes(totals: &ShardTotals) -> u64 {
     totals.request_bytes.saturating_add(totals.reply_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::testing::context;
+
+    #[test]
+    fn rates_look_back_over_the_window_and_no_further() {
+        let context = context("");
+        let (rates, shared) = (&context.rates, &context.shared);
+        let cells = shared.metrics.worker(0);
+        let start = Instant::now();
+        let rate = |now: Instant| {
+            rates
+                .window(now)
+                .shard(ShardId(1), &shared.metrics.shard_totals(ShardId(1)))
+        };
+        assert_eq!(rate(start), (0, 0), "before the first sample nothing is known");
+        for second in 0..60 {
+            rates.sample(shared, start + SAMPLE_INTERVAL * second);
+            // A burst in the first half, silence in the second.
+            for _ in 0..if second < 30 { 100 } else { 0 } {
+                cells.shard_request(ShardId(1), 7);
+            }
+        }
+        assert_eq!(rates.samples.lock().unwrap().len(), SAMPLES);
+        assert_eq!(rate(start + SAMPLE_INTERVAL * 60), (0, 0));
+        for _ in 0..1100 {
+            cells.shard_request(ShardId(1), 7);
+        }
+        assert_eq!(
+            rate(start + SAMPLE_INTERVAL * 60),
+            (100, 700),
+            "1100 in the 11 s since the oldest sample"
+        );
+    }
+
+    #[test]
+    fn the_first_second_is_not_blown_up_and_a_new_zero_is_no_underflow() {
+        let window = Window {
+            since: None,
+            millis: 1000,
+        };
+        assert_eq!(
+            (window.rate(0, 5), window.rate(100, 5), window.rate(5, 5)),
+            (5, 5, 0)
+        );
+        let context = context("");
+        let now = Instant::now();
+        context.rates.sample(&context.shared, now);
+        assert_eq!(context.rates.window(now).millis, 1000);
+    }
 }

@@ -51,7 +51,9 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load();
     let window = context.rates.window(Instant::now());
     let rows = topology.nodes_by_index().map(|(node, described)| {
-        let totals = context.shared.metrics.node_totals(&described.name);
+        let metrics = &context.shared.metrics;
+        let totals = metrics.node_totals(&described.name);
+        let of_shard = |shard| (shard, metrics.shard_totals(shard));
         let view = context
             .shared
             .nodes
@@ -69,7 +71,7 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
             ("shards", int(topology.shards_on(node).count())),
             ("connections", int(totals.connections)),
             ("in_flight", int(totals.in_flight)),
-            ("ops", int(window.node(&described.name, totals.replies))),
+            ("ops", int(window.shards(topology.shards_on(node).map(of_shard)))),
             ("memory", int(view.used_memory)),
             ("error", text(view.error)),
         ])

@@ -25,7 +25,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         name: name.to_owned(),
         address: address.parse().unwrap(),
     };
-    let nodes = vec![node("a", "127.0.0.1:1"), node("b", "127.0.0.1:2")];
+    let nodes = vec![node("a", "unix:/nonexistent/a"), node("b", "unix:/nonexistent/b")];
     let topology = Topology::seed("test".to_owned(), 8, 4, nodes).unwrap();
     let metrics = Metrics::new(MetricsOptions {
         workers: 1,

@@ -36,7 +36,7 @@ pub(super) struct Admin {
     #[arg(long)]
     pub(super) json: bool,
     /// What follows PRESHARD, such as SHOW SHARDS; without any, HELP
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(trailing_var_arg = true)]
     pub(super) words: Vec<String>,
 }
 
@@ -78,6 +78,9 @@ pub(super) fn admin(admin: &Admin) -> u8 {
     };
     if failed && !admin.json {
         eprint!("{printed}");
+        if printed.starts_with("NOAUTH") {
+            eprintln!("name the file with its password: preshard admin --password-file FILE …");
+        }
     } else {
         // Whoever closed the pipe has read enough.
         let _ = io::stdout().lock().write_all(printed.as_bytes());
@@ -200,5 +203,68 @@ impl Link {
             Self::Tcp(stream) => stream.read(chunk),
             Self::Unix(stream) => stream.read(chunk),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    /// Answers each read with the next of `replies`; gives back all that was read.
+    fn server(replies: &'static [&'static [u8]]) -> (Address, std::thread::JoinHandle<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let (mut seen, mut chunk) = (Vec::new(), [0; 1024]);
+            for reply in replies {
+                let read = socket.read(&mut chunk).unwrap();
+                seen.extend_from_slice(&chunk[..read]);
+                socket.write_all(reply).unwrap();
+            }
+            seen
+        });
+        (address, serving)
+    }
+
+    fn asking(addr: Address, words: &[&str]) -> Admin {
+        Admin {
+            addr,
+            password_file: None,
+            json: false,
+            words: words.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn words_are_sent_after_hello_and_the_reply_is_read() {
+        let (address, serving) = server(&[b"%1\r\n$5\r\nproto\r\n:3\r\n", b":7\r\n"]);
+        assert_eq!(
+            ask(&asking(address, &["TOPOLOGY", "EPOCH"])).unwrap(),
+            Value::Int(7)
+        );
+        let seen = serving.join().unwrap();
+        assert_eq!(
+            seen,
+            b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*3\r\n$8\r\nPRESHARD\r\n$8\r\nTOPOLOGY\r\n$5\r\nEPOCH\r\n"
+        );
+    }
+
+    #[test]
+    fn exit_statuses_tell_what_went_wrong() {
+        let (address, serving) = server(&[b"-NOAUTH HELLO must be called\r\n"]);
+        assert_eq!(admin(&asking(address, &["VERSION"])), 1);
+        serving.join().unwrap();
+        let nobody: Address = "unix:/nonexistent/admin".parse().unwrap();
+        assert_eq!(admin(&asking(nobody, &["VERSION"])), 3);
+        let (address, serving) = server(&[b"HTTP/1.1 400 Bad Request\r\n"]);
+        assert_eq!(admin(&asking(address.clone(), &["VERSION"])), 3);
+        serving.join().unwrap();
+        let no_file = Admin {
+            password_file: Some("/nonexistent".into()),
+            ..asking(address, &["VERSION"])
+        };
+        assert_eq!(admin(&no_file), 2);
     }
 }

@@ -102,7 +102,7 @@ mod tests {
         };
         assert!(admin.json);
         assert_eq!(admin.words, ["EXPLAIN", "ZADD", "k", "-1", "--json"]);
-        assert!(Cli::try_parse_from(["preshard", "serve"]).is_err());
+        assert!(Cli::try_parse_from(["preshard", "admin", "--nonsense"]).is_err());
         assert!(Cli::try_parse_from(["preshard", "check", "--config", "f", "--connect"]).is_ok());
     }
 }

@@ -75,7 +75,7 @@ pub fn route(
 
 fn extract(spec: &Spec, args: &Args<'_>, keys: &mut Vec<u32>) -> Result<(), String> {
     keys.clear();
-    command::keys(spec, args, keys).map_err(|error| error.line())
+    command::routing_keys(spec, args, keys).map_err(|error| error.line())
 }
 
 fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -> Result<Plan, String> {

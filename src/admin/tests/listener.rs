@@ -333,6 +333,21 @@ async fn silent_and_idle_connections_give_their_place_back() {
 }
 
 #[tokio::test]
+async fn a_stranger_cannot_buy_time_with_requests() {
+    let limits = AdminLimits {
+        handshake_timeout: Duration::from_millis(100),
+        ..quick()
+    };
+    let listener = listen(&with_password(), limits).await;
+    let mut client = listener.client().await;
+    let came = Instant::now();
+    // Ends when the listener closes; the replies are NOAUTH, or the reset that unread requests bring.
+    while client.socket.write_all(b"*1\r\n$4\r\nPING\r\n").await.is_ok() && !client.raw().await.is_empty() {
+        assert!(came.elapsed() < PATIENCE);
+    }
+}
+
+#[tokio::test]
 async fn the_stop_closes_idle_connections() {
     let mut listener = listen("", quick()).await;
     let mut client = listener.client().await;

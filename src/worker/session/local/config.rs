@@ -1,5 +1,6 @@
 //! CONFIG GET: the few settings that clients and tools look at, true for what a client sees here.
 
+use crate::command;
 use crate::resp::{Args, Value};
 use crate::worker::engine::Engine;
 
@@ -10,7 +11,7 @@ impl Engine {
         let wanted = settings.into_iter().filter(|(name, _)| {
             patterns
                 .iter()
-                .any(|pattern| glob(&pattern.to_ascii_lowercase(), name.as_bytes()))
+                .any(|pattern| command::glob_matches(pattern, name.as_bytes(), true))
         });
         Value::Map(
             wanted
@@ -49,30 +50,4 @@ impl Engine {
             ("timeout", limits.idle.as_secs().to_string()),
         ]
     }
-}
-
-/// Matches `*` and `?`, which is what patterns of settings are made of.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p + 1, t));
-                p += 1;
-            }
-            Some(&byte) if byte == b'?' || byte == text[t] => {
-                p += 1;
-                t += 1;
-            }
-            Some(_) | None => match &mut star {
-                Some((after, from)) => {
-                    *from += 1;
-                    (p, t) = (*after, *from);
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern[p..].iter().all(|&byte| byte == b'*')
 }

@@ -9,7 +9,7 @@ mod hello;
 mod info;
 
 use super::input::Taken;
-use crate::command::{Local, Spec};
+use crate::command::{self, Local, Spec};
 use crate::metrics::{Disconnect, RequestClass};
 use crate::resp::{self, Args, Value};
 use crate::worker::engine::Engine;
@@ -55,7 +55,9 @@ impl Engine {
             | Local::CommandGetkeys
             | Local::CommandGetkeysandflags
             | Local::CommandInfo
-            | Local::CommandList => Value::Array(Vec::new()),
+            | Local::CommandList
+            | Local::Help
+            | Local::AclCat => command::introspect(spec, args).unwrap_or(Value::Null),
             Local::ClientGetname
             | Local::ClientGetredir
             | Local::ClientId
@@ -67,9 +69,7 @@ impl Engine {
             | Local::ClientSetinfo
             | Local::ClientSetname
             | Local::ClientTrackinginfo => self.client_command(index, local, args),
-            Local::Help => Value::Array(Vec::new()),
             Local::ClusterDisabled => Value::error("ERR This instance has cluster support disabled"),
-            Local::AclCat => Value::Array(Vec::new()),
             Local::AclWhoami => Value::bulk("default"),
             Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest | Local::SlowlogGet => {
                 Value::Array(Vec::new())
