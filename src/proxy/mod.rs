@@ -105,7 +105,11 @@ async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), Serve
     if let Some(address) = &config.admin.listen {
         let (listener, bound) = bind_tcp(address).await?;
         announce(&format!("listening admin={bound}"));
-        let context = AdminContext { shared: Arc::clone(&shared), config: Arc::clone(&config), rates };
+        let context = AdminContext {
+            shared: Arc::clone(&shared),
+            config: Arc::clone(&config),
+            rates,
+        };
         tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
     }
     if let Some(address) = &config.admin.http {
