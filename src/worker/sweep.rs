@@ -36,13 +36,13 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             engine.sweep_waker = Some(cx.waker().clone());
         }
         loop {
-            let pace = engine.pace();
-            let soon = Instant::now() + pace;
-            if timer.deadline() > soon {
-                timer.as_mut().reset(soon);
-            }
-            engine.sweep_asleep = pace > CORKED;
             if timer.as_mut().poll(cx).is_pending() {
+                let soon = Instant::now() + engine.pace();
+                if timer.deadline() > soon {
+                    // Woken because something waits for the clock now.
+                    timer.as_mut().reset(soon);
+                    continue;
+                }
                 return Poll::<()>::Pending;
             }
             for link in 0..engine.links.len() {
@@ -53,7 +53,9 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                 engine.client_deadlines();
             }
             engine.end_turn();
-            timer.as_mut().reset(Instant::now() + IDLE);
+            let pace = engine.pace();
+            engine.sweep_asleep = pace > CORKED;
+            timer.as_mut().reset(Instant::now() + pace);
         }
     })
     .await;

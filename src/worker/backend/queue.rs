@@ -11,7 +11,8 @@ use crate::ids::{DbIndex, ShardId};
 use crate::worker::outbuf::{LARGE_BYTES, OutBuf, Spares};
 
 /// A queue keeps up to this much memory when it is empty; there are thousands of queues.
-const KEPT_CAPACITY: usize = 1024;
+const KEPT_BYTES: usize = 4 * 1024;
+const KEPT_ENTRIES: usize = 64;
 
 /// Who gets the reply of a request that was sent to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +147,14 @@ impl ShardQueue {
         }
         self.bytes.clear();
         self.taken = 0;
-        self.bytes.shrink_to(KEPT_CAPACITY);
-        self.entries.shrink_to(KEPT_CAPACITY / size_of::<Entry>());
-        self.large = VecDeque::new();
+        if self.bytes.capacity() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
+        if self.entries.capacity() > KEPT_ENTRIES {
+            self.entries = VecDeque::new();
+        }
+        if self.large.capacity() > 0 {
+            self.large = VecDeque::new();
+        }
     }
 }

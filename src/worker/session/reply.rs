@@ -5,6 +5,8 @@
 //! client that multiplexes unrelated requests does not wait for the last of them, and a slow shard does not withhold
 //! what other shards have answered.
 
+use std::collections::VecDeque;
+
 use super::client::{Pause, Slot};
 use crate::metrics::{Disconnect, ErrorCode, Limit, Origin, RequestClass};
 use crate::resp;
@@ -17,7 +19,7 @@ const CORK_US: u64 = 1_000;
 /// From this size on a reply is written to the socket straight from the bytes that the node sent.
 const DIRECT_BYTES: usize = 4 * 1024;
 /// Reply queues larger than this are freed when they are empty.
-const KEPT_SLOTS: usize = 64;
+const KEPT_SLOTS: usize = 256;
 
 impl Engine {
     /// The next place in a client's reply queue: index and sequence number of the request.
@@ -129,7 +131,9 @@ impl Engine {
     fn after_append(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.slots.is_empty() {
-            client.slots.shrink_to(KEPT_SLOTS);
+            if client.slots.capacity() > KEPT_SLOTS {
+                client.slots = VecDeque::new();
+            }
             if client.parked.capacity() > 0 {
                 self.spares.give(std::mem::take(&mut client.parked));
             }
