@@ -500,7 +500,7 @@ fn in_word(text: &[char], at: usize) -> bool {
     // `br"…"` is a raw string too.
     let before = |back: usize| at.checked_sub(back).and_then(|at| text.get(at));
     let part = |c: Option<&char>| c.is_some_and(|c| c.is_alphanumeric() || *c == '_');
-    part(before(1)) && !(before(1) == Some(&'b') && !part(before(2)))
+    part(before(1)) && (before(1) != Some(&'b') || part(before(2)))
 }
 
 /// How many `#` stand before the quote, if a raw string begins here.
