@@ -14,7 +14,6 @@
 mod accept;
 mod startup;
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -173,11 +172,9 @@ async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError
 }
 
 /// Ready when the proxy is told to stop.
-fn until(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move {
-        // An error means that the sender is gone, which is a stop as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    }
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 async fn wait_for_signal() -> io::Result<()> {

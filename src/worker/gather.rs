@@ -292,7 +292,7 @@ impl Engine {
         let gather = &mut self.gathers[index];
         let (generation, protocol) = (gather.generation, gather.protocol);
         gather.outstanding += 1;
-        self.metrics.fanout_parts.add(1 as u64);
+        self.metrics.fanout_parts.inc();
         let lane = self.lane(shard, protocol);
         if let Admission::Down(line) = self.admission(lane) {
             self.absorb(index, part, Outcome::NotRun(&line));
