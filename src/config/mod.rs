@@ -18,6 +18,7 @@ mod mistake;
 mod raw;
 mod relations;
 mod secret;
+mod settings;
 mod show;
 pub mod units;
 mod validate;

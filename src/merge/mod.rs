@@ -254,7 +254,7 @@ impl Merge {
                 .or(self.not_run.as_deref())
                 .map(str::to_owned);
             let why = why.or_else(|| self.first_error.as_deref().map(error_text));
-            return resp::error_line(&format!(
+            return resp::error_line(format!(
                 "UNCERTAIN preshard: {succeeded} of {} shards done; {}",
                 self.parts,
                 why.unwrap_or_default()

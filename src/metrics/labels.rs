@@ -211,6 +211,7 @@ label! {
         ReplyBytes "reply_bytes" "size of a merged reply: refused",
         RequestTimeout "request_timeout" "time for a node's reply: answered `UNCERTAIN`",
         HoldMax "hold_max" "time held by a gate: refused",
+        AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }
 

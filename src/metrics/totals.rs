@@ -103,6 +103,26 @@ impl Metrics {
             .collect()
     }
 
+    /// Names of the commands that are known, were asked for and are not served, with how often.
+    #[must_use]
+    pub fn unsupported_calls(&self) -> Vec<(&'static str, u64)> {
+        let calls =
+            |(index, name): (usize, &&'static str)| (*name, self.sources.sum(|w| w.unsupported.load(index)));
+        self.sources
+            .command_names
+            .iter()
+            .enumerate()
+            .map(calls)
+            .filter(|(_, calls)| *calls > 0)
+            .collect()
+    }
+
+    /// Requests for commands that nobody knows.
+    #[must_use]
+    pub fn unknown_commands(&self) -> u64 {
+        self.sources.sum(|w| w.unsupported.load_other())
+    }
+
     /// Error replies of each code that was given, by whomever.
     #[must_use]
     pub fn error_codes(&self) -> Vec<(&'static str, u64)> {
@@ -156,9 +176,21 @@ impl Metrics {
     #[must_use]
     pub fn shard_totals(&self, shard: ShardId) -> ShardTotals {
         ShardTotals {
-            requests: self.sources.sum(|w| w.shard_requests.load(shard.index())),
-            request_bytes: self.sources.sum(|w| w.shard_request_bytes.load(shard.index())),
-            reply_bytes: self.sources.sum(|w| w.shard_reply_bytes.load(shard.index())),
+            requests: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.requests.load())
+            }),
+            request_bytes: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.request_bytes.load())
+            }),
+            reply_bytes: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.reply_bytes.load())
+            }),
         }
     }
 }

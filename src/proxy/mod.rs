@@ -14,7 +14,6 @@
 mod accept;
 mod startup;
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -26,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::{self, AdminContext, Rates};
 use crate::config::Config;
 use crate::control;
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
@@ -99,6 +99,18 @@ async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), Serve
         let door = accept::Door::new(&shared, &workers, &clients);
         tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
     }
+    let rates = Arc::new(Rates::default());
+    tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
+    if let Some(address) = &config.admin.listen {
+        let (listener, bound) = bind_tcp(address).await?;
+        announce(&format!("listening admin={bound}"));
+        let context = AdminContext {
+            shared: Arc::clone(&shared),
+            config: Arc::clone(&config),
+            rates,
+        };
+        tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
+    }
     if let Some(address) = &config.admin.http {
         let (listener, bound) = bind_tcp(address).await?;
         announce(&format!("listening http={bound}"));
@@ -151,7 +163,7 @@ async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError
     let Address::Tcp { host, port } = address else {
         return Err(listen(io::Error::new(
             io::ErrorKind::Unsupported,
-            "HTTP needs a host and a port",
+            "this listener needs a host and a port",
         )));
     };
     let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(listen)?;
@@ -160,11 +172,9 @@ async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError
 }
 
 /// Ready when the proxy is told to stop.
-fn until(mut stopped: watch::Receiver<bool>) -> impl Future<Output = ()> {
-    async move {
-        // An error means that the sender is gone, which is a stop as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    }
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, which is a stop as well.
+    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 async fn wait_for_signal() -> io::Result<()> {

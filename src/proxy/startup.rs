@@ -161,10 +161,6 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the composition root reads the wall clock"
-)]
 fn unix_time() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

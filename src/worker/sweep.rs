@@ -37,13 +37,15 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             engine.sweep_waker = Some(cx.waker().clone());
         }
         loop {
-            let pace = engine.pace();
-            let soon = Instant::now() + pace;
-            if timer.deadline() > soon {
-                timer.as_mut().reset(soon);
-            }
-            engine.sweep_asleep = pace > CORKED;
             if timer.as_mut().poll(cx).is_pending() {
+                let pace = engine.pace();
+                let soon = Instant::now() + pace;
+                if timer.deadline() > soon {
+                    // Woken because something waits for the clock now.
+                    engine.sweep_asleep = pace > CORKED;
+                    timer.as_mut().reset(soon);
+                    continue;
+                }
                 return Poll::<()>::Pending;
             }
             for link in 0..engine.links.len() {
@@ -55,7 +57,9 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                 engine.publish_levels();
             }
             engine.end_turn();
-            timer.as_mut().reset(Instant::now() + IDLE);
+            let pace = engine.pace();
+            engine.sweep_asleep = pace > CORKED;
+            timer.as_mut().reset(Instant::now() + pace);
         }
     })
     .await;
@@ -69,7 +73,7 @@ impl Engine {
         let busy = self
             .links
             .iter()
-            .any(|link| link.queued > 0 || !link.due.is_empty());
+            .any(|link| !link.backlog.is_empty() || !link.due.is_empty());
         if busy { BUSY } else { IDLE }
     }
 
@@ -79,10 +83,10 @@ impl Engine {
         for links in self.links.chunks(links_of_a_node.max(1)) {
             let sum = |level: fn(&Link) -> usize| links.iter().map(level).sum::<usize>() as u64;
             links[0].cells.in_flight.set(sum(|link| link.due.len()));
-            links[0].cells.queue_commands.set(sum(|link| link.queued));
-            links[0].cells.queue_bytes.set(sum(|link| link.queued_bytes));
+            links[0].cells.queue_commands.set(sum(|link| link.backlog.len()));
+            links[0].cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
         }
-        let queued: usize = self.links.iter().map(|link| link.queued_bytes).sum();
+        let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
         self.metrics
             .input_buffer_bytes

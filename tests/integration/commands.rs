@@ -475,3 +475,121 @@ fn many_clients_share_few_node_connections() {
         );
     }
 }
+
+#[test]
+fn a_pipeline_may_change_protocol_and_database_in_its_middle() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    client.ask("HSET h a 1");
+    client.send(
+        b"HGETALL h\r\nHELLO 3\r\nHGETALL h\r\nGET none\r\nHELLO 2\r\nHGETALL h\r\nGET none\r\nSELECT 1\r\nSET k one\r\n\
+          SELECT 2\r\nGET k\r\nSET k two\r\nSELECT 0\r\nGET k\r\nSELECT 1\r\nGET k\r\nSELECT 9\r\nGET k\r\nPING\r\n",
+    );
+    assert_eq!(client.reply_bytes(), b"*2\r\n$1\r\na\r\n$1\r\n1\r\n");
+    assert!(matches!(client.reply(), Reply::Map(_)));
+    assert_eq!(client.reply_bytes(), b"%1\r\n$1\r\na\r\n$1\r\n1\r\n");
+    assert_eq!(client.reply_bytes(), b"_\r\n");
+    assert!(matches!(client.reply(), Reply::Array(_)));
+    assert_eq!(client.reply_bytes(), b"*2\r\n$1\r\na\r\n$1\r\n1\r\n");
+    assert_eq!(client.reply_bytes(), b"$-1\r\n");
+    let rest: Vec<Reply> = (0..12).map(|_| client.reply()).collect();
+    let ok = || Reply::Simple("OK".to_owned());
+    assert_eq!(
+        rest[..10],
+        [
+            ok(),
+            ok(),
+            ok(),
+            Reply::Null,
+            ok(),
+            ok(),
+            Reply::Null,
+            ok(),
+            Reply::from("one"),
+            Reply::Error("ERR DB index is out of range".to_owned()),
+        ]
+    );
+    assert_eq!(rest[10..], [Reply::from("one"), Reply::Simple("PONG".to_owned())]);
+}
+
+#[test]
+fn what_scan_and_flush_are_given_wrong_is_refused_as_redis_does() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    client.ask("SET k v").expect_ok();
+    for database in ["0", "2"] {
+        client.call(&["SELECT", database]).expect_ok();
+        client.ask("SCAN x").expect_error("ERR invalid cursor");
+        client.ask("SCAN 0 COUNT 0").expect_error("ERR syntax error");
+        client
+            .ask("SCAN 0 COUNT x")
+            .expect_error("ERR value is not an integer or out of range");
+        client.ask("SCAN 0 MATCH").expect_error("ERR syntax error");
+        client.ask("SCAN 0 FOO bar").expect_error("ERR syntax error");
+        client.ask("FLUSHDB NOW").expect_error("ERR syntax error");
+        client.ask("FLUSHALL NOW").expect_error("ERR syntax error");
+        // Cursors that nobody was given: any answer but a failure of the proxy.
+        for cursor in ["1", "77777", "9007199254740991", "18446744073709551615"] {
+            let reply = client.call(&["SCAN", cursor]);
+            assert!(matches!(reply, Reply::Array(_) | Reply::Error(_)), "{reply:?}");
+        }
+    }
+    client.ask("SELECT 0").expect_ok();
+    assert_eq!(client.ask("GET k"), Reply::from("v"));
+    client.ask("FLUSHALL ASYNC").expect_ok();
+    client.ask("FLUSHDB SYNC").expect_ok();
+    assert_eq!(client.ask("DBSIZE"), Reply::Int(0));
+}
+
+#[test]
+fn keys_beyond_the_cap_is_refused_and_names_scan() {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("keys_max = 100")
+        .start();
+    let mut client = proxy.client();
+    for number in 0..150 {
+        client.call(&["SET", &format!("many:{number}"), "x"]).expect_ok();
+    }
+    let text = client.ask("KEYS *").expect_error("ERR ");
+    assert!(text.contains("SCAN"), "{text}");
+    assert_eq!(client.ask("KEYS many:14?").items().len(), 10);
+    assert_eq!(scan_all(&mut client, &[]).len(), 150);
+}
+
+#[test]
+fn help_helps() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    for container in ["OBJECT", "CLIENT", "CONFIG", "COMMAND", "XINFO", "MEMORY"] {
+        let lines = client.call(&[container, "HELP"]).items();
+        assert!(lines.len() > 1, "{container} HELP: {lines:?}");
+        assert!(lines[0].text().contains(container), "{container} HELP: {lines:?}");
+    }
+}
+
+#[test]
+fn unix_sockets_serve_on_both_sides() {
+    use std::io::{Read as _, Write as _};
+    let socket = crate::harness::Scratch::new("sockets");
+    let (node_path, data_path) = (socket.file("node.sock"), socket.file("data.sock"));
+    let more = vec!["--unixsocket".to_owned(), node_path.display().to_string()];
+    let node = Node::with(NodeOptions {
+        more,
+        ..NodeOptions::default()
+    });
+    let setup = Setup::of(&[format!("unix:{}", node_path.display())]);
+    let proxy = setup
+        .listen(&format!("[\"127.0.0.1:0\", \"unix:{}\"]", data_path.display()))
+        .start();
+    proxy.client().ask("SET k over-tcp").expect_ok();
+    let mut stream = std::os::unix::net::UnixStream::connect(&data_path).unwrap();
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(5)))
+        .unwrap();
+    stream.write_all(b"GET k\r\nQUIT\r\n").unwrap();
+    let mut got = String::new();
+    stream.read_to_string(&mut got).unwrap();
+    assert_eq!(got, "$8\r\nover-tcp\r\n+OK\r\n");
+    assert!(node.calls_of("get") > 0);
+}

@@ -4,21 +4,20 @@
 //! `TRYAGAIN` and `CLUSTERDOWN`: no); nobody gets another one's reply; the other node's shards do not notice.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
 use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
 
 /// How a failed request may be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failure {
+pub(crate) enum Failure {
     NotRun,
     Uncertain,
 }
 
-fn failure(reply: &Reply) -> Failure {
+pub(crate) fn failure(reply: &Reply) -> Failure {
     let text = reply
         .error()
         .unwrap_or_else(|| panic!("neither the right reply nor an error: {reply:?}"));
@@ -29,25 +28,29 @@ fn failure(reply: &Reply) -> Failure {
     }
 }
 
+/// What may be logged when nodes and connections fail.
+pub(crate) const FAULT_EVENTS: &[&str] = &["link_closed", "node_down", "node_empty", "node_fault"];
+
 fn two_nodes(first: NodeOptions, setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
     let nodes = [Node::with(first), Node::start()];
-    let proxy = setup(Setup::of(&[nodes[0].address(), nodes[1].address()])).start();
+    let setup = setup(Setup::of(&[nodes[0].address(), nodes[1].address()]));
+    let proxy = setup.announce(FAULT_EVENTS).start();
     (nodes, proxy)
 }
 
 /// `count` keys on the shards of node 1 (0..4) or node 2 (4..8).
-fn keys_on(node: u16, count: u16) -> Vec<String> {
+pub(crate) fn keys_on(node: u16, count: u16) -> Vec<String> {
     (0..count)
         .map(|n| key_in(node * 4 - 4 + n % 4, 8, &format!("n{node}:{n}:")))
         .collect()
 }
 
 /// The self-describing value of a key.
-fn value_of(key: &str) -> String {
+pub(crate) fn value_of(key: &str) -> String {
     format!("<{key}>")
 }
 
-fn fill(proxy: &Proxy, keys: &[String]) {
+pub(crate) fn fill(proxy: &Proxy, keys: &[String]) {
     let mut client = proxy.client();
     for key in keys {
         client.call(&["SET", key, &value_of(key)]).expect_ok();
@@ -55,7 +58,7 @@ fn fill(proxy: &Proxy, keys: &[String]) {
 }
 
 /// Reads self-describing values until told to stop; counts right replies and honest failures, panics at a wrong reply.
-fn read_until(
+pub(crate) fn read_until(
     done: &AtomicBool,
     proxy: &Proxy,
     keys: &[String],
@@ -151,8 +154,13 @@ fn a_node_killed_under_a_pipeline_loses_no_reply_and_no_acknowledged_write() {
         "first good reply {:?} after the node was back",
         back.elapsed()
     );
+    check_tally(&mut client, &tally, REQUESTS);
+}
+
+/// What was acknowledged is there; what is there was acknowledged or uncertain.
+fn check_tally(client: &mut Client, tally: &BTreeMap<&str, (i64, i64)>, requests: usize) {
     let (mut acked_all, mut uncertain_all) = (0, 0);
-    for (key, (acked, uncertain)) in &tally {
+    for (key, (acked, uncertain)) in tally {
         let stored: i64 = client.call(&["GET", key]).text().parse().unwrap_or(0);
         assert!(
             (*acked..=acked + uncertain).contains(&stored),
@@ -164,7 +172,7 @@ fn a_node_killed_under_a_pipeline_loses_no_reply_and_no_acknowledged_write() {
     assert!(acked_all >= 2000, "{acked_all} acknowledged");
     assert!(
         uncertain_all < 6000,
-        "{uncertain_all} of {REQUESTS} uncertain: what was not sent must say so"
+        "{uncertain_all} of {requests} uncertain: what was not sent must say so"
     );
 }
 
@@ -396,243 +404,149 @@ fn a_node_that_refuses_writes_says_so_itself() {
     client.call(&["SET", &keys[0], "x"]).expect_ok();
 }
 
-// === broken connections ===
-
-/// A proxy with one worker, whose first node is behind a relay.
-struct Broken {
-    _nodes: [Node; 2],
-    relay: Relay,
-    proxy: Proxy,
-    keys: Vec<String>,
+#[test]
+fn a_node_that_became_a_replica_says_so_itself() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 2);
+    fill(&proxy, &keys);
+    let mut node = nodes[0].client();
+    node.ask("REPLICAOF 127.0.0.1 1").expect_ok();
+    let mut client = proxy.client();
+    client.call(&["SET", &keys[0], "x"]).expect_error("READONLY ");
+    assert_eq!(
+        client.call(&["GET", &keys[0]]),
+        Reply::from(value_of(&keys[0]).as_str())
+    );
+    node.ask("CONFIG SET replica-serve-stale-data no").expect_ok();
+    client.call(&["GET", &keys[0]]).expect_error("MASTERDOWN ");
+    node.ask("REPLICAOF NO ONE").expect_ok();
+    wait_until("writes again", Duration::from_secs(5), || {
+        client.call(&["SET", &keys[0], "x"]).is_ok()
+    });
 }
 
-impl Broken {
-    fn new() -> Self {
-        let nodes = [Node::start(), Node::start()];
-        let relay = Relay::to(nodes[0].socket());
-        let proxy = Setup::of(&[relay.address(), nodes[1].address()])
-            .proxy("workers = 1")
-            .proxy("request_timeout = \"400ms\"")
-            .start();
-        let keys = keys_on(1, 12);
-        fill(&proxy, &keys);
-        Self {
-            _nodes: nodes,
-            relay,
-            proxy,
-            keys,
-        }
-    }
-
-    /// Three GETs in one write, the fault upon the one in the middle: three replies, none wrong, then all is well.
-    fn strike(&self, name: &str, marker: &str, fault: Fault) -> Vec<Reply> {
-        let struck = self.relay.fired();
-        let mut client = self.proxy.client();
-        wait_until("all well before", Duration::from_secs(5), || {
-            client.call(&["GET", &self.keys[1]]) == Reply::from(value_of(&self.keys[1]).as_str())
-        });
-        self.relay.arm(marker, fault);
-        client.send(
-            &self.keys[..3]
-                .iter()
-                .flat_map(|key| frame(&["GET", key]))
-                .collect::<Vec<_>>(),
-        );
-        let replies: Vec<Reply> = (0..3).map(|_| client.reply()).collect();
-        self.relay.await_fault(struck + 1);
-        for (key, reply) in self.keys.iter().zip(&replies) {
-            if *reply != Reply::from(value_of(key).as_str()) {
-                failure(reply);
+#[test]
+fn a_node_that_refuses_the_proxy_itself_is_down_and_its_words_stay_inside() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
+    let keys = keys_on(1, 2);
+    fill(&proxy, &keys);
+    let mut client = proxy.client();
+    let mut node = nodes[0].client();
+    for (refuse, accept) in [
+        ("CONFIG SET requirepass secret", "CONFIG SET requirepass \"\""),
+        ("CONFIG SET maxclients 1", "CONFIG SET maxclients 10000"),
+    ] {
+        node.ask(refuse).expect_ok();
+        node.ask("CLIENT KILL TYPE normal SKIPME yes");
+        let reply = wait_for("the node is down", Duration::from_secs(5), || {
+            let reply = client.call(&["GET", &keys[0]]);
+            if reply.error().is_some() {
+                failure(&reply);
             }
-        }
-        wait_until(
-            &format!("well again after: {name}"),
-            Duration::from_secs(9),
-            || {
-                let reply = client.call(&["GET", &self.keys[1]]);
-                if reply.error().is_none() {
-                    assert_eq!(
-                        reply,
-                        Reply::from(value_of(&self.keys[1]).as_str()),
-                        "after {name}"
-                    );
-                    return true;
-                }
-                false
-            },
+            reply
+                .error()
+                .is_some_and(|text| text.starts_with("CLUSTERDOWN "))
+                .then_some(reply)
+        });
+        assert!(!reply.text().contains("NOAUTH"), "{reply:?}");
+        node.send(format!("{accept}\r\n").as_bytes());
+        node.reply().expect_ok();
+        wait_until("well again", Duration::from_secs(5), || {
+            client.call(&["GET", &keys[0]]).error().is_none()
+        });
+    }
+}
+
+#[test]
+fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
+    let more = vec!["--busy-reply-threshold".to_owned(), "100".to_owned()];
+    let (nodes, proxy) = two_nodes(
+        NodeOptions {
+            more,
+            ..NodeOptions::default()
+        },
+        |setup| setup,
+    );
+    let (keys, elsewhere) = (keys_on(1, 2), keys_on(2, 2));
+    fill(&proxy, &[keys.clone(), elsewhere.clone()].concat());
+    let mut script = nodes[0].client();
+    script.command(&["EVAL", "while true do end", "0"]);
+    let mut client = proxy.client();
+    // The node refuses even SELECT, and what stands behind a refused SELECT must not be believed: so its shards fail
+    // fast as those of a node that is down.
+    wait_until("the node's shards fail", Duration::from_secs(8), || {
+        client.call(&["GET", &keys[0]]).error().is_some()
+    });
+    let start = Instant::now();
+    for _ in 0..20 {
+        let reply = client.call(&["GET", &keys[0]]);
+        let text = reply.error().unwrap_or_else(|| panic!("{reply:?}"));
+        assert!(
+            text.starts_with("BUSY ") || text.starts_with("CLUSTERDOWN ") || text.starts_with("UNCERTAIN "),
+            "{text}"
         );
-        replies
     }
-
-    /// Clients that read all keys and know what they should find, while `during` runs.
-    fn under_load(&self, during: impl FnOnce(&Self)) {
-        let done = AtomicBool::new(false);
-        let running = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            let readers: Vec<_> = (0..3)
-                .map(|_| {
-                    scope.spawn(|| {
-                        running.fetch_add(1, Ordering::Relaxed);
-                        read_until(&done, &self.proxy, &self.keys[3..], None)
-                    })
-                })
-                .collect();
-            wait_until("the load runs", Duration::from_secs(5), || {
-                running.load(Ordering::Relaxed) == 3
-            });
-            during(self);
-            done.store(true, Ordering::Relaxed);
-            for reader in readers {
-                assert!(reader.join().unwrap().0 > 0);
-            }
-        });
-    }
-
-    fn marker(&self) -> String {
-        value_of(&self.keys[1])
-    }
-}
-
-#[test]
-fn a_connection_cut_anywhere_fails_what_was_in_flight_and_mixes_nothing() {
-    let broken = Broken::new();
-    let marker = broken.marker();
-    broken.under_load(|broken| {
-        for keep in [0, 1, 3, 4, 6, marker.len() + 5] {
-            let links = broken.relay.accepted();
-            let replies = broken.strike(&format!("cut after {keep} bytes"), &marker, Fault::CutReply(keep));
-            assert_eq!(
-                failure(&replies[1]),
-                Failure::Uncertain,
-                "sent and not answered: {:?}",
-                replies[1]
-            );
-            assert!(broken.relay.accepted() > links, "a new connection was made");
-        }
-        for _ in 0..2 {
-            let replies = broken.strike("reset", &marker, Fault::Reset);
-            assert_eq!(failure(&replies[1]), Failure::Uncertain, "{:?}", replies[1]);
-        }
-        let key = broken.keys[1].clone();
-        broken.strike("request cut in its middle", &key, Fault::CutRequest);
-    });
-}
-
-#[test]
-fn a_reply_after_the_deadline_is_nobody_elses_reply() {
-    let broken = Broken::new();
-    let marker = broken.marker();
-    broken.under_load(|broken| {
-        for late in [450, 900, 1500] {
-            let replies = broken.strike("late", &marker, Fault::Delay(Duration::from_millis(late)));
-            assert_eq!(
-                failure(&replies[1]),
-                Failure::Uncertain,
-                "{late} ms: {:?}",
-                replies[1]
-            );
-        }
-    });
-}
-
-#[test]
-fn a_reply_that_is_no_reply_closes_the_connection() {
-    let broken = Broken::new();
-    let marker = broken.marker();
-    broken.under_load(|broken| {
-        for garbage in [
-            "!!garbage\r\n",
-            "$-2\r\n",
-            "*-2\r\n",
-            "$x\r\n",
-            "HTTP/1.1 200 OK\r\n\r\n",
-            "\r\n",
-            ":12345678901234567890123456789012\r\n",
-        ] {
-            let links = broken.relay.accepted();
-            let replies = broken.strike(garbage, &marker, Fault::Replace(garbage.into()));
-            assert_eq!(
-                failure(&replies[1]),
-                Failure::Uncertain,
-                "{garbage:?}: {:?}",
-                replies[1]
-            );
-            assert!(
-                broken.relay.accepted() > links,
-                "{garbage:?}: a new connection was made"
-            );
-        }
-    });
-}
-
-/// A node that fell silent is given five seconds, then its connection is made anew.
-fn silence(fault: Fault) {
-    let broken = Broken::new();
-    // The last of the three, alone on the connection: what comes behind cannot hide that one is missing.
-    let marker = value_of(&broken.keys[2]);
-    let links = broken.relay.accepted();
-    let replies = broken.strike("a reply too few", &marker, fault);
-    assert_eq!(failure(&replies[2]), Failure::Uncertain, "{:?}", replies[2]);
-    assert!(broken.relay.accepted() > links, "a new connection was made");
-}
-
-#[test]
-fn a_reply_too_few_times_out_and_closes_the_connection() {
-    silence(Fault::Eat);
-}
-
-#[test]
-fn a_reply_that_never_ends_times_out_and_closes_the_connection() {
-    silence(Fault::Replace(b"$99999999999\r\nnot all of it".to_vec()));
-}
-
-#[test]
-fn a_reply_too_many_closes_the_connection() {
-    let broken = Broken::new();
-    let marker = value_of(&broken.keys[2]);
-    let links = broken.relay.accepted();
-    broken.strike("a reply twice", &marker, Fault::Duplicate);
-    wait_until("a new connection is made", Duration::from_secs(5), || {
-        broken.relay.accepted() > links
-    });
-    let mut client = broken.proxy.client();
-    for key in &broken.keys {
-        let reply = wait_for("a good reply", Duration::from_secs(5), || {
-            Some(client.call(&["GET", key])).filter(|reply| reply.error().is_none())
-        });
-        assert_eq!(reply, Reply::from(value_of(key).as_str()));
-    }
-}
-
-#[test]
-fn a_failed_select_never_lets_the_next_command_run() {
-    let broken = Broken::new();
-    // An answer to a SELECT that is not OK: whatever was behind it must not be believed, whatever database it ran in.
-    broken.under_load(|broken| {
-        for _ in 0..3 {
-            broken.relay.arm(
-                "+OK\r\n",
-                Fault::Replace(b"-ERR DB index is out of range\r\n".to_vec()),
-            );
-            let struck = broken.relay.fired();
-            let mut client = broken.proxy.client();
-            wait_until(
-                "a SELECT was answered with an error",
-                Duration::from_secs(5),
-                || {
-                    for key in &broken.keys {
-                        let reply = client.call(&["GET", key]);
-                        if reply != Reply::from(value_of(key).as_str()) {
-                            failure(&reply);
-                        }
-                    }
-                    broken.relay.fired() > struck
-                },
-            );
-        }
-    });
-    let mut client = Client::connect(broken.proxy.data);
+    assert!(
+        start.elapsed() < Duration::from_secs(2),
+        "twenty refusals took {:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        client.call(&["GET", &elsewhere[0]]),
+        Reply::from(value_of(&elsewhere[0]).as_str())
+    );
+    nodes[0].client().ask("SCRIPT KILL").expect_ok();
     wait_until("well again", Duration::from_secs(5), || {
-        client.call(&["GET", &broken.keys[0]]) == Reply::from(value_of(&broken.keys[0]).as_str())
+        client.call(&["GET", &keys[0]]) == Reply::from(value_of(&keys[0]).as_str())
+    });
+}
+
+#[test]
+fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"300ms\"")
+    });
+    let keys = keys_on(1, 4);
+    fill(&proxy, &keys);
+    let mut client = proxy.client();
+    // Its worker is connected: else the request would wait for the connection, and not run.
+    client.call(&["GET", &keys[0]]);
+    nodes[0].client().ask("CLIENT PAUSE 1500 ALL").expect_ok();
+    let reply = client.call(&["APPEND", &keys[0], "!"]);
+    assert_eq!(failure(&reply), Failure::Uncertain, "{reply:?}");
+    wait_until("well again", Duration::from_secs(8), || {
+        client.call(&["GET", &keys[1]]).error().is_none()
+    });
+    for key in &keys[1..] {
+        assert_eq!(client.call(&["GET", key]), Reply::from(value_of(key).as_str()));
+    }
+    let appended = client.call(&["GET", &keys[0]]).text();
+    assert!(
+        appended == format!("{}!", value_of(&keys[0])) || appended == value_of(&keys[0]),
+        "run once or never: {appended}"
+    );
+}
+
+#[test]
+fn a_split_write_over_a_frozen_node_is_uncertain_and_says_how_far_it_came() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"300ms\"")
+    });
+    let (frozen, free) = (keys_on(1, 1), keys_on(2, 2));
+    let mut client = proxy.client();
+    client
+        .call(&["MSET", &frozen[0], "0", &free[0], "0", &free[1], "0"])
+        .expect_ok();
+    nodes[0].freeze();
+    let reply = client.call(&["MSET", &frozen[0], "1", &free[0], "1", &free[1], "1"]);
+    let text = reply.expect_error("UNCERTAIN ");
+    assert!(text.contains("2 of 3 shards"), "{text}");
+    assert_eq!(
+        client.call(&["MGET", &free[0], &free[1]]).items(),
+        [Reply::from("1"), Reply::from("1")]
+    );
+    nodes[0].thaw();
+    wait_until("well again", Duration::from_secs(8), || {
+        client.call(&["GET", &frozen[0]]).error().is_none()
     });
 }

@@ -345,3 +345,69 @@ fn a_stop_under_load_leaves_nothing_uncertain() {
         assert_eq!(stored, acked.to_string(), "{key}: what ran is what was answered");
     }
 }
+
+#[test]
+fn out_of_file_descriptors_the_door_stays_alive() {
+    let (_nodes, proxy) = behind(|setup| {
+        setup
+            .open_files(100)
+            .announce(&["accept_paused"])
+            .proxy("max_clients = 10000")
+    });
+    let mut early = proxy.client();
+    early.ask("SET k v").expect_ok();
+    let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
+    for _ in 0..20 {
+        assert_eq!(early.ask("GET k"), Reply::from("v"), "who is in is served");
+    }
+    drop(crowd);
+    wait_until("newcomers are served again", Duration::from_secs(5), || {
+        let mut client = proxy.client();
+        client.limit = Duration::from_secs(1);
+        client.try_send(b"PING\r\n").is_ok()
+            && client.try_reply_bytes().is_ok_and(|reply| reply == b"+PONG\r\n")
+    });
+}
+
+#[test]
+fn request_bytes_of_all_clients_together_are_bounded() {
+    let (_nodes, proxy) = behind(|setup| {
+        setup
+            .proxy("request_memory_max = \"16MiB\"")
+            .proxy("request_bytes_max = \"8MiB\"")
+    });
+    let mut witness = proxy.client();
+    witness.ask("SET k v").expect_ok();
+    let before = proxy.resident_bytes();
+    let piece = vec![b'x'; 3 << 20];
+    let mut holding = Vec::new();
+    for _ in 0..20 {
+        let mut client = proxy.client();
+        client.send(b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$8388608\r\n");
+        let _ = client.try_send(&piece);
+        holding.push(client);
+        assert_eq!(witness.ask("GET k"), Reply::from("v"));
+    }
+    let grown = proxy.resident_bytes().saturating_sub(before);
+    assert!(
+        grown < 48 << 20,
+        "60 MiB of unfinished requests: grew by {grown} bytes"
+    );
+    drop(holding);
+    witness.call(&["SET", "b", &"y".repeat(3 << 20)]).expect_ok();
+}
+
+#[test]
+fn the_password_may_be_given_as_its_hash() {
+    use sha2::Digest as _;
+    let hash: String = sha2::Sha256::digest(b"open sesame")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let (_nodes, proxy) = behind(|setup| setup.proxy(&format!("password_sha256 = \"{hash}\"")));
+    let mut client = proxy.client();
+    client.ask("GET a").expect_error("NOAUTH ");
+    client.call(&["AUTH", &hash]).expect_error("WRONGPASS ");
+    client.call(&["AUTH", "open sesame"]).expect_ok();
+    assert_eq!(client.ask("GET a"), Reply::Null);
+}

@@ -9,11 +9,12 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::link::{Batch, Link, State};
-use super::queue::{Entry, Owner, ShardQueue};
+use super::queue::{Entry, Owner};
 use crate::ids::{DbIndex, ShardId};
 use crate::metrics::{Limit, LinkClose};
 use crate::resp;
 use crate::worker::engine::Engine;
+use crate::worker::outbuf::Spares;
 
 /// Queued bytes from which a batch no longer waits for the answer to the one before.
 const WAIT_BYTES_MAX: usize = 64 * 1024;
@@ -50,46 +51,39 @@ impl Engine {
         let link = &mut self.links[index];
         let limits = &self.shared.limits;
         let batches_max = limits.batches_max(link.node);
-        let waits = link.batches.len() >= batches_max && link.queued_bytes < WAIT_BYTES_MAX;
-        if link.queues.is_empty() || waits || link.state != State::Ready {
+        let waits = link.batches.len() >= batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
+        if link.backlog.is_empty() || waits || link.state != State::Ready {
             return false;
         }
         let room = limits.link_in_flight.saturating_sub(link.due.len());
-        let fits = link.queued <= room && link.due_bytes + link.queued_bytes <= limits.link_in_flight_bytes;
-        // When not everything can go, queues take turns: the busiest shard must not keep the others waiting for ever.
+        let fits = link.backlog.len() <= room
+            && link.due_bytes + link.backlog.bytes() <= limits.link_in_flight_bytes;
+        // When not everything can go, shards take turns: the busiest must not keep the others waiting for ever.
         let share = if fits {
             usize::MAX
         } else {
-            (room / link.queues.len()).max(1)
+            (room / link.backlog.shards()).max(1)
         };
         if let Some(db) = link.db
             && fits
         {
-            bring_forward(link, &self.queues, db);
+            link.backlog.prefer(db);
         }
         let mut moved_any = false;
-        while let Some(&next) = link.queues.front() {
+        while let Some((_, db)) = link.backlog.front() {
             let room = limits.link_in_flight.saturating_sub(link.due.len());
             if room == 0 || link.due_bytes >= limits.link_in_flight_bytes {
                 self.metrics.limits[Limit::LinkInFlight].inc();
                 break;
             }
-            let queue = &mut self.queues[next as usize];
-            if link.db != Some(queue.db) {
-                push_select(link, queue, &mut self.spares);
+            if link.db != Some(db) {
+                push_select(link, db, &mut self.spares);
             }
-            let count = queue.len().min(room).min(share);
-            let bytes = queue.drain_into(count, &mut link.out, &mut link.due, &mut self.spares);
-            link.due_bytes += bytes;
-            link.queued -= count;
-            link.queued_bytes -= bytes;
+            let Link {
+                backlog, out, due, ..
+            } = link;
+            link.due_bytes += backlog.drain_front(room.min(share), out, due, &mut self.spares);
             moved_any = true;
-            link.queues.pop_front();
-            if queue.is_empty() {
-                queue.listed = false;
-            } else {
-                link.queues.push_back(next);
-            }
         }
         if moved_any {
             link.batches.push_back(Batch {
@@ -104,7 +98,7 @@ impl Engine {
     /// Lets clients on that waited for room in a link's queue, when there is some.
     pub(super) fn admit_waiting(&mut self, index: usize) {
         let link = &self.links[index];
-        if !link.waiting.is_empty() && link.queued <= self.shared.limits.node_queue / 2 {
+        if !link.waiting.is_empty() && link.backlog.len() <= self.shared.limits.node_queue / 2 {
             self.wake_waiting(index);
         }
     }
@@ -122,25 +116,10 @@ impl Engine {
     }
 }
 
-/// The queue of the database that is selected already goes first: it needs no SELECT.
-fn bring_forward(link: &mut Link, queues: &[ShardQueue], db: DbIndex) {
-    const LOOK_MAX: usize = 64;
-    let found = link
-        .queues
-        .iter()
-        .take(LOOK_MAX)
-        .position(|&queue| queues[queue as usize].db == db);
-    if let Some(place) = found
-        && place > 0
-    {
-        link.queues.swap(0, place);
-    }
-}
-
-fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::outbuf::Spares) {
+fn push_select(link: &mut Link, db: DbIndex, spares: &mut Spares) {
     let tail = link.out.tail(spares);
     let before = tail.len();
-    write_select(queue.db, tail);
+    write_select(db, tail);
     let bytes = u32::try_from(tail.len() - before).unwrap_or(0);
     link.due_bytes += bytes as usize;
     link.due.push_back(Entry {
@@ -150,7 +129,7 @@ fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::
         shard: ShardId(0),
         large: false,
     });
-    link.db = Some(queue.db);
+    link.db = Some(db);
 }
 
 /// Writes `SELECT db` as a frame.

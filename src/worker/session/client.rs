@@ -27,6 +27,8 @@ pub(in crate::worker) struct Slot {
     pub(in crate::worker) since: u32,
     pub(in crate::worker) bytes: u32,
     pub(in crate::worker) class: RequestClass,
+    /// The last request of those that came with one read: when it is answered, the client is written to.
+    pub(in crate::worker) last_of_read: bool,
 }
 
 /// Bytes of requests that have not ended, or that wait.
@@ -97,6 +99,8 @@ pub(in crate::worker) struct Client {
     /// It stands in the list of clients whose replies are held back for their pipeline's end.
     pub(in crate::worker) corked: bool,
     pub(in crate::worker) corked_at: u64,
+    /// All that came with one read is answered.
+    pub(in crate::worker) flush_due: bool,
     /// Worker time of the last byte that it took from a full socket.
     pub(in crate::worker) progress_at: u64,
 
@@ -144,6 +148,7 @@ impl Client {
             dirty: false,
             corked: false,
             corked_at: 0,
+            flush_due: false,
             progress_at: now,
             read_ended: false,
             closing: None,
@@ -173,6 +178,23 @@ impl Client {
         match self.protocol {
             Protocol::Resp2 => Wire::Resp2,
             Protocol::Resp3 => Wire::Resp3,
+        }
+    }
+
+    /// The head of the reply queue is answered: the next one's turn.
+    #[inline]
+    pub(in crate::worker) fn take_head(&mut self) {
+        if let Some(slot) = self.slots.pop_front() {
+            self.flush_due |= slot.last_of_read;
+        }
+        self.head_seq = self.head_seq.wrapping_add(1);
+    }
+
+    /// What came with one read ends here.
+    #[inline]
+    pub(in crate::worker) fn end_of_read(&mut self) {
+        if let Some(slot) = self.slots.back_mut() {
+            slot.last_of_read = true;
         }
     }
 

@@ -36,6 +36,7 @@ impl Engine {
         let (used, missing) = self.handle_requests(index, chunk, &mut scanner, &mut args);
         let left = &chunk[used..];
         let client = &mut self.clients[index];
+        client.end_of_read();
         if left.is_empty() || client.closed.is_some() || client.closing.is_some() {
             self.args = args;
             return;
@@ -72,6 +73,7 @@ impl Engine {
         partial.start += used;
         partial.missing = missing;
         let client = &mut self.clients[index];
+        client.end_of_read();
         let ended = partial.start == partial.buf.len();
         if ended || client.closed.is_some() || client.closing.is_some() {
             self.held_bytes -= partial.counted;

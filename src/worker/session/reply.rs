@@ -1,8 +1,11 @@
 //! The reply queue: replies come from nodes in any order and leave in the order that was asked.
 //!
-//! A client is written to when its pipeline is fully answered, when enough has gathered, or when what is ready has
-//! waited a moment for something slow. So a pipeline of a hundred costs one system call, and a slow shard does not
-//! withhold what other shards have answered.
+//! A client is written to when all the requests that came with one read are answered, when enough has gathered, or
+//! when what is ready has waited a moment for something slow. So a pipeline of a hundred costs one system call, a
+//! client that multiplexes unrelated requests does not wait for the last of them, and a slow shard does not withhold
+//! what other shards have answered.
+
+use std::collections::VecDeque;
 
 use super::client::{Pause, Slot};
 use crate::metrics::{Disconnect, ErrorCode, Limit, Origin, RequestClass};
@@ -11,12 +14,12 @@ use crate::worker::engine::Engine;
 
 /// Ready bytes from which a client is written to though its pipeline is not fully answered.
 const FLUSH_BYTES: usize = 16 * 1024;
-/// How long ready replies wait for the rest of their pipeline, in microseconds.
-const CORK_US: u64 = 200;
+/// How long ready replies wait for the others that were asked with them, in microseconds.
+const CORK_US: u64 = 1_000;
 /// From this size on a reply is written to the socket straight from the bytes that the node sent.
 const DIRECT_BYTES: usize = 4 * 1024;
 /// Reply queues larger than this are freed when they are empty.
-const KEPT_SLOTS: usize = 64;
+const KEPT_SLOTS: usize = 256;
 
 impl Engine {
     /// The next place in a client's reply queue: index and sequence number of the request.
@@ -34,6 +37,7 @@ impl Engine {
             since,
             bytes,
             class,
+            last_of_read: false,
         });
         seq
     }
@@ -98,8 +102,7 @@ impl Engine {
             }
             return;
         }
-        client.slots.pop_front();
-        client.head_seq = client.head_seq.wrapping_add(1);
+        client.take_head();
         if reply.len() >= DIRECT_BYTES
             && client.slots.is_empty()
             && client.out.is_empty()
@@ -118,8 +121,7 @@ impl Engine {
                 let parked = &client.parked[start as usize..start as usize + length as usize];
                 client.out.push(parked, &mut self.spares);
                 client.parked_live -= length as usize;
-                client.slots.pop_front();
-                client.head_seq = client.head_seq.wrapping_add(1);
+                client.take_head();
             }
         }
         self.after_append(index);
@@ -130,7 +132,9 @@ impl Engine {
     fn after_append(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.slots.is_empty() {
-            client.slots.shrink_to(KEPT_SLOTS);
+            if client.slots.capacity() > KEPT_SLOTS {
+                client.slots = VecDeque::new();
+            }
             if client.parked.capacity() > 0 {
                 self.spares.give(std::mem::take(&mut client.parked));
             }
@@ -257,7 +261,8 @@ impl Engine {
         if client.out.is_empty() || client.write_blocked || client.closed.is_some() {
             return;
         }
-        if client.slots.is_empty() || client.out.len() >= FLUSH_BYTES {
+        if client.slots.is_empty() || client.flush_due || client.out.len() >= FLUSH_BYTES {
+            client.flush_due = false;
             self.flush_client(index);
         } else if !client.corked {
             client.corked = true;

@@ -20,6 +20,9 @@ pub(crate) struct Setup {
     proxy: Vec<String>,
     nodes: Vec<String>,
     store: Option<String>,
+    listen: String,
+    open_files: Option<u32>,
+    announced: &'static [&'static str],
 }
 
 /// A running proxy.
@@ -60,6 +63,9 @@ impl Setup {
             proxy: Vec::new(),
             nodes: Vec::new(),
             store: None,
+            listen: "\"127.0.0.1:0\"".to_owned(),
+            open_files: None,
+            announced: &[],
         }
     }
 
@@ -80,6 +86,24 @@ impl Setup {
         self
     }
 
+    /// Other addresses than one free port, as TOML; the first must be TCP.
+    pub(crate) fn listen(mut self, addresses: &str) -> Self {
+        addresses.clone_into(&mut self.listen);
+        self
+    }
+
+    /// Events that may be logged as warnings or errors; any other one fails the test.
+    pub(crate) fn announce(mut self, events: &'static [&'static str]) -> Self {
+        self.announced = events;
+        self
+    }
+
+    /// A limit of open files for the process.
+    pub(crate) fn open_files(mut self, limit: u32) -> Self {
+        self.open_files = Some(limit);
+        self
+    }
+
     /// A store file somewhere else than in the proxy's own folder.
     pub(crate) fn store(mut self, path: &str) -> Self {
         self.store = Some(path.to_owned());
@@ -92,7 +116,7 @@ impl Setup {
     }
 
     fn toml(&self, store: &str) -> String {
-        let mut text = "[proxy]\nlisten = \"127.0.0.1:0\"\n".to_owned();
+        let mut text = format!("[proxy]\nlisten = {}\n", self.listen);
         if !self.proxy.iter().any(|line| line.starts_with("workers")) {
             text.push_str("workers = 2\n");
         }
@@ -127,7 +151,7 @@ impl Setup {
             .unwrap_or_else(|| dir.file("topology.json").display().to_string());
         let config = dir.file("preshard.toml");
         std::fs::write(&config, self.toml(&store)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_preshard"));
+        let mut command = self.program();
         command
             .arg("serve")
             .arg("--config")
@@ -140,6 +164,16 @@ impl Setup {
             store,
             dir,
         }
+    }
+
+    fn program(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_preshard");
+        let Some(limit) = self.open_files else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {limit}; exec \"$0\" \"$@\""), program]);
+        command
     }
 
     /// Starts the proxy and waits until it says `ready`.
@@ -308,7 +342,27 @@ impl Drop for Proxy {
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- the proxy printed:\n{}---", self.log.tail());
+            return;
         }
+        self.log.settle();
+        let text = self.log.text();
+        let told = |line: &&str| {
+            line.contains("\"level\":\"WARN\"")
+                || line.contains("\"level\":\"ERROR\"")
+                || line.contains("panicked")
+        };
+        let announced = |line: &&str| {
+            self.setup
+                .announced
+                .iter()
+                .any(|event| line.contains(&format!("\"event\":\"{event}\"")))
+        };
+        let surprise = text.lines().filter(told).find(|line| !announced(line));
+        assert!(
+            surprise.is_none(),
+            "a warning that the test did not announce: {}",
+            surprise.unwrap_or_default()
+        );
     }
 }
 

@@ -1,0 +1,177 @@
+//! `PRESHARD EXPLAIN <command …>`: the same decision that a request would get, told instead of carried out.
+//!
+//! A refusal is data here, so that tools can ask about any command: the field `refused` holds the error line.
+
+use std::collections::BTreeSet;
+
+use super::AdminContext;
+use super::commands::service;
+use super::value::{int, row, shown, text};
+use crate::command::{self, FanOut, Spec, Split};
+use crate::ids::{NodeIndex, ShardId};
+use crate::resp::{ArgRange, Args, Value};
+use crate::route::{self, Plan, Scratch};
+use crate::topology::Topology;
+
+/// What is told of a command.
+struct Told<'a> {
+    command: String,
+    keys: Vec<&'a [u8]>,
+    shards: BTreeSet<ShardId>,
+    nodes: BTreeSet<NodeIndex>,
+    strategy: &'static str,
+    detail: &'static str,
+    refused: Option<String>,
+}
+
+/// Explains the command that begins at argument `first`, for the sharded keyspace.
+pub(super) fn explain(context: &AdminContext, args: &Args<'_>, first: usize) -> Value {
+    let ranges: Vec<ArgRange> = (first..args.len()).filter_map(|i| args.range(i)).collect();
+    let args = Args::new(args.frame(), &ranges);
+    let topology = context.shared.topology.load();
+    let told = match command::identify(&args) {
+        Ok(spec) => decide(spec, &args, &topology),
+        Err(refusal) => Told {
+            command: shown(args.get(0)).to_ascii_lowercase(),
+            refused: Some(refusal.line()),
+            ..Told::empty()
+        },
+    };
+    told.into_value(&topology)
+}
+
+fn decide<'a>(spec: &'static Spec, args: &Args<'a>, topology: &Topology) -> Told<'a> {
+    let mut keys = Vec::new();
+    // Where keys cannot be found, the refusal below says why.
+    let _ = command::keys(spec, args, &mut keys);
+    let keys: Vec<&[u8]> = keys.iter().map(|&key| args.get(key as usize)).collect();
+    let mut told = Told {
+        command: spec.title().to_ascii_lowercase(),
+        ..Told::empty()
+    };
+    let plan = command::resolve(args)
+        .map_err(|refusal| refusal.line())
+        .and_then(|spec| route::route(spec, args, topology, 0, &mut Scratch::default()));
+    match plan {
+        Ok(plan) => told.plan(spec, &plan, topology),
+        Err(line) => {
+            told.refused = Some(line);
+            told.shards = keys.iter().map(|key| topology.shard_of_key(key)).collect();
+        }
+    }
+    told.keys = keys;
+    told.nodes
+        .extend(told.shards.iter().map(|&shard| topology.placement(shard).node));
+    told
+}
+
+impl<'a> Told<'a> {
+    const fn empty() -> Self {
+        Self {
+            command: String::new(),
+            keys: Vec::new(),
+            shards: BTreeSet::new(),
+            nodes: BTreeSet::new(),
+            strategy: "refused",
+            detail: "",
+            refused: None,
+        }
+    }
+
+    fn plan(&mut self, spec: &Spec, plan: &Plan, topology: &Topology) {
+        match plan {
+            Plan::Local(_) => {
+                self.strategy = "local";
+                self.detail = "answered by preshard itself";
+            }
+            Plan::One(shard) => {
+                // A split whose keys all live together is not split.
+                self.strategy = if service(spec).0 == "single" {
+                    "single"
+                } else {
+                    "same-shard"
+                };
+                self.detail = "sent to its shard as it is";
+                self.shards.insert(*shard);
+            }
+            Plan::Split(split, splitting) => {
+                self.strategy = "split";
+                self.detail = merged(*split);
+                self.shards
+                    .extend(splitting.parts().iter().map(|part| part.shard));
+            }
+            Plan::FanOut(fan_out) => {
+                self.strategy = "fan-out";
+                self.fan_out(*fan_out, topology);
+            }
+        }
+    }
+
+    fn fan_out(&mut self, fan_out: FanOut, topology: &Topology) {
+        let shards = match fan_out {
+            FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => {
+                topology.shards
+            }
+            FanOut::Flushall => topology.total_shards(),
+            FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush => 0,
+        };
+        self.shards.extend((0..shards).map(ShardId));
+        self.nodes.extend(
+            topology
+                .nodes_by_index()
+                .filter(|_| shards == 0)
+                .map(|(node, _)| node),
+        );
+        self.detail = match fan_out {
+            FanOut::Dbsize => "asked of every shard, summed",
+            FanOut::Keys => "asked of every shard, joined",
+            FanOut::Scan => "shards in turn; the cursor says where it goes on",
+            FanOut::Randomkey => "asked of one shard after the other until one has a key",
+            FanOut::Flushdb => "sent to every sharded database",
+            FanOut::Flushall => "sent to every sharded and every pinned database",
+            FanOut::ScriptLoad => "sent to every node",
+            FanOut::ScriptExists => "asked of every node; true where all have the script",
+            FanOut::ScriptFlush => "sent to every node",
+        };
+    }
+
+    fn into_value(self, topology: &Topology) -> Value {
+        let Self {
+            command,
+            keys,
+            shards,
+            nodes,
+            strategy,
+            detail,
+            refused,
+        } = self;
+        let name = |node: NodeIndex| text(topology.node(node).name.as_str());
+        let mut told = row([
+            ("command", text(command)),
+            ("keys", Value::Array(keys.into_iter().map(Value::bulk).collect())),
+            (
+                "shards",
+                Value::Array(shards.into_iter().map(|shard| int(shard.0)).collect()),
+            ),
+            ("nodes", Value::Array(nodes.into_iter().map(name).collect())),
+            ("strategy", text(strategy)),
+        ]);
+        if let Value::Map(fields) = &mut told {
+            match refused {
+                Some(line) => fields.push((Value::bulk("refused"), text(line))),
+                None => fields.push((Value::bulk("detail"), text(detail))),
+            }
+        }
+        told
+    }
+}
+
+const fn merged(split: Split) -> &'static str {
+    match split {
+        Split::Mget => "one part for each shard; values in the order asked",
+        Split::Mset => "one part for each shard; OK if all succeed",
+        Split::Del | Split::Unlink | Split::Exists | Split::Touch => {
+            "one part for each shard; counts are summed"
+        }
+    }
+}

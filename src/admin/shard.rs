@@ -1,0 +1,70 @@
+//! `PRESHARD SHARD …`: one shard, by its number or by a key.
+
+use std::time::Instant;
+
+use super::AdminContext;
+use super::show::shard_row;
+use super::value::{int, row, shown, text};
+use crate::ids::ShardId;
+use crate::resp::Value;
+use crate::topology::{Topology, slot};
+
+/// `SHARD INFO <n|db:d>`: the row of `SHOW SHARDS`, the shard's slots, and the database that clients see it in.
+pub(super) fn info(context: &AdminContext, word: &[u8]) -> Result<Value, String> {
+    let topology = context.shared.topology.load();
+    let shard = named(&topology, word)?;
+    let window = context.rates.window(Instant::now());
+    let mut fields = shard_row(context, &topology, &window, shard);
+    let slots = topology
+        .slots_of(shard)
+        .map_or_else(String::new, |slots| format!("{}-{}", slots.start(), slots.end()));
+    fields.push((Value::bulk("slots"), text(slots)));
+    fields.push((
+        Value::bulk("selects"),
+        int(topology.pinned_db(shard).unwrap_or(0)),
+    ));
+    Ok(Value::Map(fields))
+}
+
+/// `SHARD OF <key>`, in the sharded keyspace.
+pub(super) fn of(context: &AdminContext, key: &[u8]) -> Value {
+    let topology = context.shared.topology.load();
+    let shard = topology.shard_of_key(key);
+    let placement = topology.placement(shard);
+    row([
+        ("key", Value::bulk(key)),
+        ("slot", int(slot(key))),
+        ("shard", int(shard.0)),
+        ("node", text(topology.node(placement.node).name.as_str())),
+        ("db", int(placement.db.0)),
+    ])
+}
+
+/// The shard that a word names: its number, or `db:3` for the one that is database 3.
+fn named(topology: &Topology, word: &[u8]) -> Result<ShardId, String> {
+    let shard = match word.split_at_checked(3) {
+        Some((prefix, db)) if prefix.eq_ignore_ascii_case(b"db:") => {
+            number(db).and_then(|db| topology.pinned_shard(db))
+        }
+        Some(_) | None => number(word)
+            .map(ShardId)
+            .filter(|&shard| topology.has_shard(shard)),
+    };
+    shard.ok_or_else(|| {
+        let last = topology.total_shards().saturating_sub(1);
+        let pinned = match topology.pinned {
+            0 => String::new(),
+            pinned => format!(", or db:1 to db:{pinned}"),
+        };
+        format!(
+            "ERR '{}' is no shard: give a number from 0 to {last}{pinned}",
+            shown(word)
+        )
+    })
+}
+
+/// A plain decimal number, without sign or leading zeros.
+fn number(word: &[u8]) -> Option<u16> {
+    let number: u16 = std::str::from_utf8(word).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == word).then_some(number)
+}

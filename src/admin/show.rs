@@ -1,0 +1,175 @@
+//! `PRESHARD SHOW …`: tables of what there is.
+
+use std::time::Instant;
+
+use super::AdminContext;
+use super::rates::Window;
+use super::value::{int, row, text};
+use crate::ids::{NodeIndex, ShardId};
+use crate::resp::Value;
+use crate::topology::Topology;
+
+/// `SHOW SHARDS`: one row a shard.
+pub(super) fn shards(context: &AdminContext) -> Value {
+    let topology = context.shared.topology.load();
+    let window = context.rates.window(Instant::now());
+    let rows = (0..topology.total_shards())
+        .map(|shard| Value::Map(shard_row(context, &topology, &window, ShardId(shard))));
+    Value::Array(rows.collect())
+}
+
+/// The row of one shard, which must be one of the topology's.
+pub(super) fn shard_row(
+    context: &AdminContext,
+    topology: &Topology,
+    window: &Window,
+    shard: ShardId,
+) -> Vec<(Value, Value)> {
+    let placement = topology.placement(shard);
+    let metrics = &context.shared.metrics;
+    let (ops, bytes) = window.shard(shard, &metrics.shard_totals(shard));
+    // Unknown until a probe of its node has answered.
+    let keys = metrics.facts().shard_keys(shard).map_or(Value::Null, int);
+    let fields = [
+        ("shard", int(shard.0)),
+        ("node", text(topology.node(placement.node).name.as_str())),
+        ("db", int(placement.db.0)),
+        ("epoch", int(topology.epoch.0)),
+        ("state", text("serving")),
+        ("keys", keys),
+        ("ops", int(ops)),
+        ("bytes", int(bytes)),
+    ];
+    fields
+        .into_iter()
+        .map(|(name, value)| (Value::bulk(name), value))
+        .collect()
+}
+
+/// `SHOW NODES`: one row a node.
+pub(super) fn nodes(context: &AdminContext) -> Value {
+    let topology = context.shared.topology.load();
+    let window = context.rates.window(Instant::now());
+    let rows = topology.nodes_by_index().map(|(node, described)| {
+        let metrics = &context.shared.metrics;
+        let totals = metrics.node_totals(&described.name);
+        let of_shard = |shard| (shard, metrics.shard_totals(shard));
+        let view = context
+            .shared
+            .nodes
+            .load()
+            .nodes
+            .get(node.index())
+            .cloned()
+            .unwrap_or_default();
+        row([
+            ("name", text(described.name.as_str())),
+            ("address", text(described.address.to_string())),
+            ("state", text(node_state(context, node))),
+            ("version", text(view.version)),
+            ("databases", int(view.databases)),
+            ("shards", int(topology.shards_on(node).count())),
+            ("connections", int(totals.connections)),
+            ("in_flight", int(totals.in_flight)),
+            ("ops", int(window.shards(topology.shards_on(node).map(of_shard)))),
+            ("memory", int(view.used_memory)),
+            ("error", text(view.error)),
+        ])
+    });
+    Value::Array(rows.collect())
+}
+
+/// What the last probe found: `up` or `down`, `unknown` before the first one.
+pub(super) fn node_state(context: &AdminContext, node: NodeIndex) -> &'static str {
+    match context.shared.nodes.load().nodes.get(node.index()) {
+        None => "unknown",
+        Some(view) if view.up => "up",
+        Some(_) => "down",
+    }
+}
+
+/// `SHOW CLIENTS`: one row a client, with the fields of its line in `CLIENT LIST`.
+pub(super) fn clients(context: &AdminContext) -> Value {
+    let now = context.shared.now_ms();
+    let rows = context
+        .shared
+        .registry
+        .list()
+        .into_iter()
+        .map(|info| client_row(&info.line(now)));
+    Value::Array(rows.collect())
+}
+
+/// Takes a line of `CLIENT LIST` apart. The path of a Unix socket may hold spaces; nothing else does.
+fn client_row(line: &str) -> Value {
+    const TEXTS: [&str; 9] = [
+        "addr", "laddr", "name", "flags", "events", "cmd", "user", "lib-name", "lib-ver",
+    ];
+    let mut fields: Vec<(&str, String)> = Vec::new();
+    for word in line.split(' ') {
+        match (word.split_once('='), fields.last_mut()) {
+            (Some((name, value)), _) => fields.push((name, value.to_owned())),
+            (None, Some((_, value))) => {
+                value.push(' ');
+                value.push_str(word);
+            }
+            (None, None) => {}
+        }
+    }
+    let typed = |(name, value): (&str, String)| {
+        let number = if TEXTS.contains(&name) {
+            None
+        } else {
+            value.parse().ok()
+        };
+        (Value::bulk(name), number.map_or_else(|| text(value), Value::Int))
+    };
+    Value::Map(fields.into_iter().map(typed).collect())
+}
+
+/// `SHOW CONFIG`: one row a key of the config file.
+pub(super) fn config(context: &AdminContext) -> Value {
+    let rows = context.config.settings().into_iter();
+    Value::Array(
+        rows.map(|(key, value)| row([("key", text(key)), ("value", text(value))]))
+            .collect(),
+    )
+}
+
+/// `SHOW STATS`: sums of the whole proxy. Cheap: no shard and no client is looked at.
+pub(super) fn stats(context: &AdminContext) -> Value {
+    let shared = &context.shared;
+    let totals = shared.metrics.totals();
+    let window = context.rates.window(Instant::now());
+    let topology = shared.topology.load();
+    row([
+        ("uptime", int(shared.now_ms())),
+        ("epoch", int(topology.epoch.0)),
+        ("clients", int(totals.client_connections)),
+        ("max_clients", int(shared.max_clients)),
+        ("connections_total", int(totals.connections_total)),
+        ("connections_refused", int(totals.rejected_connections)),
+        ("requests", int(totals.requests)),
+        ("errors", int(totals.errors)),
+        ("unknown_commands", int(shared.metrics.unknown_commands())),
+        ("ops", int(window.total(&totals, |totals| totals.requests))),
+        ("receive_bytes", int(totals.receive_bytes)),
+        ("transmit_bytes", int(totals.transmit_bytes)),
+        (
+            "receive_rate",
+            int(window.total(&totals, |totals| totals.receive_bytes)),
+        ),
+        (
+            "transmit_rate",
+            int(window.total(&totals, |totals| totals.transmit_bytes)),
+        ),
+        ("input_buffer_bytes", int(totals.input_buffer_bytes)),
+        ("output_buffer_bytes", int(totals.output_buffer_bytes)),
+        ("nodes", int(topology.nodes.len())),
+        (
+            "nodes_up",
+            int(shared.nodes.load().nodes.iter().filter(|node| node.up).count()),
+        ),
+        ("draining", int(i64::from(shared.is_draining()))),
+    ])
+}

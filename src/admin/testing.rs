@@ -1,0 +1,149 @@
+//! A proxy without sockets: what words read, made by hand.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::{AdminContext, Rates};
+use crate::command;
+use crate::config::{Config, OnEmpty};
+use crate::metrics::{Metrics, MetricsOptions};
+use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
+use crate::topology::{Node, Topology};
+use crate::worker::registry::Registry;
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
+
+/// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
+pub(super) fn context(extra: &str) -> AdminContext {
+    let text = format!("[topology]\nshards = 8\npinned = 4\n{extra}");
+    let config = Config::parse(Path::new("/etc/preshard/p.toml"), &text, std::iter::empty()).unwrap();
+    let node = |name: &str, address: &str| Node {
+        name: name.to_owned(),
+        address: address.parse().unwrap(),
+    };
+    let nodes = vec![node("a", "unix:/nonexistent/a"), node("b", "unix:/nonexistent/b")];
+    let topology = Topology::seed("test".to_owned(), 8, 4, nodes).unwrap();
+    let metrics = Metrics::new(MetricsOptions {
+        workers: 1,
+        command_names: command::all().iter().map(|spec| spec.name).collect(),
+        shards: usize::from(topology.total_shards()),
+        max_clients: 100,
+    });
+    let metrics = Arc::new(metrics.unwrap());
+    metrics.set_assignment((&topology).into());
+    let shared = Shared {
+        limits: limits(),
+        password: None,
+        credentials: NodeCredentials::default(),
+        on_empty: OnEmpty::Serve,
+        redis_version: Some("7.0.15".to_owned()),
+        data_address: RwLock::new("127.0.0.1:6380".to_owned()),
+        max_clients: 100,
+        config_file: config.file.clone(),
+        topology: ArcSwap::from_pointee(topology),
+        metrics,
+        registry: Registry::default(),
+        nodes: ArcSwap::from_pointee(NodesView::default()),
+        draining: AtomicBool::new(false),
+        started: Instant::now(),
+        started_unix: 1_700_000_000,
+        run_id: "f00".to_owned(),
+    };
+    AdminContext {
+        shared: Arc::new(shared),
+        config: Arc::new(config),
+        rates: Arc::new(Rates::default()),
+    }
+}
+
+fn limits() -> Limits {
+    let second = Duration::from_secs(1);
+    Limits {
+        request: RequestLimits::default(),
+        in_flight: 1,
+        in_flight_bytes: 1,
+        request_memory: 1,
+        output_soft: 1,
+        output_hard: 1,
+        output_stall: second,
+        idle: second,
+        handshake: second,
+        request_timeout_us: 0,
+        silence_max_us: 1,
+        link_in_flight: 1,
+        link_in_flight_bytes: 1,
+        node_queue: 1,
+        node_queue_bytes: 1,
+        keys: 1,
+        batches: Vec::new(),
+        shared_connections: 1,
+        keepalive: second,
+        connect: second,
+        backoff_max: second,
+    }
+}
+
+/// Asks `PRESHARD …` with words parted by spaces.
+pub(super) async fn ask(context: &AdminContext, words: &str) -> Value {
+    let words: Vec<&[u8]> = std::iter::once("PRESHARD")
+        .chain(words.split_whitespace())
+        .map(str::as_bytes)
+        .collect();
+    ask_words(context, &words).await
+}
+
+pub(super) async fn ask_words(context: &AdminContext, words: &[&[u8]]) -> Value {
+    let mut frame = Vec::new();
+    write_request(&mut frame, words);
+    let mut ranges: Vec<ArgRange> = Vec::new();
+    RequestScanner::default().scan(&frame, &mut ranges, &RequestLimits::default());
+    context.answer(&Args::new(&frame, &ranges)).await
+}
+
+/// The error line of a reply that must be one.
+pub(super) fn error(value: &Value) -> &str {
+    match value {
+        Value::Error(line) => line,
+        other => panic!("no error: {other:?}"),
+    }
+}
+
+/// The rows of a table, each as text by column.
+pub(super) fn rows(value: &Value) -> Vec<BTreeMap<String, String>> {
+    match value {
+        Value::Array(rows) => rows.iter().map(fields).collect(),
+        other => panic!("no table: {other:?}"),
+    }
+}
+
+/// The fields of a row as text.
+pub(super) fn fields(value: &Value) -> BTreeMap<String, String> {
+    match value {
+        Value::Map(pairs) => pairs
+            .iter()
+            .map(|(name, value)| (text(name), text(value)))
+            .collect(),
+        other => panic!("no row: {other:?}"),
+    }
+}
+
+pub(super) fn text(value: &Value) -> String {
+    match value {
+        Value::Int(number) => number.to_string(),
+        Value::Null => "null".to_owned(),
+        Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
+        other => String::from_utf8_lossy(other.as_bytes().unwrap()).into_owned(),
+    }
+}
+
+/// The names of a row's columns, in order.
+pub(super) fn columns(value: &Value) -> Vec<String> {
+    match value {
+        Value::Map(pairs) => pairs.iter().map(|(name, _)| text(name)).collect(),
+        other => panic!("no row: {other:?}"),
+    }
+}

@@ -1,0 +1,337 @@
+//! The table of words: what can be said after `PRESHARD`, with its help, and how a request is matched with it.
+//!
+//! A word is added by adding a row; `HELP`, the checks of the number of arguments and the errors come out of the
+//! same row. Words of later versions have rows too: who asks for them is told so, not that they do not exist.
+
+use super::value::shown;
+use crate::resp::Args;
+
+/// One word: a noun, mostly with a verb.
+#[derive(Debug)]
+pub struct Word {
+    /// What it is about: `SHARD`.
+    pub noun: &'static str,
+    /// What is asked about it: `MOVE`. Empty where the noun says it all.
+    pub verb: &'static str,
+    /// Its arguments, as the help shows them.
+    pub usage: &'static str,
+    /// One sentence.
+    pub what: &'static str,
+    /// The least and the greatest number of arguments.
+    arguments: (usize, usize),
+    pub(super) action: Action,
+}
+
+/// What is done for a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Help,
+    HelpOfNoun,
+    Version,
+    Info,
+    Check,
+    ShowShards,
+    ShowNodes,
+    ShowClients,
+    ShowConfig,
+    ShowStats,
+    ShowCommands,
+    ShardInfo,
+    ShardOf,
+    Explain,
+    TopologyDump,
+    TopologyEpoch,
+    /// The word belongs to a later version.
+    NotYet,
+}
+
+impl Word {
+    /// Noun and verb: `SHARD MOVE`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        if self.verb.is_empty() {
+            self.noun.to_owned()
+        } else {
+            format!("{} {}", self.noun, self.verb)
+        }
+    }
+
+    /// The whole line to type, with its arguments.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let path = self.path();
+        if self.usage.is_empty() {
+            format!("PRESHARD {path}")
+        } else {
+            format!("PRESHARD {path} {}", self.usage)
+        }
+    }
+
+    /// Whether this version has it.
+    #[must_use]
+    pub const fn is_served(&self) -> bool {
+        !matches!(self.action, Action::NotYet)
+    }
+}
+
+const ANY: usize = usize::MAX;
+
+const fn word(
+    noun: &'static str,
+    verb: &'static str,
+    (usage, least, most): (&'static str, usize, usize),
+    what: &'static str,
+    action: Action,
+) -> Word {
+    Word {
+        noun,
+        verb,
+        usage,
+        what,
+        arguments: (least, most),
+        action,
+    }
+}
+
+const fn later(noun: &'static str, verb: &'static str, usage: &'static str, what: &'static str) -> Word {
+    word(noun, verb, (usage, 0, ANY), what, Action::NotYet)
+}
+
+const NONE: (&str, usize, usize) = ("", 0, 0);
+
+/// All words, in the order of the help.
+pub const WORDS: &[Word] = &[
+    word(
+        "HELP",
+        "",
+        ("[noun]", 0, 1),
+        "All words, or those of one noun.",
+        Action::Help,
+    ),
+    word("VERSION", "", NONE, "The version of preshard.", Action::Version),
+    word(
+        "INFO",
+        "",
+        ("[section]", 0, 1),
+        "What there is to know about this proxy, as text.",
+        Action::Info,
+    ),
+    word(
+        "CHECK",
+        "",
+        NONE,
+        "Asks every node whether it fits, and looks for risky settings.",
+        Action::Check,
+    ),
+    word(
+        "SHOW",
+        "SHARDS",
+        NONE,
+        "Where every shard lives and how busy it is.",
+        Action::ShowShards,
+    ),
+    word(
+        "SHOW",
+        "NODES",
+        NONE,
+        "All nodes with their state, load and memory.",
+        Action::ShowNodes,
+    ),
+    later("SHOW", "PROXIES", "", "All proxies of this cluster."),
+    word(
+        "SHOW",
+        "CLIENTS",
+        NONE,
+        "Who is connected, with the fields of CLIENT LIST.",
+        Action::ShowClients,
+    ),
+    later("SHOW", "TASKS", "", "All tasks, as TASK LIST."),
+    word(
+        "SHOW",
+        "STATS",
+        NONE,
+        "Sums and rates of this proxy.",
+        Action::ShowStats,
+    ),
+    word(
+        "SHOW",
+        "CONFIG",
+        NONE,
+        "The settings in force, secrets left out.",
+        Action::ShowConfig,
+    ),
+    word(
+        "SHOW",
+        "COMMANDS",
+        ("[UNSUPPORTED]", 0, 1),
+        "Every command with how it is served, or those that are refused with the reason.",
+        Action::ShowCommands,
+    ),
+    later("SHOW", "HOTKEYS", "", "Keys that are asked for most."),
+    later("SHOW", "BIGKEYS", "", "Keys that take the most memory."),
+    later("SHOW", "SLOWLOG", "", "Requests that took long."),
+    word(
+        "SHARD",
+        "INFO",
+        ("<n|db:d>", 1, 1),
+        "One shard: its row of SHOW SHARDS and its slots.",
+        Action::ShardInfo,
+    ),
+    word(
+        "SHARD",
+        "OF",
+        ("<key>", 1, 1),
+        "Slot, shard and node of a key.",
+        Action::ShardOf,
+    ),
+    later(
+        "SHARD",
+        "MOVE",
+        "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+        "Moves shards to another node while they are served.",
+    ),
+    later(
+        "SHARD",
+        "VERIFY",
+        "<n>",
+        "Compares a moved shard with its source.",
+    ),
+    later("SHARD", "PAUSE", "<n>", "Holds the requests of a shard."),
+    later(
+        "SHARD",
+        "RESUME",
+        "<n>",
+        "Lets the requests of a paused shard go.",
+    ),
+    later("NODE", "ADD", "<name> <address>", "Adds a node without shards."),
+    later("NODE", "REMOVE", "<name>", "Removes a node that has no shards."),
+    later("NODE", "DRAIN", "<name>", "Moves all shards away from a node."),
+    later(
+        "NODE",
+        "SET",
+        "<name> <option> <value>",
+        "Changes an option of a node.",
+    ),
+    later(
+        "PLAN",
+        "REBALANCE",
+        "[BY keys|ops|memory]",
+        "Plans moves that even out the nodes.",
+    ),
+    later("PLAN", "SHOW", "<id>", "The moves of a plan."),
+    later("PLAN", "APPLY", "<id>", "Carries a plan out."),
+    later("TASK", "LIST", "", "All tasks."),
+    later("TASK", "STATUS", "<id>", "How far a task is."),
+    later(
+        "TASK",
+        "CUTOVER",
+        "<id>",
+        "Lets a task that is ready switch its shard over.",
+    ),
+    later("TASK", "CANCEL", "<id>", "Stops a task before its cutover."),
+    later(
+        "TASK",
+        "ROLLBACK",
+        "<id>",
+        "Brings a moved shard back to its source.",
+    ),
+    later(
+        "TASK",
+        "FINALIZE",
+        "<id>",
+        "Gives up the way back and clears the source.",
+    ),
+    word(
+        "EXPLAIN",
+        "",
+        ("<command> [argument ...]", 1, ANY),
+        "Where a command would go, or why it would be refused. It is not run.",
+        Action::Explain,
+    ),
+    later("CONFIG", "GET", "<key>", "One setting."),
+    later(
+        "CONFIG",
+        "SET",
+        "<key> <value>",
+        "Changes a setting while serving.",
+    ),
+    later("CONFIG", "RELOAD", "", "Reads the config file again."),
+    word(
+        "TOPOLOGY",
+        "DUMP",
+        NONE,
+        "The whole topology as a JSON document.",
+        Action::TopologyDump,
+    ),
+    later("TOPOLOGY", "LOAD", "<json>", "Puts a dumped topology in force."),
+    word(
+        "TOPOLOGY",
+        "EPOCH",
+        NONE,
+        "The version of the topology in force.",
+        Action::TopologyEpoch,
+    ),
+];
+
+/// The word that a request means, and the index of its first own argument.
+pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
+    let Some(noun) = args.try_get(1) else {
+        return Err("ERR wrong number of arguments for 'preshard' command. Try PRESHARD HELP.".to_owned());
+    };
+    let mut of_noun = WORDS.iter().filter(|word| is(noun, word.noun)).peekable();
+    let Some(&first) = of_noun.peek() else {
+        return Err(format!(
+            "ERR unknown subcommand '{}'. Try PRESHARD HELP.",
+            shown(noun)
+        ));
+    };
+    let (word, rest) = if first.verb.is_empty() {
+        (first, 2)
+    } else {
+        let Some(verb) = args.try_get(2) else {
+            let name = first.noun.to_ascii_lowercase();
+            return Err(format!(
+                "ERR wrong number of arguments for 'preshard|{name}' command. Try PRESHARD HELP {}.",
+                first.noun
+            ));
+        };
+        let own_help = is(verb, "HELP").then(|| help_of(first.noun)).flatten();
+        match own_help.or_else(|| of_noun.find(|word| is(verb, word.verb))) {
+            Some(word) => (word, 3),
+            None => {
+                let verb = shown(verb);
+                return Err(format!(
+                    "ERR unknown subcommand '{verb}'. Try PRESHARD HELP {}.",
+                    first.noun
+                ));
+            }
+        }
+    };
+    let count = args.len().saturating_sub(rest);
+    if count < word.arguments.0 || count > word.arguments.1 {
+        let name = word.path().to_ascii_lowercase().replace(' ', "|");
+        return Err(format!(
+            "ERR wrong number of arguments for 'preshard|{name}' command. Usage: {}",
+            word.line()
+        ));
+    }
+    Ok((word, rest))
+}
+
+/// `PRESHARD SHARD HELP` of every noun that has verbs.
+fn help_of(noun: &str) -> Option<&'static Word> {
+    const HELPS: &[Word] = &[
+        word("SHOW", "HELP", NONE, "", Action::HelpOfNoun),
+        word("SHARD", "HELP", NONE, "", Action::HelpOfNoun),
+        word("NODE", "HELP", NONE, "", Action::HelpOfNoun),
+        word("PLAN", "HELP", NONE, "", Action::HelpOfNoun),
+        word("TASK", "HELP", NONE, "", Action::HelpOfNoun),
+        word("CONFIG", "HELP", NONE, "", Action::HelpOfNoun),
+        word("TOPOLOGY", "HELP", NONE, "", Action::HelpOfNoun),
+    ];
+    HELPS.iter().find(|word| word.noun == noun)
+}
+
+pub(super) fn is(given: &[u8], word: &str) -> bool {
+    given.eq_ignore_ascii_case(word.as_bytes())
+}

@@ -1,0 +1,103 @@
+//! The command line: one file for each subcommand, words and exit statuses that scripts can rely on.
+//!
+//! | subcommand | 0 | 1 | 2 | 3 |
+//! |---|---|---|---|---|
+//! | `serve` | stopped as asked | the store or the nodes forbid it | the config or the arguments are wrong | an address or the system refuses |
+//! | `check` | all is well | a node or the store is not | likewise | |
+//! | `admin` | answered | answered with an error | the arguments are wrong | not reachable |
+//!
+//! Answers go to the standard output, everything else to the standard error stream.
+
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is where preshard speaks to people"
+)]
+
+mod admin;
+mod check;
+mod json;
+mod render;
+mod serve;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, EXIT_STATUS};
+
+#[derive(Debug, Parser)]
+#[command(name = "preshard", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve clients until a signal ends it
+    Serve(ConfigFile),
+    /// Tell every mistake of a config, and with --connect whether the nodes fit
+    Check(check::Check),
+    /// Send PRESHARD WORDS to the admin listener of a running proxy and print the answer
+    Admin(admin::Admin),
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The config file
+    #[arg(long = "config", value_name = "FILE", env = "PRESHARD_CONFIG")]
+    path: PathBuf,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn run() -> ExitCode {
+    let status = match Cli::parse().command {
+        Command::Serve(config) => serve::serve(&config.path),
+        Command::Check(check) => check::check(&check),
+        Command::Admin(admin) => admin::admin(&admin),
+    };
+    ExitCode::from(status)
+}
+
+/// Reads the config, or tells all that is wrong with it and gives the exit status.
+fn load(path: &Path) -> Result<Config, u8> {
+    Config::load(path).map_err(|errors| {
+        eprintln!("{errors}");
+        let count = errors.0.len();
+        eprintln!(
+            "{count} {} in {}",
+            if count == 1 { "mistake" } else { "mistakes" },
+            path.display()
+        );
+        EXIT_STATUS
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn words_of_admin_are_taken_as_they_are() {
+        let cli = Cli::try_parse_from([
+            "preshard", "admin", "--json", "EXPLAIN", "ZADD", "k", "-1", "--json",
+        ])
+        .unwrap();
+        let Command::Admin(admin) = cli.command else {
+            panic!("{cli:?}")
+        };
+        assert!(admin.json);
+        assert_eq!(admin.words, ["EXPLAIN", "ZADD", "k", "-1", "--json"]);
+        assert!(Cli::try_parse_from(["preshard", "admin", "--nonsense"]).is_err());
+        assert!(Cli::try_parse_from(["preshard", "check", "--config", "f", "--connect"]).is_ok());
+    }
+}

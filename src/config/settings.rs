@@ -1,0 +1,199 @@
+//! The settings in force, as text: each key of the file with the value that counts, secrets left out.
+
+use super::units::{format_bytes, format_duration};
+use super::{Batches, Config, LogFormat, LogLevel, OnEmpty, PasswordHash, StorePlace};
+use crate::topology::Address;
+use std::time::Duration;
+
+/// What stands for a secret that is set.
+const REDACTED: &str = "<redacted>";
+/// What stands for a key without a value.
+const UNSET: &str = "";
+
+impl Config {
+    /// Every key in the order of the pages, as it would be written in the file. A password is one row,
+    /// `password`, whichever of its two keys set it.
+    #[must_use]
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = self.proxy_settings();
+        settings.extend(self.admin_settings());
+        settings.extend(self.nodes_settings());
+        settings.extend(self.topology_settings());
+        settings.push(("log.format", log_format(self.log.format).to_owned()));
+        settings.push(("log.level", log_level(self.log.level).to_owned()));
+        settings
+    }
+
+    fn proxy_settings(&self) -> Vec<(&'static str, String)> {
+        let proxy = &self.proxy;
+        let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        vec![
+            ("proxy.listen", listen.join(",")),
+            ("proxy.workers", proxy.workers.to_string()),
+            ("proxy.password", secret(proxy.password.as_ref())),
+            ("proxy.max_clients", proxy.max_clients.to_string()),
+            ("proxy.idle_timeout", time(proxy.idle_timeout)),
+            ("proxy.tcp_keepalive", time(proxy.tcp_keepalive)),
+            (
+                "proxy.handshake_timeout",
+                format_duration(proxy.handshake_timeout),
+            ),
+            ("proxy.request_bytes_max", bytes(proxy.request_bytes_max)),
+            ("proxy.request_memory_max", bytes(proxy.request_memory_max)),
+            ("proxy.in_flight_max", proxy.in_flight_max.to_string()),
+            ("proxy.in_flight_bytes_max", bytes(proxy.in_flight_bytes_max)),
+            ("proxy.output_bytes_soft", bytes(proxy.output_bytes_soft)),
+            ("proxy.output_bytes_hard", bytes(proxy.output_bytes_hard)),
+            ("proxy.output_stall_timeout", time(proxy.output_stall_timeout)),
+            ("proxy.request_timeout", time(proxy.request_timeout)),
+            ("proxy.drain_timeout", format_duration(proxy.drain_timeout)),
+            ("proxy.keys_max", proxy.keys_max.to_string()),
+            (
+                "proxy.redis_version",
+                proxy.redis_version.clone().unwrap_or_default(),
+            ),
+        ]
+    }
+
+    fn admin_settings(&self) -> Vec<(&'static str, String)> {
+        let address = |address: &Option<Address>| {
+            address
+                .as_ref()
+                .map_or_else(|| "off".to_owned(), ToString::to_string)
+        };
+        vec![
+            ("admin.listen", address(&self.admin.listen)),
+            ("admin.http", address(&self.admin.http)),
+            ("admin.password", secret(self.admin.password.as_ref())),
+        ]
+    }
+
+    fn nodes_settings(&self) -> Vec<(&'static str, String)> {
+        let nodes = &self.nodes;
+        let batches = match nodes.batches_in_flight {
+            Batches::Auto => "auto".to_owned(),
+            Batches::Fixed(count) => count.to_string(),
+        };
+        let on_empty = match nodes.on_empty {
+            OnEmpty::Serve => "serve",
+            OnEmpty::Refuse => "refuse",
+        };
+        vec![
+            ("nodes.username", nodes.username.clone().unwrap_or_default()),
+            ("nodes.password", secret(nodes.password.as_ref())),
+            ("nodes.connect_timeout", format_duration(nodes.connect_timeout)),
+            ("nodes.shared_connections", nodes.shared_connections.to_string()),
+            ("nodes.in_flight_max", nodes.in_flight_max.to_string()),
+            ("nodes.in_flight_bytes_max", bytes(nodes.in_flight_bytes_max)),
+            ("nodes.queue_max", nodes.queue_max.to_string()),
+            ("nodes.queue_bytes_max", bytes(nodes.queue_bytes_max)),
+            ("nodes.batches_in_flight", batches),
+            ("nodes.on_empty", on_empty.to_owned()),
+            (
+                "nodes.reconnect_backoff_max",
+                format_duration(nodes.reconnect_backoff_max),
+            ),
+        ]
+    }
+
+    fn topology_settings(&self) -> Vec<(&'static str, String)> {
+        let StorePlace::File(path) = &self.topology.store;
+        let nodes = self
+            .topology
+            .nodes
+            .iter()
+            .map(|node| format!("{}={}", node.name, node.address));
+        vec![
+            ("topology.store", format!("file:{}", path.display())),
+            (
+                "topology.cluster",
+                self.topology.cluster.clone().unwrap_or_default(),
+            ),
+            ("topology.shards", self.topology.shards.to_string()),
+            ("topology.pinned", self.topology.pinned.to_string()),
+            ("topology.nodes", nodes.collect::<Vec<_>>().join(",")),
+        ]
+    }
+}
+
+fn secret<T: Hidden>(secret: Option<&T>) -> String {
+    if secret.is_some() { REDACTED } else { UNSET }.to_owned()
+}
+
+/// What [`secret`] takes, so that nothing else is redacted by mistake.
+trait Hidden {}
+impl Hidden for PasswordHash {}
+impl Hidden for super::Secret {}
+
+fn bytes(bytes: usize) -> String {
+    format_bytes(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
+/// 0 is what the file says for "never" and "off".
+fn time(time: Option<Duration>) -> String {
+    time.map_or_else(|| "0".to_owned(), format_duration)
+}
+
+const fn log_format(format: LogFormat) -> &'static str {
+    match format {
+        LogFormat::Auto => "auto",
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    }
+}
+
+const fn log_level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys::KEYS;
+    use std::path::Path;
+
+    fn settings(text: &str) -> Vec<(&'static str, String)> {
+        Config::parse(Path::new("/etc/preshard/p.toml"), text, std::iter::empty())
+            .unwrap()
+            .settings()
+    }
+
+    #[test]
+    fn every_key_is_shown_in_the_order_of_the_pages() {
+        let mut expected: Vec<String> = KEYS
+            .iter()
+            .map(|key| key.path.replace("password_file", "password"))
+            .collect();
+        expected.retain(|path| !path.ends_with("password_sha256"));
+        let log = expected.iter().position(|path| path == "log.format").unwrap();
+        expected.insert(log, "topology.nodes".to_owned());
+        let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
+        assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");
+    }
+
+    #[test]
+    fn values_are_written_as_in_the_file_and_secrets_are_not() {
+        let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+        let text = format!(
+            "[proxy]\npassword_sha256 = \"{hash}\"\nrequest_bytes_max = \"1MiB\"\n[admin]\nhttp = \"off\"\n"
+        );
+        let shown = settings(&text);
+        let value = |key: &str| shown.iter().find(|(name, _)| *name == key).unwrap().1.as_str();
+        assert_eq!(value("proxy.password"), REDACTED);
+        assert_eq!(value("admin.password"), UNSET);
+        assert_eq!(value("proxy.request_bytes_max"), "1MiB");
+        assert_eq!(value("proxy.idle_timeout"), "0");
+        assert_eq!(value("admin.http"), "off");
+        assert_eq!(
+            value("topology.store"),
+            "file:/etc/preshard/preshard-topology.json"
+        );
+        assert!(shown.iter().all(|(_, value)| !value.contains(hash)));
+    }
+}
