@@ -166,9 +166,7 @@ impl Scene {
         let row = page
             .lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        row.unwrap_or_else(|| panic!("no {series}"))
-            .parse::<f64>()
-            .unwrap() as u64
+        row.unwrap_or_else(|| panic!("no {series}")).parse().unwrap()
     }
 
     fn await_metric(&self, series: &str, least: u64) {

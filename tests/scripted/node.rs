@@ -38,9 +38,12 @@ pub(crate) struct FakeNode {
     shared: Arc<Shared>,
 }
 
+/// Values by database and key.
+type Data = BTreeMap<(u16, Vec<u8>), Vec<u8>>;
+
 #[derive(Debug, Default)]
 struct Shared {
-    data: Mutex<BTreeMap<(u16, Vec<u8>), Vec<u8>>>,
+    data: Mutex<Data>,
     trick: Mutex<Option<(Vec<u8>, Trick)>>,
     bad_select: Mutex<Option<u16>>,
     played: AtomicU32,
