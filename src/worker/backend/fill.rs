@@ -79,11 +79,10 @@ impl Engine {
             if link.db != Some(db) {
                 push_select(link, db, &mut self.spares);
             }
-            let count = room.min(share);
             let Link {
                 backlog, out, due, ..
             } = link;
-            link.due_bytes += backlog.drain_front(count, out, due, &mut self.spares);
+            link.due_bytes += backlog.drain_front(room.min(share), out, due, &mut self.spares);
             moved_any = true;
         }
         if moved_any {

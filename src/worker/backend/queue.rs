@@ -114,6 +114,11 @@ impl Backlog {
         self.live_bytes
     }
 
+    /// Shards that have requests waiting.
+    pub(in crate::worker) fn shards(&self) -> usize {
+        self.order.len()
+    }
+
     /// Appends a request to its shard's chain.
     #[inline]
     pub(in crate::worker) fn push(&mut self, mut entry: Entry, frame: &[u8]) {
@@ -164,12 +169,8 @@ impl Backlog {
         }
     }
 
-    /// Shards that have something waiting.
-    pub(in crate::worker) fn shards(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. Returns bytes.
+    /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. If some are left,
+    /// the shard's next turn comes after those of all others. Returns bytes.
     pub(in crate::worker) fn drain_front(
         &mut self,
         count: usize,
@@ -206,7 +207,6 @@ impl Backlog {
         self.chains[shard.index()].first = next;
         self.order.pop_front();
         if next != NONE {
-            // The others first: shards take turns when not all can go.
             self.order.push_back(shard);
         }
         self.tidy();
@@ -330,93 +330,5 @@ pub(in crate::worker) struct Lane {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(shard: u16, number: u32, bytes: usize) -> Entry {
-        Entry {
-            owner: Owner::Client {
-                index: 0,
-                generation: 0,
-                seq: number,
-            },
-            bytes: u32::try_from(bytes).unwrap(),
-            since: number,
-            shard: ShardId(shard),
-            large: false,
-        }
-    }
-
-    fn backlog(shards: u16) -> Backlog {
-        Backlog::new((0..shards).map(DbIndex))
-    }
-
-    fn seq(entry: &Entry) -> u32 {
-        match entry.owner {
-            Owner::Client { seq, .. } => seq,
-            Owner::Gather { .. } | Owner::Select | Owner::Tombstone => u32::MAX,
-        }
-    }
-
-    fn drain_all(backlog: &mut Backlog, step: usize) -> Vec<Entry> {
-        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
-        while backlog.front().is_some() {
-            backlog.drain_front(step, &mut out, &mut due, &mut spares);
-        }
-        assert_eq!(
-            out.len(),
-            due.iter().map(|entry| entry.bytes as usize).sum::<usize>()
-        );
-        due.into()
-    }
-
-    #[test]
-    fn shards_take_turns_and_keep_their_order() {
-        let mut backlog = backlog(3);
-        for (number, shard) in [2, 0, 2, 1, 0, 2].into_iter().enumerate() {
-            backlog.push(entry(shard, u32::try_from(number).unwrap(), 4), b"abcd");
-        }
-        assert_eq!((backlog.len(), backlog.bytes()), (6, 24));
-        let sent: Vec<u32> = drain_all(&mut backlog, 2).iter().map(seq).collect();
-        assert_eq!(sent, [0, 2, 1, 4, 3, 5], "two of each shard in turn");
-        assert_eq!((backlog.len(), backlog.bytes()), (0, 0));
-    }
-
-    #[test]
-    fn compacting_keeps_order_sizes_and_large_frames() {
-        let mut backlog = backlog(2);
-        let large = vec![b'x'; LARGE_BYTES];
-        for number in 0..2_000_u32 {
-            if number % 500 == 499 {
-                backlog.push(entry(1, number, large.len()), &large);
-            } else {
-                backlog.push(entry(u16::from(number >= 1_700), number, 3), b"abc");
-            }
-        }
-        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
-        backlog.drain_front(1_690, &mut out, &mut due, &mut spares);
-        assert!(backlog.entries.len() < 400, "it was compacted");
-        let rest = drain_all(&mut backlog, usize::MAX);
-        let of = |shard: u16| {
-            rest.iter()
-                .filter(move |entry| entry.shard == ShardId(shard))
-                .map(seq)
-                .collect::<Vec<_>>()
-        };
-        assert!(of(0).is_sorted() && of(1).is_sorted());
-        assert_eq!(due.len() + rest.len(), 2_000);
-        assert_eq!(rest.iter().filter(|entry| entry.large).count(), 4);
-    }
-
-    #[test]
-    fn old_requests_are_taken_and_young_ones_stay() {
-        let mut backlog = backlog(2);
-        for number in 0..10 {
-            backlog.push(entry(u16::from(number % 2 == 0), number, 1), b"a");
-        }
-        let old: Vec<u32> = backlog.take_older(20, 15).iter().map(seq).collect();
-        assert_eq!(old.len(), 6, "those of 0..=5");
-        assert_eq!(backlog.len(), 4);
-        assert_eq!(drain_all(&mut backlog, 1).len(), 4);
-    }
-}
+#[path = "queue_tests.rs"]
+mod tests;
