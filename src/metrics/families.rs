@@ -222,7 +222,9 @@ pub static FAMILIES: &[Family] = &[
         &[SHARD],
         "Commands sent to each shard.",
         |s, out| {
-            shards(s, out, |w, index| w.shard_requests.load(index));
+            shards(s, out, |w, index| {
+                w.shards.get(index).map_or(0, |cells| cells.requests.load())
+            });
         },
     ),
     counter(
@@ -230,7 +232,9 @@ pub static FAMILIES: &[Family] = &[
         &[SHARD],
         "Request bytes sent to each shard.",
         |s, out| {
-            shards(s, out, |w, index| w.shard_request_bytes.load(index));
+            shards(s, out, |w, index| {
+                w.shards.get(index).map_or(0, |cells| cells.request_bytes.load())
+            });
         },
     ),
     counter(
@@ -238,7 +242,9 @@ pub static FAMILIES: &[Family] = &[
         &[SHARD],
         "Reply bytes received from each shard.",
         |s, out| {
-            shards(s, out, |w, index| w.shard_reply_bytes.load(index));
+            shards(s, out, |w, index| {
+                w.shards.get(index).map_or(0, |cells| cells.reply_bytes.load())
+            });
         },
     ),
     gauge(

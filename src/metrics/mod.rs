@@ -42,7 +42,7 @@ pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, Req
 pub use page::page;
 pub use process::ProcessFigures;
 pub use totals::{NodeTotals, ShardTotals, Totals};
-pub use worker::{NodeCells, WorkerMetrics};
+pub use worker::{NodeCells, ShardCells, WorkerMetrics};
 
 /// Sizes that are fixed for the life of the process.
 #[derive(Clone, Debug)]

@@ -176,9 +176,21 @@ impl Metrics {
     #[must_use]
     pub fn shard_totals(&self, shard: ShardId) -> ShardTotals {
         ShardTotals {
-            requests: self.sources.sum(|w| w.shard_requests.load(shard.index())),
-            request_bytes: self.sources.sum(|w| w.shard_request_bytes.load(shard.index())),
-            reply_bytes: self.sources.sum(|w| w.shard_reply_bytes.load(shard.index())),
+            requests: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.requests.load())
+            }),
+            request_bytes: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.request_bytes.load())
+            }),
+            reply_bytes: self.sources.sum(|w| {
+                w.shards
+                    .get(shard.index())
+                    .map_or(0, |cells| cells.reply_bytes.load())
+            }),
         }
     }
 }

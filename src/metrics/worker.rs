@@ -19,12 +19,8 @@ pub struct WorkerMetrics {
     pub requests: Rows,
     /// Requests for commands that are known but not served, by command number; unknown ones beyond the last.
     pub unsupported: Rows,
-    /// Commands sent to a shard, by shard number.
-    pub shard_requests: Rows,
-    /// Request bytes sent to a shard, by shard number.
-    pub shard_request_bytes: Rows,
-    /// Reply bytes received from a shard, by shard number.
-    pub shard_reply_bytes: Rows,
+    /// What each shard was sent and answered, by shard number.
+    pub shards: Box<[ShardCells]>,
     /// Error replies by who made them and by their first word.
     pub errors: By<Origin, By<ErrorCode, Cell>>,
     /// From the last byte of a request read to its reply handed to the socket.
@@ -59,9 +55,7 @@ impl WorkerMetrics {
         Self {
             requests: Rows::new(commands),
             unsupported: Rows::new(commands),
-            shard_requests: Rows::new(shards),
-            shard_request_bytes: Rows::new(shards),
-            shard_reply_bytes: Rows::new(shards),
+            shards: (0..shards).map(|_| ShardCells::default()).collect(),
             errors: By::default(),
             request_duration: By::default(),
             client_connections: By::default(),
@@ -119,14 +113,18 @@ impl WorkerMetrics {
     /// Counts a command that was sent to a shard.
     #[inline]
     pub fn shard_request(&self, shard: ShardId, bytes: usize) {
-        self.shard_requests.add(shard.index(), 1);
-        self.shard_request_bytes.add(shard.index(), bytes as u64);
+        if let Some(cells) = self.shards.get(shard.index()) {
+            cells.requests.inc();
+            cells.request_bytes.add(bytes as u64);
+        }
     }
 
     /// Counts a reply, or a piece of one, that came from a shard.
     #[inline]
     pub fn shard_reply(&self, shard: ShardId, bytes: usize) {
-        self.shard_reply_bytes.add(shard.index(), bytes as u64);
+        if let Some(cells) = self.shards.get(shard.index()) {
+            cells.reply_bytes.add(bytes as u64);
+        }
     }
 
     /// Counts bytes that a client's socket took.
@@ -155,6 +153,18 @@ impl WorkerMetrics {
     pub fn fan_out_parts(&self, parts: usize) {
         self.fanout_parts.add(parts as u64);
     }
+}
+
+/// What one worker counts about one shard: together, since a request touches them together.
+#[derive(Debug, Default)]
+#[repr(align(32))]
+pub struct ShardCells {
+    /// Commands sent.
+    pub requests: Cell,
+    /// Request bytes sent.
+    pub request_bytes: Cell,
+    /// Reply bytes received.
+    pub reply_bytes: Cell,
 }
 
 /// What one worker counts about one node.

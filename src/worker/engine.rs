@@ -3,7 +3,7 @@
 //! ```text
 //!  session tasks ──┐                       one borrow for each turn of a task, never held across an await
 //!  link tasks    ──┼──▶ RefCell<Engine>
-//!  sweep task    ──┘    clients · queues (shard × protocol) · links (node × connection × protocol) · gathers
+//!  sweep task    ──┘    clients · lanes (shard × protocol) · links (node × connection × protocol) · gathers
 //! ```
 //!
 //! A turn of a task reads what its socket has, changes this state, and at its end wakes the links that have
@@ -15,10 +15,10 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::backend::{Link, ShardQueue};
+use super::backend::{Backlog, Lane, Link};
 use super::gather::Gather;
 use super::outbuf::Spares;
-use super::session::Client;
+use super::session::{Client, to_u32};
 use super::shared::Shared;
 use crate::ids::ShardId;
 use crate::metrics::{LinkClose, WorkerMetrics};
@@ -43,7 +43,7 @@ pub(super) struct Engine {
 
     pub(super) clients: Slab<Client>,
     pub(super) gathers: Slab<Gather>,
-    pub(super) queues: Vec<ShardQueue>,
+    pub(super) lanes: Vec<Lane>,
     pub(super) links: Vec<Link>,
 
     /// Clients that got something to write in this turn.
@@ -84,16 +84,20 @@ impl Engine {
             let cells = metrics.node(&described.name);
             for _ in 0..connections {
                 for protocol in [Protocol::Resp2, Protocol::Resp3] {
-                    links.push(Link::new(node, protocol, Arc::clone(&cells)));
+                    let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
+                    links.push(Link::new(node, protocol, Arc::clone(&cells), Backlog::new(dbs)));
                 }
             }
         }
-        let mut queues = Vec::new();
+        let mut lanes = Vec::new();
         for (shard, placement) in topology.placements_by_shard() {
             let connection = shard.index() % connections;
             for protocol in 0..PROTOCOLS {
                 let link = (placement.node.index() * connections + connection) * PROTOCOLS + protocol;
-                queues.push(ShardQueue::new(shard, placement.db, link));
+                lanes.push(Lane {
+                    shard,
+                    link: to_u32(link),
+                });
             }
         }
         Self {
@@ -105,7 +109,7 @@ impl Engine {
             generation: 0,
             clients: Slab::new(),
             gathers: Slab::new(),
-            queues,
+            lanes,
             links,
             dirty: Vec::new(),
             corked: Vec::new(),
@@ -148,8 +152,8 @@ impl Engine {
     }
 
     #[inline]
-    #[expect(clippy::unused_self, reason = "the layout of queues is the engine's business")]
-    pub(super) fn queue_index(&self, shard: ShardId, protocol: Protocol) -> usize {
+    #[expect(clippy::unused_self, reason = "the layout of lanes is the engine's business")]
+    pub(super) fn lane(&self, shard: ShardId, protocol: Protocol) -> usize {
         let protocol = match protocol {
             Protocol::Resp2 => 0,
             Protocol::Resp3 => 1,

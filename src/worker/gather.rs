@@ -68,10 +68,10 @@ impl Engine {
     ) -> Taken {
         let protocol = self.clients[index].protocol;
         for part in splitting.parts() {
-            let queue = self.queue_index(part.shard, protocol);
-            match self.admission(queue) {
+            let lane = self.lane(part.shard, protocol);
+            match self.admission(lane) {
                 Admission::Yes => {}
-                Admission::Full => return self.wait_for_queue(index, queue),
+                Admission::Full => return self.wait_for_queue(index, lane),
                 Admission::Down(line) => {
                     self.answer_error(index, &line);
                     return Taken::Yes;
@@ -104,10 +104,10 @@ impl Engine {
         for (part, target) in splitting.parts().iter().enumerate() {
             frame.clear();
             splitting.write_frame(part, args, &mut frame);
-            let queue = self.queue_index(target.shard, protocol);
+            let lane = self.lane(target.shard, protocol);
             self.metrics.shard_request(target.shard, frame.len());
             self.enqueue(
-                queue,
+                lane,
                 Owner::Gather {
                     index: to_u32(gather),
                     generation,
@@ -293,14 +293,14 @@ impl Engine {
         let (generation, protocol) = (gather.generation, gather.protocol);
         gather.outstanding += 1;
         self.metrics.fanout_parts.inc();
-        let queue = self.queue_index(shard, protocol);
-        if let Admission::Down(line) = self.admission(queue) {
+        let lane = self.lane(shard, protocol);
+        if let Admission::Down(line) = self.admission(lane) {
             self.absorb(index, part, Outcome::NotRun(&line));
             return;
         }
         self.metrics.shard_request(shard, frame.len());
         self.enqueue(
-            queue,
+            lane,
             Owner::Gather {
                 index: to_u32(index),
                 generation,

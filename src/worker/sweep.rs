@@ -37,9 +37,11 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
         }
         loop {
             if timer.as_mut().poll(cx).is_pending() {
-                let soon = Instant::now() + engine.pace();
+                let pace = engine.pace();
+                let soon = Instant::now() + pace;
                 if timer.deadline() > soon {
                     // Woken because something waits for the clock now.
+                    engine.sweep_asleep = pace > CORKED;
                     timer.as_mut().reset(soon);
                     continue;
                 }
@@ -69,7 +71,7 @@ impl Engine {
         let busy = self
             .links
             .iter()
-            .any(|link| link.queued > 0 || !link.due.is_empty());
+            .any(|link| !link.backlog.is_empty() || !link.due.is_empty());
         if busy { BUSY } else { IDLE }
     }
 

@@ -73,23 +73,13 @@ impl Engine {
 
     /// Answers everything that is queued and not sent.
     pub(in crate::worker) fn refuse_queued(&mut self, index: usize, word: &str, why: &str) {
-        while let Some(next) = self.links[index].queues.pop_front() {
-            self.queues[next as usize].listed = false;
-            while let Some(entry) = self.queues[next as usize].pop() {
-                self.unqueue(index, entry);
-                self.not_run(entry, word, why);
-            }
+        while let Some(entry) = self.links[index].backlog.pop() {
+            self.not_run(entry, word, why);
         }
         let waiting = std::mem::take(&mut self.links[index].waiting);
         for (client, generation) in waiting {
             self.wake_client(client, generation);
         }
-    }
-
-    fn unqueue(&mut self, index: usize, entry: Entry) {
-        let link = &mut self.links[index];
-        link.queued -= 1;
-        link.queued_bytes -= entry.bytes as usize;
     }
 
     /// Looks for requests past their deadline. Called by the sweep, never per request.
@@ -99,7 +89,7 @@ impl Engine {
         if deadline == 0 {
             return;
         }
-        if self.links[index].queued > 0 {
+        if !self.links[index].backlog.is_empty() {
             self.expire_queued(index, deadline / 2);
         }
         let overdue = self.links[index]
@@ -118,21 +108,10 @@ impl Engine {
 
     /// Requests that waited half a deadline without being sent are given back.
     fn expire_queued(&mut self, index: usize, wait_max: u64) {
-        let queues: Vec<u32> = self.links[index].queues.iter().copied().collect();
-        for queue in queues {
-            while let Some(entry) = self.queues[queue as usize].oldest().copied() {
-                if u64::from(self.now32().wrapping_sub(entry.since)) < wait_max {
-                    break;
-                }
-                self.queues[queue as usize].pop();
-                self.unqueue(index, entry);
-                self.metrics.limits[Limit::NodeQueue].inc();
-                self.not_run(entry, "TRYAGAIN", "it waited too long for its node");
-            }
-            if self.queues[queue as usize].is_empty() {
-                self.queues[queue as usize].listed = false;
-                self.links[index].queues.retain(|&listed| listed != queue);
-            }
+        let now = self.now32();
+        for entry in self.links[index].backlog.take_older(now, wait_max) {
+            self.metrics.limits[Limit::QueueWait].inc();
+            self.not_run(entry, "TRYAGAIN", "it waited too long for its node");
         }
     }
 

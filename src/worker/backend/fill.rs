@@ -9,11 +9,12 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::link::{Batch, Link, State};
-use super::queue::{Entry, Owner, ShardQueue};
+use super::queue::{Entry, Owner};
 use crate::ids::{DbIndex, ShardId};
 use crate::metrics::{Limit, LinkClose};
 use crate::resp;
 use crate::worker::engine::Engine;
+use crate::worker::outbuf::Spares;
 
 /// Queued bytes from which a batch no longer waits for the answer to the one before.
 const WAIT_BYTES_MAX: usize = 64 * 1024;
@@ -50,34 +51,28 @@ impl Engine {
         let link = &mut self.links[index];
         let limits = &self.shared.limits;
         let batches_max = limits.batches_max(link.node);
-        let waits = link.batches.len() >= batches_max && link.queued_bytes < WAIT_BYTES_MAX;
-        if link.queues.is_empty() || waits || link.state != State::Ready {
+        let waits = link.batches.len() >= batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
+        if link.backlog.is_empty() || waits || link.state != State::Ready {
             return false;
         }
         if let Some(db) = link.db {
-            bring_forward(link, &self.queues, db);
+            link.backlog.prefer(db);
         }
         let mut moved_any = false;
-        while let Some(&next) = link.queues.front() {
+        while let Some((_, db)) = link.backlog.front() {
             let room = limits.link_in_flight.saturating_sub(link.due.len());
             if room == 0 || link.due_bytes >= limits.link_in_flight_bytes {
                 self.metrics.limits[Limit::LinkInFlight].inc();
                 break;
             }
-            let queue = &mut self.queues[next as usize];
-            if link.db != Some(queue.db) {
-                push_select(link, queue, &mut self.spares);
+            if link.db != Some(db) {
+                push_select(link, db, &mut self.spares);
             }
-            let count = queue.len().min(room);
-            let bytes = queue.drain_into(count, &mut link.out, &mut link.due, &mut self.spares);
-            link.due_bytes += bytes;
-            link.queued -= count;
-            link.queued_bytes -= bytes;
+            let Link {
+                backlog, out, due, ..
+            } = link;
+            link.due_bytes += backlog.drain_front(room, out, due, &mut self.spares);
             moved_any = true;
-            if queue.is_empty() {
-                queue.listed = false;
-                link.queues.pop_front();
-            }
         }
         if moved_any {
             link.batches.push_back(Batch {
@@ -92,7 +87,7 @@ impl Engine {
     /// Lets clients on that waited for room in a link's queue.
     fn admit_waiting(&mut self, index: usize) {
         let link = &mut self.links[index];
-        if link.waiting.is_empty() || link.queued > self.shared.limits.node_queue / 2 {
+        if link.waiting.is_empty() || link.backlog.len() > self.shared.limits.node_queue / 2 {
             return;
         }
         for (client, generation) in std::mem::take(&mut link.waiting) {
@@ -101,25 +96,10 @@ impl Engine {
     }
 }
 
-/// The queue of the database that is selected already goes first: it needs no SELECT.
-fn bring_forward(link: &mut Link, queues: &[ShardQueue], db: DbIndex) {
-    const LOOK_MAX: usize = 64;
-    let found = link
-        .queues
-        .iter()
-        .take(LOOK_MAX)
-        .position(|&queue| queues[queue as usize].db == db);
-    if let Some(place) = found
-        && place > 0
-    {
-        link.queues.swap(0, place);
-    }
-}
-
-fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::outbuf::Spares) {
+fn push_select(link: &mut Link, db: DbIndex, spares: &mut Spares) {
     let tail = link.out.tail(spares);
     let before = tail.len();
-    write_select(queue.db, tail);
+    write_select(db, tail);
     let bytes = u32::try_from(tail.len() - before).unwrap_or(0);
     link.due_bytes += bytes as usize;
     link.due.push_back(Entry {
@@ -129,7 +109,7 @@ fn push_select(link: &mut Link, queue: &ShardQueue, spares: &mut crate::worker::
         shard: ShardId(0),
         large: false,
     });
-    link.db = Some(queue.db);
+    link.db = Some(db);
 }
 
 /// Writes `SELECT db` as a frame.

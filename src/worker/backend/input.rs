@@ -86,9 +86,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics
-                    .shard_reply_bytes
-                    .add(entry.shard.index(), reply.len() as u64);
+                self.metrics.shard_reply(entry.shard, reply.len());
                 self.complete(client as usize, generation, seq, reply, true);
             }
             Owner::Gather {
@@ -99,9 +97,7 @@ impl Engine {
                 if reply.first() == Some(&b'-') && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
-                self.metrics
-                    .shard_reply_bytes
-                    .add(entry.shard.index(), reply.len() as u64);
+                self.metrics.shard_reply(entry.shard, reply.len());
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
             }
             Owner::Select => {

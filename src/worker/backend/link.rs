@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::queue::Entry;
+use super::queue::{Backlog, Entry};
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
 use crate::resp::{Protocol, ReplyScanner};
@@ -71,10 +71,8 @@ pub(in crate::worker) struct Link {
     /// It stands in the worker's list of links to wake.
     pub(in crate::worker) listed: bool,
 
-    /// Queues with something to send.
-    pub(in crate::worker) queues: VecDeque<u32>,
-    pub(in crate::worker) queued: usize,
-    pub(in crate::worker) queued_bytes: usize,
+    /// What waits to be sent.
+    pub(in crate::worker) backlog: Backlog,
     /// Clients that wait for room in the queue: index, generation.
     pub(in crate::worker) waiting: Vec<(usize, u32)>,
 
@@ -95,7 +93,12 @@ pub(in crate::worker) struct Link {
 }
 
 impl Link {
-    pub(in crate::worker) fn new(node: NodeIndex, protocol: Protocol, cells: Arc<NodeCells>) -> Self {
+    pub(in crate::worker) fn new(
+        node: NodeIndex,
+        protocol: Protocol,
+        cells: Arc<NodeCells>,
+        backlog: Backlog,
+    ) -> Self {
         Self {
             node,
             protocol,
@@ -106,9 +109,7 @@ impl Link {
             waker: None,
             close: None,
             listed: false,
-            queues: VecDeque::new(),
-            queued: 0,
-            queued_bytes: 0,
+            backlog,
             waiting: Vec::new(),
             out: OutBuf::default(),
             write_blocked: false,

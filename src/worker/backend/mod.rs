@@ -26,7 +26,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 
 pub(super) use link::{Link, State};
-pub(super) use queue::{Entry, Owner, ShardQueue};
+pub(super) use queue::{Backlog, Entry, Lane, Owner};
 
 use super::engine::Engine;
 use crate::metrics::LinkClose;
@@ -78,7 +78,7 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         let link = &mut engine.links[index];
-        if link.queued > 0 {
+        if !link.backlog.is_empty() {
             link.state = State::Connecting;
             return Poll::Ready(());
         }

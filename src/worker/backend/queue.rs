@@ -1,7 +1,15 @@
-//! What waits for a node: one queue for each shard and protocol.
+//! What waits for a node: the unsent requests of each shard, together in one place for each link.
 //!
-//! Since a shard is one logical database, its queue is also the unit that a link drains behind one `SELECT`, and the
-//! unit that a move can hold: its bytes have not been sent, so they can go elsewhere whole.
+//! ```text
+//!  chains (by shard)   7: first ─▶ last      9: first ─▶ last        order: 7, 9
+//!                          │        ▲             │
+//!  entries             [ a ─────────┤         b ] [ c ]              in the order that they came, linked by shard
+//!  bytes               [ frame of a · frame of b · frame of c ]      one run of memory, written once, read once
+//! ```
+//!
+//! A shard is one logical database, so its chain is what a link drains behind one `SELECT`, and what a move can hold:
+//! its requests were not sent, so they can go elsewhere whole. There may be thousands of shards; a queue of its own
+//! for each would touch several cold cache lines for every request.
 
 use std::collections::VecDeque;
 
@@ -10,9 +18,13 @@ use bytes::Bytes;
 use crate::ids::{DbIndex, ShardId};
 use crate::worker::outbuf::{LARGE_BYTES, OutBuf, Spares};
 
-/// A queue keeps up to this much memory when it is empty; there are thousands of queues.
-const KEPT_BYTES: usize = 4 * 1024;
-const KEPT_ENTRIES: usize = 64;
+/// An empty backlog keeps up to this much memory.
+const KEPT_BYTES: usize = 1024 * 1024;
+const KEPT_ENTRIES: usize = 16 * 1024;
+/// Fewer entries than this are not worth being moved together.
+const COMPACT_MIN: usize = 1024;
+/// The end of a chain.
+const NONE: u32 = u32::MAX;
 
 /// Who gets the reply of a request that was sent to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,121 +52,364 @@ pub(in crate::worker) struct Entry {
 }
 
 /// The unsent requests of one shard.
-#[derive(Debug)]
-pub(in crate::worker) struct ShardQueue {
-    pub(in crate::worker) shard: ShardId,
-    pub(in crate::worker) db: DbIndex,
-    /// Index of the link that drains it.
-    pub(in crate::worker) link: usize,
-    /// It stands in its link's list of queues with something to send.
-    pub(in crate::worker) listed: bool,
-    bytes: Vec<u8>,
-    taken: usize,
-    large: VecDeque<Bytes>,
-    entries: VecDeque<Entry>,
+#[derive(Clone, Copy, Debug)]
+struct Chain {
+    first: u32,
+    last: u32,
+    db: DbIndex,
 }
 
-impl ShardQueue {
-    pub(in crate::worker) fn new(shard: ShardId, db: DbIndex, link: usize) -> Self {
+/// A request that waits.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    entry: Entry,
+    /// Where its bytes begin; for a large one, its place among the large ones.
+    at: u32,
+    next: u32,
+}
+
+/// All unsent requests of one link.
+#[derive(Debug)]
+pub(in crate::worker) struct Backlog {
+    chains: Vec<Chain>,
+    order: VecDeque<ShardId>,
+    entries: Vec<Waiting>,
+    bytes: Vec<u8>,
+    large: Vec<Bytes>,
+    len: usize,
+    live_bytes: usize,
+}
+
+impl Backlog {
+    /// An empty backlog; `dbs` are the databases of the shards.
+    pub(in crate::worker) fn new(dbs: impl Iterator<Item = DbIndex>) -> Self {
         Self {
-            shard,
-            db,
-            link,
-            listed: false,
+            chains: dbs
+                .map(|db| Chain {
+                    first: NONE,
+                    last: NONE,
+                    db,
+                })
+                .collect(),
+            order: VecDeque::new(),
+            entries: Vec::new(),
             bytes: Vec::new(),
-            taken: 0,
-            large: VecDeque::new(),
-            entries: VecDeque::new(),
+            large: Vec::new(),
+            len: 0,
+            live_bytes: 0,
         }
     }
 
+    /// Requests that wait.
     pub(in crate::worker) fn len(&self) -> usize {
-        self.entries.len()
+        self.len
     }
 
     pub(in crate::worker) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len == 0
     }
 
-    pub(in crate::worker) fn oldest(&self) -> Option<&Entry> {
-        self.entries.front()
+    /// Bytes that wait.
+    pub(in crate::worker) fn bytes(&self) -> usize {
+        self.live_bytes
     }
 
-    /// Appends a request.
+    /// Appends a request to its shard's chain.
     #[inline]
     pub(in crate::worker) fn push(&mut self, mut entry: Entry, frame: &[u8]) {
-        if frame.len() >= LARGE_BYTES {
+        let at = if frame.len() >= LARGE_BYTES {
             entry.large = true;
-            self.large.push_back(Bytes::copy_from_slice(frame));
+            self.large.push(Bytes::copy_from_slice(frame));
+            self.large.len() - 1
         } else {
             self.bytes.extend_from_slice(frame);
+            self.bytes.len() - frame.len()
+        };
+        // The limits of a queue keep all of this far below 2^32.
+        let number = u32::try_from(self.entries.len()).unwrap_or(NONE);
+        let at = u32::try_from(at).unwrap_or(NONE);
+        self.entries.push(Waiting {
+            entry,
+            at,
+            next: NONE,
+        });
+        let chain = &mut self.chains[entry.shard.index()];
+        if chain.first == NONE {
+            chain.first = number;
+            self.order.push_back(entry.shard);
+        } else {
+            self.entries[chain.last as usize].next = number;
         }
-        self.entries.push_back(entry);
+        chain.last = number;
+        self.len += 1;
+        self.live_bytes += frame.len();
     }
 
-    /// Moves up to `count` requests into a link's output and its list of replies due. Returns their bytes.
-    pub(in crate::worker) fn drain_into(
+    /// The shard that is next, and its database.
+    pub(in crate::worker) fn front(&self) -> Option<(ShardId, DbIndex)> {
+        let &shard = self.order.front()?;
+        Some((shard, self.chains[shard.index()].db))
+    }
+
+    /// Brings the shard of a database forward if it is among the next few: a link that has it selected needs no SELECT.
+    pub(in crate::worker) fn prefer(&mut self, db: DbIndex) {
+        const LOOK_MAX: usize = 64;
+        let place = self
+            .order
+            .iter()
+            .take(LOOK_MAX)
+            .position(|shard| self.chains[shard.index()].db == db);
+        if let Some(place) = place {
+            self.order.swap(0, place);
+        }
+    }
+
+    /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. Returns bytes.
+    pub(in crate::worker) fn drain_front(
         &mut self,
         count: usize,
         out: &mut OutBuf,
         due: &mut VecDeque<Entry>,
         spares: &mut Spares,
     ) -> usize {
-        let all = count >= self.entries.len();
+        let Some(&shard) = self.order.front() else {
+            return 0;
+        };
+        let mut next = self.chains[shard.index()].first;
         let mut moved = 0;
-        if all && self.large.is_empty() {
-            moved = self.bytes.len() - self.taken;
-            out.push(&self.bytes[self.taken..], spares);
-            due.extend(self.entries.drain(..));
-        } else {
-            for _ in 0..count {
-                let Some(entry) = self.entries.pop_front() else {
-                    break;
-                };
-                let length = entry.bytes as usize;
-                moved += length;
-                if entry.large {
-                    self.large
-                        .pop_front()
-                        .into_iter()
-                        .for_each(|chunk| out.push_large(chunk));
-                } else {
-                    out.push(&self.bytes[self.taken..self.taken + length], spares);
-                    self.taken += length;
-                }
-                due.push_back(entry);
+        for _ in 0..count {
+            let Some(&Waiting {
+                entry,
+                at,
+                next: after,
+            }) = self.entries.get(next as usize)
+            else {
+                break;
+            };
+            let length = entry.bytes as usize;
+            if entry.large {
+                out.push_large(std::mem::take(&mut self.large[at as usize]));
+            } else {
+                out.push(&self.bytes[at as usize..at as usize + length], spares);
             }
+            due.push_back(entry);
+            moved += length;
+            self.len -= 1;
+            next = after;
+        }
+        self.live_bytes -= moved;
+        self.chains[shard.index()].first = next;
+        if next == NONE {
+            self.order.pop_front();
         }
         self.tidy();
         moved
     }
 
-    /// Takes the oldest request out unsent.
+    /// Takes the oldest request of some shard out, unsent. `None` if nothing waits.
     pub(in crate::worker) fn pop(&mut self) -> Option<Entry> {
-        let entry = self.entries.pop_front()?;
-        if entry.large {
-            self.large.pop_front();
-        } else {
-            self.taken += entry.bytes as usize;
+        let &shard = self.order.front()?;
+        let entry = self.unlink_first(shard)?;
+        if self.chains[shard.index()].first == NONE {
+            self.order.pop_front();
         }
         self.tidy();
         Some(entry)
     }
 
+    /// Takes the requests out that came more than `age` before `now`, both in wrapping microseconds.
+    pub(in crate::worker) fn take_older(&mut self, now: u32, age: u64) -> Vec<Entry> {
+        let mut taken = Vec::new();
+        let mut order = std::mem::take(&mut self.order);
+        order.retain(|&shard| {
+            while let Some(waiting) = self.entries.get(self.chains[shard.index()].first as usize) {
+                if u64::from(now.wrapping_sub(waiting.entry.since)) < age {
+                    return true;
+                }
+                taken.extend(self.unlink_first(shard));
+            }
+            false
+        });
+        self.order = order;
+        self.tidy();
+        taken
+    }
+
+    fn unlink_first(&mut self, shard: ShardId) -> Option<Entry> {
+        let chain = &mut self.chains[shard.index()];
+        let waiting = *self.entries.get(chain.first as usize)?;
+        chain.first = waiting.next;
+        if waiting.entry.large {
+            self.large[waiting.at as usize] = Bytes::new();
+        }
+        self.len -= 1;
+        self.live_bytes -= waiting.entry.bytes as usize;
+        Some(waiting.entry)
+    }
+
+    /// Forgets what was taken: at once when nothing is left, by moving the rest together when most of it is gone.
     fn tidy(&mut self) {
-        if !self.entries.is_empty() {
-            return;
+        if self.len == 0 {
+            self.entries.clear();
+            self.bytes.clear();
+            if !self.large.is_empty() {
+                self.large = Vec::new();
+            }
+            if self.bytes.capacity() > KEPT_BYTES {
+                self.bytes = Vec::new();
+            }
+            if self.entries.capacity() > KEPT_ENTRIES {
+                self.entries = Vec::new();
+            }
+        } else if self.entries.len() >= COMPACT_MIN && self.len < self.entries.len() / 4 {
+            self.compact();
         }
-        self.bytes.clear();
-        self.taken = 0;
-        if self.bytes.capacity() > KEPT_BYTES {
-            self.bytes = Vec::new();
+    }
+
+    #[cold]
+    fn compact(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut large = std::mem::take(&mut self.large);
+        let order = std::mem::take(&mut self.order);
+        (self.len, self.live_bytes) = (0, 0);
+        for shard in order {
+            let chain = &mut self.chains[shard.index()];
+            let mut next = std::mem::replace(&mut chain.first, NONE);
+            while let Some(&Waiting {
+                entry,
+                at,
+                next: after,
+            }) = entries.get(next as usize)
+            {
+                let at = at as usize;
+                if entry.large {
+                    // Pushed again by its bytes, it would be copied.
+                    self.push(
+                        Entry {
+                            large: false,
+                            bytes: 0,
+                            ..entry
+                        },
+                        b"",
+                    );
+                    self.adopt_large(std::mem::take(&mut large[at]), entry);
+                } else {
+                    self.push(entry, &bytes[at..at + entry.bytes as usize]);
+                }
+                next = after;
+            }
         }
-        if self.entries.capacity() > KEPT_ENTRIES {
-            self.entries = VecDeque::new();
+    }
+
+    /// Makes the request that was pushed last the owner of a large frame.
+    fn adopt_large(&mut self, frame: Bytes, entry: Entry) {
+        let at = u32::try_from(self.large.len()).unwrap_or(NONE);
+        self.live_bytes += frame.len();
+        self.large.push(frame);
+        if let Some(last) = self.entries.last_mut() {
+            last.entry = entry;
+            last.at = at;
         }
-        if self.large.capacity() > 0 {
-            self.large = VecDeque::new();
+    }
+}
+
+/// Where the requests of one shard go, for one protocol version.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::worker) struct Lane {
+    pub(in crate::worker) shard: ShardId,
+    /// Index of the link.
+    pub(in crate::worker) link: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(shard: u16, number: u32, bytes: usize) -> Entry {
+        Entry {
+            owner: Owner::Client {
+                index: 0,
+                generation: 0,
+                seq: number,
+            },
+            bytes: u32::try_from(bytes).unwrap(),
+            since: number,
+            shard: ShardId(shard),
+            large: false,
         }
+    }
+
+    fn backlog(shards: u16) -> Backlog {
+        Backlog::new((0..shards).map(DbIndex))
+    }
+
+    fn seq(entry: &Entry) -> u32 {
+        match entry.owner {
+            Owner::Client { seq, .. } => seq,
+            Owner::Gather { .. } | Owner::Select | Owner::Tombstone => u32::MAX,
+        }
+    }
+
+    fn drain_all(backlog: &mut Backlog, step: usize) -> Vec<Entry> {
+        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+        while backlog.front().is_some() {
+            backlog.drain_front(step, &mut out, &mut due, &mut spares);
+        }
+        assert_eq!(
+            out.len(),
+            due.iter().map(|entry| entry.bytes as usize).sum::<usize>()
+        );
+        due.into()
+    }
+
+    #[test]
+    fn requests_of_one_shard_stay_together_and_in_order() {
+        let mut backlog = backlog(3);
+        for (number, shard) in [2, 0, 2, 1, 0, 2].into_iter().enumerate() {
+            backlog.push(entry(shard, u32::try_from(number).unwrap(), 4), b"abcd");
+        }
+        assert_eq!((backlog.len(), backlog.bytes()), (6, 24));
+        let sent: Vec<u32> = drain_all(&mut backlog, 2).iter().map(seq).collect();
+        assert_eq!(sent, [0, 2, 5, 1, 4, 3]);
+        assert_eq!((backlog.len(), backlog.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn compacting_keeps_order_sizes_and_large_frames() {
+        let mut backlog = backlog(2);
+        let large = vec![b'x'; LARGE_BYTES];
+        for number in 0..2_000_u32 {
+            if number % 500 == 499 {
+                backlog.push(entry(1, number, large.len()), &large);
+            } else {
+                backlog.push(entry(u16::from(number >= 1_700), number, 3), b"abc");
+            }
+        }
+        let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+        backlog.drain_front(1_690, &mut out, &mut due, &mut spares);
+        assert!(backlog.entries.len() < 400, "it was compacted");
+        let rest = drain_all(&mut backlog, usize::MAX);
+        let of = |shard: u16| {
+            rest.iter()
+                .filter(move |entry| entry.shard == ShardId(shard))
+                .map(seq)
+                .collect::<Vec<_>>()
+        };
+        assert!(of(0).is_sorted() && of(1).is_sorted());
+        assert_eq!(due.len() + rest.len(), 2_000);
+        assert_eq!(rest.iter().filter(|entry| entry.large).count(), 4);
+    }
+
+    #[test]
+    fn old_requests_are_taken_and_young_ones_stay() {
+        let mut backlog = backlog(2);
+        for number in 0..10 {
+            backlog.push(entry(u16::from(number % 2 == 0), number, 1), b"a");
+        }
+        let old: Vec<u32> = backlog.take_older(20, 15).iter().map(seq).collect();
+        assert_eq!(old.len(), 6, "those of 0..=5");
+        assert_eq!(backlog.len(), 4);
+        assert_eq!(drain_all(&mut backlog, 1).len(), 4);
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::ShardId;
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
-use crate::worker::backend::{Entry, Owner, State};
+use crate::worker::backend::{Entry, Lane, Owner, State};
 use crate::worker::engine::Engine;
 
 /// Whether a shard takes a request now.
@@ -90,10 +90,10 @@ impl Engine {
     fn forward(&mut self, index: usize, spec: &'static Spec, shard: ShardId, frame: &[u8]) -> Taken {
         let client = &self.clients[index];
         let (protocol, generation) = (client.protocol, client.generation);
-        let queue = self.queue_index(shard, protocol);
-        match self.admission(queue) {
+        let lane = self.lane(shard, protocol);
+        match self.admission(lane) {
             Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, queue),
+            Admission::Full => return self.wait_for_queue(index, lane),
             Admission::Down(line) => {
                 self.answer_error(index, &line);
                 return Taken::Yes;
@@ -117,7 +117,7 @@ impl Engine {
             generation,
             seq,
         };
-        self.enqueue(queue, owner, frame);
+        self.enqueue(lane, owner, frame);
         Taken::Yes
     }
 
@@ -131,47 +131,38 @@ impl Engine {
 
     /// Appends a request to a shard's queue and has its link woken.
     #[inline]
-    pub(in crate::worker) fn enqueue(&mut self, queue: usize, owner: Owner, frame: &[u8]) {
+    pub(in crate::worker) fn enqueue(&mut self, lane: usize, owner: Owner, frame: &[u8]) {
         let since = self.now32();
-        let queue_number = to_u32(queue);
-        let queue = &mut self.queues[queue];
-        let bytes = to_u32(frame.len());
-        queue.push(
-            Entry {
-                owner,
-                bytes,
-                since,
-                shard: queue.shard,
-                large: false,
-            },
-            frame,
-        );
-        let link = &mut self.links[queue.link];
-        link.queued += 1;
-        link.queued_bytes += frame.len();
-        if !queue.listed {
-            queue.listed = true;
-            link.queues.push_back(queue_number);
-        }
+        let Lane { shard, link } = self.lanes[lane];
+        let entry = Entry {
+            owner,
+            bytes: to_u32(frame.len()),
+            since,
+            shard,
+            large: false,
+        };
+        let number = link as usize;
+        let link = &mut self.links[number];
+        link.backlog.push(entry, frame);
         if !link.listed {
             link.listed = true;
-            self.woken_links.push(queue.link);
+            self.woken_links.push(number);
         }
     }
 
     /// Whether a shard's queue takes one more request.
     #[inline]
-    pub(in crate::worker) fn admission(&mut self, queue: usize) -> Admission {
-        let queue = &self.queues[queue];
-        let link = &self.links[queue.link];
+    pub(in crate::worker) fn admission(&mut self, lane: usize) -> Admission {
+        let Lane { shard, link } = self.lanes[lane];
+        let link = &self.links[link as usize];
         match link.state {
             State::Ready | State::Idle | State::Connecting => {}
             State::Silent | State::Down => {
-                return Self::refusal_of(link, queue.shard).map_or(Admission::Yes, Admission::Down);
+                return Self::refusal_of(link, shard).map_or(Admission::Yes, Admission::Down);
             }
         }
         let limits = &self.shared.limits;
-        if link.queued >= limits.node_queue || link.queued_bytes >= limits.node_queue_bytes {
+        if link.backlog.len() >= limits.node_queue || link.backlog.bytes() >= limits.node_queue_bytes {
             return Admission::Full;
         }
         Admission::Yes
@@ -179,10 +170,10 @@ impl Engine {
 
     /// The client waits, unread, for room in a node's queue; if it has waited long enough it is refused.
     #[cold]
-    pub(in crate::worker) fn wait_for_queue(&mut self, index: usize, queue: usize) -> Taken {
+    pub(in crate::worker) fn wait_for_queue(&mut self, index: usize, lane: usize) -> Taken {
         self.metrics.limits[Limit::NodeQueue].inc();
-        let shard = self.queues[queue].shard;
-        let link = self.queues[queue].link;
+        let Lane { shard, link } = self.lanes[lane];
+        let link = link as usize;
         let client = &mut self.clients[index];
         if client.refuse_when_full {
             client.refuse_when_full = false;
