@@ -48,8 +48,8 @@ pub struct Preflight {
     pub warnings: Vec<NodeProblem>,
     /// Nodes that answered, with their versions.
     pub versions: Vec<(String, String)>,
-    /// Clusters whose marks were found, with the highest epoch, if the nodes carry any but the expected one.
-    pub marks: Vec<Mark>,
+    /// Nodes that carry no mark of any cluster: new ones, or ones that lost their data.
+    pub unmarked: Vec<String>,
 }
 
 /// Looks at every node. `seeding` says that no topology is stored yet, so that any mark is a foreign one.
@@ -69,6 +69,9 @@ pub async fn check_nodes(
         };
         match check_node(topology, node, credentials, deadline, seeding).await {
             Ok(facts) => {
+                if facts.unmarked {
+                    found.unmarked.push(described.name.clone());
+                }
                 found.versions.push((described.name.clone(), facts.version));
                 found
                     .warnings
@@ -83,6 +86,7 @@ pub async fn check_nodes(
 
 struct NodeFacts {
     version: String,
+    unmarked: bool,
     warnings: Vec<String>,
 }
 
@@ -145,14 +149,18 @@ async fn check_node(
     }
     let mut warnings = Vec::new();
     check_databases(topology, &mut client).await?;
-    check_mark(topology, node, &mut client, seeding).await?;
+    let unmarked = check_mark(topology, node, &mut client, seeding).await?;
     let policy = info_field(&info, "maxmemory_policy").unwrap_or("noeviction");
     if info_field(&info, "maxmemory").is_some_and(|limit| limit != "0") && policy.starts_with("allkeys") {
         warnings.push(format!(
             "maxmemory-policy is {policy}: it may evict preshard's mark ({MARK_KEY}) with the rest; volatile-* spares it"
         ));
     }
-    Ok(NodeFacts { version, warnings })
+    Ok(NodeFacts {
+        version,
+        unmarked,
+        warnings,
+    })
 }
 
 /// The node must have every database that the topology may place, and the metadata database behind them.
@@ -183,12 +191,13 @@ pub(super) async fn databases(client: &mut NodeClient) -> Option<u64> {
     }
 }
 
+/// Whether the node carries no mark; an error if it carries one that forbids to serve it.
 async fn check_mark(
     topology: &Topology,
     node: NodeIndex,
     client: &mut NodeClient,
     seeding: bool,
-) -> Result<(), Problem> {
+) -> Result<bool, Problem> {
     let text = client.ask_text(&["GET", MARK_KEY]).await?;
     let found = if text.is_empty() {
         None
@@ -197,7 +206,8 @@ async fn check_mark(
     };
     let expected = Mark::expected(topology, node);
     match expected.standing(found) {
-        Standing::Unmarked | Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
+        Standing::Unmarked => Ok(true),
+        Standing::Ours | Standing::OlderEpoch(_) => Ok(false),
         Standing::NewerEpoch(epoch) => Err(Problem::Wrong(format!(
             "carries epoch {epoch}, but the topology store has epoch {}: the store is old. Restore the newer one (the file \
              store keeps its previous version beside it as .1)",
@@ -224,7 +234,7 @@ async fn check_mark(
     }
 }
 
-/// Writes each reachable node's mark, so that no other cluster takes it for empty.
+/// Writes the mark of each node that is not spared, so that no other cluster takes it for empty.
 ///
 /// # Errors
 /// The first node that did not take its mark.
@@ -232,11 +242,11 @@ pub async fn mark_nodes(
     topology: &Topology,
     credentials: &NodeCredentials,
     deadline: Duration,
-    unreachable: &[String],
+    spared: &[String],
 ) -> Result<(), String> {
     let metadata = topology.metadata_db().to_string();
     for (node, described) in topology.nodes_by_index() {
-        if unreachable.contains(&described.name) {
+        if spared.contains(&described.name) {
             continue;
         }
         let mark = Mark::expected(topology, node).encode();

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Batches, Config, StorePlace};
+use crate::config::{Batches, Config, OnEmpty, StorePlace};
 use crate::control::{self, Preflight};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
@@ -20,13 +20,16 @@ use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, batches_
 /// A node that answers nothing for this long after a deadline passed is connected anew.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// No queue may hold more than this, whatever the settings say: a wave of large requests above it still fits 32 bits.
+const QUEUE_BYTES_MAX: usize = 1 << 30;
+
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
 pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore), ServeError> {
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let (topology, store) = topology(config, &credentials).await?;
+    let (topology, store, empty) = topology(config, &credentials).await?;
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
         command_names: command::all().iter().map(|spec| spec.name).collect(),
@@ -36,6 +39,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
     let metrics =
         metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
     metrics.set_assignment((&topology).into());
+    empty.iter().for_each(|node| metrics.node_came_back_empty(node));
     let shared = Shared {
         limits: limits(config, &topology),
         password: config.proxy.password.clone(),
@@ -60,7 +64,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
 async fn topology(
     config: &Config,
     credentials: &NodeCredentials,
-) -> Result<(Topology, FileStore), ServeError> {
+) -> Result<(Topology, FileStore, Vec<String>), ServeError> {
     let StorePlace::File(path) = &config.topology.store;
     let refuse = |error: crate::store::StoreError| ServeError::Refused(error.to_string());
     let mut store = FileStore::open(path).map_err(refuse)?;
@@ -72,14 +76,23 @@ async fn topology(
     };
     let deadline = config.nodes.connect_timeout;
     let found = control::check_nodes(&topology, credentials, deadline, seeding).await;
-    let unreachable = judge(&found, seeding)?;
+    let mut spared = judge(&found, seeding)?;
+    let empty = if seeding { Vec::new() } else { found.unmarked };
+    if config.nodes.on_empty == OnEmpty::Refuse {
+        // Left without a mark, such a node is refused by every link that looks at it.
+        spared.extend(empty.iter().cloned());
+    }
+    for node in &empty {
+        let what = "the node carries no mark: it came back without its data, or is another server";
+        tracing::warn!(event = "node_empty", node, on_empty = ?config.nodes.on_empty, "{what}");
+    }
     if seeding {
         store.save(&topology).map_err(refuse)?;
         tracing::info!(event = "seeded", store = %path.display(), cluster = topology.cluster_id, shards = topology.shards);
     }
-    let marked = control::mark_nodes(&topology, credentials, deadline, &unreachable).await;
+    let marked = control::mark_nodes(&topology, credentials, deadline, &spared).await;
     marked.map_err(ServeError::Refused)?;
-    Ok((topology, store))
+    Ok((topology, store, empty))
 }
 
 fn seed(config: &Config) -> Result<Topology, ServeError> {
@@ -151,7 +164,8 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         link_in_flight: nodes.in_flight_max,
         link_in_flight_bytes: nodes.in_flight_bytes_max,
         node_queue: nodes.queue_max,
-        node_queue_bytes: nodes.queue_bytes_max,
+        // Places in a backlog are 32 bits wide.
+        node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
         batches: batches.collect(),
         shared_connections: usize::from(nodes.shared_connections),

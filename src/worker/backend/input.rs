@@ -20,6 +20,10 @@ const STREAM_BYTES: usize = 64 * 1024;
 impl Engine {
     /// Takes in what a node sent.
     pub(super) fn link_input(&mut self, index: usize, chunk: &[u8]) -> Result<(), LinkClose> {
+        if self.links[index].state == State::Silent {
+            // Bytes flow: a large reply that takes its time is no silence.
+            self.links[index].silent_since = self.now;
+        }
         let mut at = 0;
         while at < chunk.len() {
             let link = &mut self.links[index];
