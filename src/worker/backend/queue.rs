@@ -164,10 +164,23 @@ impl Backlog {
         }
     }
 
-    /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. Returns bytes.
+    /// Bytes of the oldest request of the next shard.
+    pub(in crate::worker) fn front_bytes(&self) -> usize {
+        let first = self
+            .order
+            .front()
+            .map_or(NONE, |shard| self.chains[shard.index()].first);
+        self.entries
+            .get(first as usize)
+            .map_or(0, |waiting| waiting.entry.bytes as usize)
+    }
+
+    /// Moves up to `count` requests of the next shard, of at most `bytes_max` bytes together, to a link's output and its
+    /// list of replies due. Returns bytes.
     pub(in crate::worker) fn drain_front(
         &mut self,
         count: usize,
+        bytes_max: usize,
         out: &mut OutBuf,
         due: &mut VecDeque<Entry>,
         spares: &mut Spares,
@@ -187,6 +200,9 @@ impl Backlog {
                 break;
             };
             let length = entry.bytes as usize;
+            if moved + length > bytes_max {
+                break;
+            }
             if entry.large {
                 out.push_large(std::mem::take(&mut self.large[at as usize]));
             } else {
@@ -354,7 +370,7 @@ mod tests {
     fn drain_all(backlog: &mut Backlog, step: usize) -> Vec<Entry> {
         let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
         while backlog.front().is_some() {
-            backlog.drain_front(step, &mut out, &mut due, &mut spares);
+            backlog.drain_front(step, usize::MAX, &mut out, &mut due, &mut spares);
         }
         assert_eq!(
             out.len(),
@@ -387,7 +403,7 @@ mod tests {
             }
         }
         let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
-        backlog.drain_front(1_690, &mut out, &mut due, &mut spares);
+        backlog.drain_front(1_690, usize::MAX, &mut out, &mut due, &mut spares);
         assert!(backlog.entries.len() < 400, "it was compacted");
         let rest = drain_all(&mut backlog, usize::MAX);
         let of = |shard: u16| {
