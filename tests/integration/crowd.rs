@@ -315,3 +315,39 @@ fn node_connections_killed_by_the_node_come_back_unnoticed_by_the_next_request()
         }
     }
 }
+
+#[test]
+fn a_flood_upon_one_shard_does_not_starve_the_others_of_its_node() {
+    let (_nodes, proxy) = behind(|setup| setup.proxy("workers = 1"));
+    let (flooded, other) = (key_in(1, 8, "flood:"), key_in(2, 8, "other:"));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for size in [100, 30_000] {
+            let (done, flooded, proxy) = (&done, &flooded, &proxy);
+            scope.spawn(move || {
+                let mut client = proxy.client();
+                let bytes = frame(&["SET", flooded, &"x".repeat(size)]).repeat(100);
+                while !done.load(Ordering::Relaxed) {
+                    client.send(&bytes);
+                    for _ in 0..100 {
+                        client.reply().expect_ok();
+                    }
+                }
+            });
+        }
+        let mut client = proxy.client();
+        let start = Instant::now();
+        let mut slowest = Duration::ZERO;
+        while start.elapsed() < Duration::from_millis(1500) {
+            let asked = Instant::now();
+            client.call(&["SET", &other, "small"]).expect_ok();
+            client.call(&["SET", &other, &"y".repeat(50_000)]).expect_ok();
+            slowest = slowest.max(asked.elapsed());
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(
+            slowest < Duration::from_millis(600),
+            "two requests to another shard took {slowest:?}"
+        );
+    });
+}

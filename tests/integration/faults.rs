@@ -502,6 +502,51 @@ fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
 }
 
 #[test]
+fn nothing_runs_in_another_database_when_a_script_ends_in_the_middle_of_a_batch() {
+    // SELECT is refused with BUSY while the script runs; what stands behind it arrives when the script may be over.
+    let more = vec!["--busy-reply-threshold".to_owned(), "5".to_owned()];
+    let options = NodeOptions {
+        more,
+        ..NodeOptions::default()
+    };
+    let (nodes, proxy) = two_nodes(options, |setup| setup.proxy("workers = 1"));
+    let script = "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end \
+                  local ends = now() + 40000 while now() < ends do end return 1";
+    let value = "v".repeat(500);
+    for round in 0..30 {
+        let mut own = nodes[0].client();
+        let mut clients: Vec<(u16, Client)> = [1, 3].map(|database| (database, proxy.client())).into();
+        for (database, client) in &mut clients {
+            client.call(&["SELECT", &database.to_string()]).expect_ok();
+            wait_until("well", Duration::from_secs(5), || {
+                client.call(&["GET", "x"]).error().is_none()
+            });
+        }
+        own.command(&["EVAL", script, "0"]);
+        for (database, client) in &mut clients {
+            let bytes: Vec<u8> = (0..400)
+                .flat_map(|n| frame(&["SET", &format!("db{database}:{round}:{n}"), &value]))
+                .collect();
+            client.send(&bytes);
+        }
+        own.reply();
+        for (_, client) in &mut clients {
+            for _ in 0..400 {
+                let reply = client.reply();
+                if !reply.is_ok() && !reply.text().starts_with("BUSY ") {
+                    failure(&reply);
+                }
+            }
+        }
+    }
+    for (database, key) in nodes[0].all_keys(proxy.setup.metadata_database()) {
+        // Pinned databases 1 and 3 are shards 8 and 10.
+        let home = if key.starts_with("db1:") { 8 } else { 10 };
+        assert_eq!(database, home, "{key} ran in database {database}");
+    }
+}
+
+#[test]
 fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
         setup.proxy("request_timeout = \"300ms\"")

@@ -34,6 +34,7 @@ impl Engine {
         link.out.clear(&mut self.spares);
         let due = std::mem::take(&mut link.due);
         link.due_bytes = 0;
+        link.selects_due = 0;
         link.answered += due.len() as u64;
         let node = link.node;
         link.cells.link_closed(link.wire(), why);

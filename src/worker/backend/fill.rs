@@ -4,6 +4,7 @@
 //! * At most `k` written batches may be unanswered (1 on this machine): while the node works on one, the next
 //!   gathers. No timer is involved: the answer is the clock. A large queue does not wait.
 //! * Requests of one shard stay together behind one `SELECT`, and the database that is selected already goes first.
+//! * Behind a `SELECT` that is not confirmed goes only what the node reads together with it ([`SELECT_WINDOW`]).
 
 use std::io;
 use std::task::{Context, Poll};
@@ -15,6 +16,15 @@ use crate::metrics::{Limit, LinkClose};
 use crate::resp;
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::Spares;
+
+/// Bytes that may be unanswered while a SELECT is among them.
+///
+/// A node whose script has run too long refuses SELECT with `-BUSY`, and what stands behind it as well; but what it
+/// reads only after the script has ended would run, in the database that was selected before. A node reads 16 KiB at
+/// once, and what it has read together it accepts or refuses together.
+const SELECT_WINDOW: usize = 16 * 1024;
+/// The longest SELECT frame.
+const SELECT_BYTES_MAX: usize = 32;
 
 /// Queued bytes from which a batch no longer waits for the answer to the one before.
 const WAIT_BYTES_MAX: usize = 64 * 1024;
@@ -56,16 +66,18 @@ impl Engine {
             return false;
         }
         let room = limits.link_in_flight.saturating_sub(link.due.len());
-        let fits = link.backlog.len() <= room
+        let all_go = link.backlog.len() <= room
             && link.due_bytes + link.backlog.bytes() <= limits.link_in_flight_bytes;
         // When not everything can go, shards take turns: the busiest must not keep the others waiting for ever.
-        let share = if fits {
+        let share = if all_go {
             usize::MAX
         } else {
             (room / link.backlog.shards()).max(1)
         };
+        let owed = std::mem::take(&mut link.select_owed);
         if let Some(db) = link.db
-            && fits
+            && all_go
+            && !owed
         {
             link.backlog.prefer(db);
         }
@@ -76,13 +88,22 @@ impl Engine {
                 self.metrics.limits[Limit::LinkInFlight].inc();
                 break;
             }
-            if link.db != Some(db) {
+            let other_db = link.db != Some(db);
+            let bytes_max = window(link, other_db);
+            let fits = link.backlog.front_bytes() <= bytes_max;
+            if other_db && (fits || link.due.is_empty()) {
+                // Alone, if what it is for is too large to be read with it: the next turn finds it confirmed.
                 push_select(link, db, &mut self.spares);
+                moved_any = true;
+            }
+            if !fits {
+                link.select_owed = link.db != Some(db);
+                break;
             }
             let Link {
                 backlog, out, due, ..
             } = link;
-            link.due_bytes += backlog.drain_front(room.min(share), out, due, &mut self.spares);
+            link.due_bytes += backlog.drain_front(room.min(share), bytes_max, out, due, &mut self.spares);
             moved_any = true;
         }
         if moved_any {
@@ -116,12 +137,22 @@ impl Engine {
     }
 }
 
+/// Bytes of requests that may be sent now, behind a SELECT of their own or not.
+fn window(link: &Link, other_db: bool) -> usize {
+    if other_db || link.selects_due > 0 {
+        SELECT_WINDOW.saturating_sub(link.due_bytes + SELECT_BYTES_MAX)
+    } else {
+        usize::MAX
+    }
+}
+
 fn push_select(link: &mut Link, db: DbIndex, spares: &mut Spares) {
     let tail = link.out.tail(spares);
     let before = tail.len();
     write_select(db, tail);
     let bytes = u32::try_from(tail.len() - before).unwrap_or(0);
     link.due_bytes += bytes as usize;
+    link.selects_due += 1;
     link.due.push_back(Entry {
         owner: Owner::Select,
         bytes,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::queue::{Backlog, Entry};
+use super::queue::{Backlog, Entry, Owner};
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
 use crate::resp::{Protocol, ReplyScanner};
@@ -84,6 +84,10 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) db: Option<DbIndex>,
     pub(in crate::worker) due: VecDeque<Entry>,
     pub(in crate::worker) due_bytes: usize,
+    /// SELECTs among what is due.
+    pub(in crate::worker) selects_due: usize,
+    /// The shard in front waits for a SELECT: it goes before the one whose database is selected.
+    pub(in crate::worker) select_owed: bool,
     /// Requests answered since the link was made.
     pub(in crate::worker) answered: u64,
     pub(in crate::worker) batches: VecDeque<Batch>,
@@ -119,6 +123,8 @@ impl Link {
             db: None,
             due: VecDeque::new(),
             due_bytes: 0,
+            selects_due: 0,
+            select_owed: false,
             answered: 0,
             batches: VecDeque::new(),
             silent_since: 0,
@@ -141,6 +147,7 @@ impl Link {
     pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
         let entry = self.due.pop_front()?;
         self.due_bytes -= entry.bytes as usize;
+        self.selects_due -= usize::from(entry.owner == Owner::Select);
         self.answered += 1;
         while self
             .batches

@@ -169,11 +169,23 @@ impl Backlog {
         }
     }
 
-    /// Moves up to `count` requests of the next shard to a link's output and its list of replies due. If some are left,
-    /// the shard's next turn comes after those of all others. Returns bytes.
+    /// Bytes of the oldest request of the next shard.
+    pub(in crate::worker) fn front_bytes(&self) -> usize {
+        let first = self
+            .order
+            .front()
+            .map_or(NONE, |shard| self.chains[shard.index()].first);
+        self.entries
+            .get(first as usize)
+            .map_or(0, |waiting| waiting.entry.bytes as usize)
+    }
+
+    /// Moves up to `count` requests of the next shard, of at most `bytes_max` bytes together, to a link's output and its
+    /// list of replies due. If some are left, the shard's next turn comes after those of all others. Returns bytes.
     pub(in crate::worker) fn drain_front(
         &mut self,
         count: usize,
+        bytes_max: usize,
         out: &mut OutBuf,
         due: &mut VecDeque<Entry>,
         spares: &mut Spares,
@@ -193,6 +205,9 @@ impl Backlog {
                 break;
             };
             let length = entry.bytes as usize;
+            if moved + length > bytes_max {
+                break;
+            }
             if entry.large {
                 out.push_large(std::mem::take(&mut self.large[at as usize]));
             } else {
