@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | `serve` | stopped as asked | the store or the nodes forbid it | the config or the arguments are wrong | an address or the system refuses |
 //! | `check` | all is well | a node or the store is not | likewise | |
+//! | `demo` | proved, stopped as asked (130: stopped earlier) | the proof failed | the arguments are wrong | |
 //! | `admin` | answered | answered with an error | the arguments are wrong | not reachable |
 //!
 //! Answers go to the standard output, everything else to the standard error stream.
@@ -16,6 +17,7 @@
 
 mod admin;
 mod check;
+mod demo;
 mod json;
 mod render;
 mod serve;
@@ -38,6 +40,8 @@ struct Cli {
 enum Command {
     /// Serve clients until a signal ends it
     Serve(ConfigFile),
+    /// Start two Redis nodes and the proxy, run a guided load, prove where the keys are, keep serving
+    Demo(demo::Demo),
     /// Tell every mistake of a config, and with --connect whether the nodes fit
     Check(check::Check),
     /// Send PRESHARD WORDS to the admin listener of a running proxy and print the answer
@@ -56,6 +60,7 @@ struct ConfigFile {
 pub fn run() -> ExitCode {
     let status = match Cli::parse().command {
         Command::Serve(config) => serve::serve(&config.path),
+        Command::Demo(demo) => demo::demo(&demo),
         Command::Check(check) => check::check(&check),
         Command::Admin(admin) => admin::admin(&admin),
     };

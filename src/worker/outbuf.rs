@@ -49,9 +49,19 @@ pub(super) struct OutBuf {
     tail: Vec<u8>,
     /// Bytes of the tail that are written already (0 while chunks stand before it).
     written: usize,
+    /// Up to this capacity the tail stays here when all is written, instead of going to the pool.
+    kept: usize,
 }
 
 impl OutBuf {
+    /// For the few sockets that are written to all the time: a buffer that keeps up to `kept` bytes of memory.
+    pub(super) fn keeping(kept: usize) -> Self {
+        Self {
+            kept,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.chunk_bytes + self.tail.len() - self.written
     }
@@ -149,7 +159,11 @@ impl OutBuf {
         self.chunks = VecDeque::new();
         self.chunk_bytes = 0;
         self.written = 0;
-        spares.give(std::mem::take(&mut self.tail));
+        if self.tail.capacity() <= self.kept {
+            self.tail.clear();
+        } else {
+            spares.give(std::mem::take(&mut self.tail));
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::wire::frame;
+use crate::harness::wire::{decode, frame};
 use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, seed, wait_until};
 
 fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
@@ -171,31 +171,82 @@ fn clients_that_leave_in_the_middle_take_nobodys_reply_with_them() {
         } else {
             proxy.client3()
         };
-        let mut bytes = Vec::new();
-        for _ in 0..random.usize(1..30) {
-            let big = key_in(random.u16(0..8), 8, "big");
-            match random.u8(0..4) {
-                0 => bytes.extend(frame(&["GET", &big])),
-                1 => bytes.extend(frame(&["MGET", &big, "a", "b", "c"])),
-                2 => bytes.extend(frame(&["INCR", "left:behind"])),
-                _ => bytes.extend(frame(&["STRLEN", &big])),
-            }
+        let (mut bytes, mut wanted) = (Vec::new(), Vec::new());
+        for number in 0..random.usize(1..30) {
+            let big_key = key_in(random.u16(0..8), 8, "big");
+            let (command, want) = match random.u8(0..5) {
+                0 => (frame(&["GET", &big_key]), Reply::from(big.as_str())),
+                1 => {
+                    let want = vec![Reply::from(big.as_str()), Reply::Null, Reply::Null];
+                    (frame(&["MGET", &big_key, "none:a", "none:b"]), Reply::Array(want))
+                }
+                2 => (frame(&["GET", &format!("none:{number}")]), Reply::Null),
+                3 => (frame(&["EXISTS", "none:a", "none:b", "none:c"]), Reply::Int(0)),
+                _ => (frame(&["STRLEN", &big_key]), Reply::Int(1 << 20)),
+            };
+            bytes.extend(command);
+            wanted.push(want);
         }
         if random.bool() {
             bytes.truncate(random.usize(1..bytes.len()));
         }
         let _ = client.try_send(&bytes);
         client.limit = Duration::from_millis(random.u64(1..20));
-        for _ in 0..random.usize(0..6) {
-            if client.try_reply_bytes().is_err() {
-                break;
-            }
+        // A few of its replies are read, and must be its own and not those of one that left before.
+        for want in wanted.iter().take(random.usize(0..6)) {
+            let Ok(got) = client.try_reply_bytes() else { break };
+            assert!(decode(&got) == *want, "another one's reply: {:?}", decode(&got));
         }
         if random.bool() {
             let _ = socket2::SockRef::from(client.stream()).set_linger(Some(Duration::ZERO));
         }
     });
     proxy.assert_alive("many that left");
+}
+
+#[test]
+fn replies_for_one_who_left_go_to_nobody() {
+    let (nodes, proxy) = behind(|setup| setup.proxy("workers = 1").proxy("request_timeout = \"20s\""));
+    let (theirs, mine) = (key_in(1, 8, "theirs:"), key_in(1, 8, "mine:"));
+    let mut witness = proxy.client();
+    witness
+        .call(&["MSET", &theirs, "theirs", &mine, "mine"])
+        .expect_ok();
+    for _ in 0..3 {
+        let mut leaving = proxy.client();
+        leaving.call(&["CLIENT", "SETNAME", "leaving"]).expect_ok();
+        nodes[0].freeze();
+        leaving.send(&frame(&["GET", &theirs]).repeat(10));
+        // Taken: what was behind it has been answered.
+        leaving.send(b"PING\r\n");
+        wait_until("its requests are taken", Duration::from_secs(5), || {
+            witness
+                .ask("CLIENT LIST")
+                .text()
+                .lines()
+                .any(|line| line.contains("name=leaving") && line.contains("cmd=ping"))
+        });
+        socket2::SockRef::from(leaving.stream())
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+        drop(leaving);
+        wait_until("it is gone", Duration::from_secs(5), || {
+            !witness.ask("CLIENT LIST").text().contains("name=leaving")
+        });
+        // The next one sits where it sat.
+        let mut next = proxy.client();
+        next.call(&["CLIENT", "SETNAME", "next"]).expect_ok();
+        next.send(&frame(&["GET", &mine]).repeat(10));
+        wait_until("its requests are taken", Duration::from_secs(5), || {
+            let list = witness.ask("CLIENT LIST").text();
+            list.lines()
+                .any(|line| line.contains("name=next") && line.contains("cmd=get"))
+        });
+        nodes[0].thaw();
+        for _ in 0..10 {
+            assert_eq!(next.reply(), Reply::from("mine"));
+        }
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod broken;
 mod clients;
 mod commands;
 mod crowd;
+mod demo;
 mod differential;
 mod faults;
 mod harness;

@@ -19,6 +19,9 @@ use crate::resp::{Protocol, ReplyScanner};
 use crate::worker::outbuf::OutBuf;
 use crate::worker::stream::Stream;
 
+/// A link's output keeps this much memory between two writes.
+const OUT_KEPT: usize = 512 * 1024;
+
 /// Whether requests may be queued on a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum State {
@@ -111,7 +114,7 @@ impl Link {
             listed: false,
             backlog,
             waiting: Vec::new(),
-            out: OutBuf::default(),
+            out: OutBuf::keeping(OUT_KEPT),
             write_blocked: false,
             db: None,
             due: VecDeque::new(),

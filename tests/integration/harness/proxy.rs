@@ -117,8 +117,12 @@ impl Setup {
 
     fn toml(&self, store: &str) -> String {
         let mut text = format!("[proxy]\nlisten = {}\n", self.listen);
-        if !self.proxy.iter().any(|line| line.starts_with("workers")) {
-            text.push_str("workers = 2\n");
+        // Two workers; and patience, since the machine may be busy with other things: who tests a deadline sets one.
+        for default in ["workers = 2", "request_timeout = \"20s\""] {
+            let (key, _) = default.split_once(' ').unwrap();
+            if !self.proxy.iter().any(|line| line.starts_with(key)) {
+                writeln!(text, "{default}").unwrap();
+            }
         }
         let lines = |text: &mut String, lines: &[String]| {
             lines.iter().for_each(|line| writeln!(text, "{line}").unwrap())

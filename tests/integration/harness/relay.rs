@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     Replace(Vec<u8>),
     /// The request passes up to its marker, then both sides are closed.
     CutRequest,
+    /// The request passes with other bytes in place of its marker.
+    Rewrite(Vec<u8>),
 }
 
 /// The relay; it ends with its owner.
@@ -47,6 +49,13 @@ struct Shared {
     fired: AtomicU32,
     accepted: AtomicU32,
     done: AtomicBool,
+}
+
+/// Where a marker was found, and what is to happen to it.
+struct Struck {
+    at: usize,
+    length: usize,
+    fault: Fault,
 }
 
 // === impl Relay ===
@@ -128,25 +137,34 @@ impl Shared {
     }
 
     /// Takes the armed fault when `bytes` hold its marker and it is of the wanted kind.
-    fn strike(&self, bytes: &[u8], on_request: bool) -> Option<(usize, Fault)> {
+    fn strike(&self, bytes: &[u8], on_request: bool) -> Option<Struck> {
         let mut armed = self.armed.lock().unwrap();
         let (marker, fault) = armed.as_ref()?;
-        if matches!(fault, Fault::CutRequest) != on_request {
+        if matches!(fault, Fault::CutRequest | Fault::Rewrite(_)) != on_request {
             return None;
         }
         let at = memchr::memmem::find(bytes, marker)?;
-        let fault = fault.clone();
+        let struck = Struck {
+            at,
+            length: marker.len(),
+            fault: fault.clone(),
+        };
         *armed = None;
         self.fired.fetch_add(1, Ordering::Relaxed);
-        Some((at, fault))
+        Some(struck)
     }
 
     fn pump_requests(&self, mut proxy: &TcpStream, mut node: &TcpStream) {
         let mut chunk = [0; 65536];
         while let Ok(count @ 1..) = proxy.read(&mut chunk) {
-            if let Some((at, _)) = self.strike(&chunk[..count], true) {
-                let _ = node.write_all(&chunk[..at]);
-                break;
+            if let Some(struck) = self.strike(&chunk[..count], true) {
+                let _ = node.write_all(&chunk[..struck.at]);
+                let Fault::Rewrite(other) = struck.fault else {
+                    break;
+                };
+                let _ = node.write_all(&other);
+                let _ = node.write_all(&chunk[struck.at + struck.length..count]);
+                continue;
             }
             if node.write_all(&chunk[..count]).is_err() {
                 break;
@@ -175,11 +193,11 @@ impl Shared {
 
     /// Adds one reply to what goes to the proxy, as it is or as the fault makes it; false ends the connection.
     fn pass(&self, reply: &[u8], out: &mut Vec<u8>, mut proxy: &TcpStream, node: &TcpStream) -> bool {
-        let Some((_, fault)) = self.strike(reply, false) else {
+        let Some(struck) = self.strike(reply, false) else {
             out.extend_from_slice(reply);
             return true;
         };
-        match fault {
+        match struck.fault {
             Fault::CutReply(keep) => {
                 out.extend_from_slice(&reply[..keep.min(reply.len())]);
                 return false;
@@ -207,7 +225,7 @@ impl Shared {
                 out.extend_from_slice(reply);
                 out.extend_from_slice(reply);
             }
-            Fault::Eat | Fault::CutRequest => {}
+            Fault::Eat | Fault::CutRequest | Fault::Rewrite(_) => {}
             Fault::Replace(other) => out.extend_from_slice(&other),
         }
         true
