@@ -228,7 +228,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "proxy.output_bytes_hard",
-        Kind::Bytes(64 * KIB, 64 * GIB),
+        Kind::Bytes(64 * KIB, GIB),
         "64MiB",
         "Unsent reply bytes of one client at which it is closed.",
         "Must be at least the soft limit, and above the largest replies you expect.",
@@ -347,7 +347,7 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "nodes.queue_bytes_max",
-        Kind::Bytes(64 * KIB, 16 * GIB),
+        Kind::Bytes(64 * KIB, 512 * MIB),
         "64MiB",
         "Request bytes that may wait for a connection to a node; beyond it likewise.",
         "Memory per worker and node while a node is slow or away.",

@@ -283,7 +283,9 @@ impl Backlog {
             if self.entries.capacity() > KEPT_ENTRIES {
                 self.entries = Vec::new();
             }
-        } else if self.entries.len() >= COMPACT_MIN && self.len < self.entries.len() / 4 {
+        } else if self.len < self.entries.len() / 4 && self.entries.len() >= COMPACT_MIN
+            || self.live_bytes < self.bytes.len() / 4 && self.bytes.len() >= KEPT_BYTES
+        {
             self.compact();
         }
     }

@@ -207,6 +207,24 @@ proptest! {
 }
 
 #[test]
+fn a_few_small_requests_do_not_keep_the_bytes_of_many_that_were_sent() {
+    let mut backlog = backlog(2);
+    let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
+    for number in 0..300 {
+        backlog.push(entry(1, number, 4), b"abcd");
+        backlog.push(entry(0, number, LARGE_BYTES - 1), &vec![b'x'; LARGE_BYTES - 1]);
+    }
+    backlog.prefer(DbIndex(0));
+    backlog.drain_front(usize::MAX, &mut out, &mut due, &mut spares);
+    assert_eq!((backlog.len(), backlog.bytes()), (300, 1200));
+    assert!(
+        backlog.bytes.capacity() <= KEPT_BYTES,
+        "{}",
+        backlog.bytes.capacity()
+    );
+}
+
+#[test]
 fn a_backlog_that_is_never_empty_keeps_not_much_more_than_what_waits() {
     let mut backlog = backlog(1);
     let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());

@@ -13,6 +13,8 @@
 mod client;
 mod dispatch;
 mod input;
+#[cfg(test)]
+mod input_tests;
 mod local;
 mod reply;
 #[cfg(test)]
