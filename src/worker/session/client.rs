@@ -14,7 +14,7 @@ use std::task::Waker;
 use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass, Wire};
 use crate::resp::{ArgRange, Protocol, RequestScanner};
-use crate::worker::outbuf::OutBuf;
+use crate::worker::outbuf::{OutBuf, Spares};
 use crate::worker::registry::ClientInfo;
 use crate::worker::stream::Stream;
 
@@ -210,7 +210,10 @@ impl Client {
     }
 
     /// Keeps a reply whose turn has not come.
-    pub(in crate::worker) fn park(&mut self, place: usize, reply: &[u8]) {
+    pub(in crate::worker) fn park(&mut self, place: usize, reply: &[u8], spares: &mut Spares) {
+        if self.parked.capacity() == 0 {
+            self.parked = spares.take();
+        }
         if self.parked_live == 0 {
             self.parked.clear();
         } else if self.parked.len() > 64 * 1024 && self.parked_live < self.parked.len() / 2 {

@@ -58,7 +58,7 @@ impl Engine {
         let _ = self.push_slot(index, 0, class);
         let client = &mut self.clients[index];
         let place = client.slots.len() - 1;
-        client.park(place, reply);
+        client.park(place, reply, &mut self.spares);
     }
 
     /// Answers with an error line, given without its `-`.
@@ -96,7 +96,7 @@ impl Engine {
         client.request_bytes -= slot.bytes as usize;
         if place > 0 {
             client.slots[place].bytes = 0;
-            client.park(place, reply);
+            client.park(place, reply, &mut self.spares);
             if client.output_bytes() > self.shared.limits.output_hard {
                 self.output_over(index);
             }
