@@ -99,6 +99,8 @@ pub(in crate::worker) struct Client {
     /// It stands in the list of clients whose replies are held back for their pipeline's end.
     pub(in crate::worker) corked: bool,
     pub(in crate::worker) corked_at: u64,
+    /// Worker time when a reply came last, in its turn or not.
+    pub(in crate::worker) replied_at: u64,
     /// All that came with one read is answered.
     pub(in crate::worker) flush_due: bool,
     /// Worker time of the last byte that it took from a full socket.
@@ -148,6 +150,7 @@ impl Client {
             dirty: false,
             corked: false,
             corked_at: 0,
+            replied_at: 0,
             flush_due: false,
             progress_at: now,
             read_ended: false,

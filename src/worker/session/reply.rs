@@ -14,8 +14,10 @@ use crate::worker::engine::Engine;
 
 /// Ready bytes from which a client is written to though its pipeline is not fully answered.
 const FLUSH_BYTES: usize = 16 * 1024;
-/// How long ready replies wait for the others that were asked with them, in microseconds.
+/// How long ready replies wait for the next of those that were asked with them, in microseconds.
 const CORK_US: u64 = 1_000;
+/// How long they wait in all while others keep coming.
+const CORK_MAX_US: u64 = 10_000;
 /// From this size on a reply is written to the socket straight from the bytes that the node sent.
 const DIRECT_BYTES: usize = 4 * 1024;
 /// Reply queues larger than this are freed when they are empty.
@@ -94,6 +96,7 @@ impl Engine {
             self.metrics.errors[origin][ErrorCode::of(reply)].inc();
         }
         client.request_bytes -= slot.bytes as usize;
+        client.replied_at = self.now;
         if place > 0 {
             client.slots[place].bytes = 0;
             client.park(place, reply, &mut self.spares);
@@ -263,6 +266,8 @@ impl Engine {
         }
         if client.slots.is_empty() || client.flush_due || client.out.len() >= FLUSH_BYTES {
             client.flush_due = false;
+            // What is held back from now on waits anew.
+            client.corked_at = self.now;
             self.flush_client(index);
         } else if !client.corked {
             client.corked = true;
@@ -281,7 +286,9 @@ impl Engine {
             return false;
         }
         let nothing = client.out.is_empty() || client.write_blocked || client.closed.is_some();
-        if !nothing && self.now - client.corked_at < CORK_US {
+        let still_coming =
+            self.now - client.replied_at < CORK_US && self.now - client.corked_at < CORK_MAX_US;
+        if !nothing && still_coming {
             return true;
         }
         client.corked = false;
