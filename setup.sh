@@ -100,7 +100,7 @@ need() {
 }
 
 need_rust() {
-  have cargo || fail "cargo is missing. Install Rust 1.88 or later: https://rustup.rs (or your package manager's rustup)"
+  have cargo || fail "cargo is missing. Install Rust 1.89 or later: https://rustup.rs (or your package manager's rustup)"
   have cc || need cc "gcc libc6-dev:gcc"
 }
 

@@ -19,7 +19,6 @@ mod raw;
 mod relations;
 mod secret;
 mod settings;
-mod show;
 pub mod units;
 mod validate;
 

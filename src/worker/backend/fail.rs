@@ -152,23 +152,7 @@ impl Engine {
     /// Tells the owner of a request that it has not run.
     pub(in crate::worker) fn not_run(&mut self, entry: Entry, word: &str, why: &str) {
         let line = format!("{word} preshard: shard {}: {why}; it has not run", entry.shard);
-        match entry.owner {
-            Owner::Client {
-                index,
-                generation,
-                seq,
-            } => {
-                self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
-            }
-            Owner::Gather {
-                index,
-                generation,
-                part,
-            } => {
-                self.gather_part(index as usize, generation, part, Outcome::NotRun(&line));
-            }
-            Owner::Select | Owner::Tombstone => {}
-        }
+        self.tell(entry, &line, Outcome::NotRun(&line));
     }
 
     fn uncertain(&mut self, entry: Entry) {
@@ -176,20 +160,24 @@ impl Engine {
             "UNCERTAIN preshard: shard {}: sent, no answer; it may have run",
             entry.shard
         );
+        self.tell(entry, &line, Outcome::Uncertain(&line));
+    }
+
+    fn tell(&mut self, entry: Entry, line: &str, outcome: Outcome<'_>) {
         match entry.owner {
             Owner::Client {
                 index,
                 generation,
                 seq,
             } => {
-                self.complete(index as usize, generation, seq, &resp::error_line(&line), false);
+                self.complete(index as usize, generation, seq, &resp::error_line(line), false);
             }
             Owner::Gather {
                 index,
                 generation,
                 part,
             } => {
-                self.gather_part(index as usize, generation, part, Outcome::Uncertain(&line));
+                self.gather_part(index as usize, generation, part, outcome);
             }
             Owner::Select | Owner::Tombstone => {}
         }

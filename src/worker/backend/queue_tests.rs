@@ -215,7 +215,7 @@ fn a_few_small_requests_do_not_keep_the_bytes_of_many_that_were_sent() {
         backlog.push(entry(0, number, LARGE_BYTES - 1), &vec![b'x'; LARGE_BYTES - 1]);
     }
     backlog.prefer(DbIndex(0));
-    backlog.drain_front(usize::MAX, &mut out, &mut due, &mut spares);
+    backlog.drain_front(usize::MAX, usize::MAX, &mut out, &mut due, &mut spares);
     assert_eq!((backlog.len(), backlog.bytes()), (300, 1200));
     assert!(
         backlog.bytes.capacity() <= KEPT_BYTES,
