@@ -190,7 +190,13 @@ impl Engine {
                     Reading::Whole
                 }
             }
-            Owner::Select | Owner::Tombstone => Reading::Skip,
+            Owner::Select => {
+                // Whatever it is, it is not `+OK`.
+                self.links[index].close = Some(LinkClose::SelectFailed);
+                self.links[index].wake();
+                return;
+            }
+            Owner::Tombstone => Reading::Skip,
         };
         if reading == Reading::Whole {
             return;

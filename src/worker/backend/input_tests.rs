@@ -17,6 +17,7 @@ fn sent(engine: &mut Engine, owner: Owner) {
     let link = &mut engine.links[LINK];
     link.state = State::Ready;
     link.due_bytes += bytes as usize;
+    link.selects_due += usize::from(owner == Owner::Select);
     link.due.push_back(Entry {
         owner,
         bytes,
