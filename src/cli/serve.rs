@@ -26,7 +26,7 @@ pub(super) fn serve(path: &Path) -> u8 {
     for warning in &config.warnings {
         tracing::warn!(event = "config_warning", "{warning}");
     }
-    let served = proxy::serve(config, announce);
+    let served = proxy::serve(config, guard.dropped_lines(), announce);
     // What is still queued of the log is written before the last word.
     drop(guard);
     match served {

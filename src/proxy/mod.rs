@@ -66,28 +66,37 @@ impl ServeError {
     }
 }
 
-/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`.
+/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`; `dropped_lines` tells how
+/// many log lines were lost.
 ///
 /// # Errors
 /// Nothing was served: the nodes, the store or an address forbid it.
-pub fn serve(config: Config, announce: impl FnMut(&str)) -> Result<(), ServeError> {
+pub fn serve(
+    config: Config,
+    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
+    announce: impl FnMut(&str),
+) -> Result<(), ServeError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(Box::pin(run(config, announce)))
+    runtime.block_on(Box::pin(run(config, dropped_lines, announce)))
 }
 
-async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), ServeError> {
+async fn run(
+    config: Config,
+    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
+    mut announce: impl FnMut(&str),
+) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let (shared, store) = startup::prepare(&config).await?;
+    shared.metrics.facts().set_log_lines_dropped(dropped_lines);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
-    let metrics = Arc::clone(&shared.metrics);
-    let readiness = Readiness::new(move || metrics.nodes_up() > 0 || metrics.totals().requests == 0);
+    let readiness = readiness(&shared);
     tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
     let clients = Arc::new(AtomicUsize::new(0));
     for address in &config.proxy.listen {
@@ -136,6 +145,15 @@ async fn run(config: Config, mut announce: impl FnMut(&str)) -> Result<(), Serve
     drop(store);
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// Ready while some node answered its last probe. Before the first probe the preflight's word counts.
+fn readiness(shared: &Arc<Shared>) -> Readiness {
+    let shared = Arc::clone(shared);
+    Readiness::new(move || {
+        let view = shared.nodes.load();
+        view.nodes.is_empty() || view.nodes.iter().any(|node| node.up)
+    })
 }
 
 fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, ServeError> {
