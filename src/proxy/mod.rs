@@ -102,7 +102,9 @@ async fn run(
     for address in &config.proxy.listen {
         let listener = accept::Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write() {
+        if let Ok(mut shown) = shared.data_address.write()
+            && (shown.is_empty() || shown.starts_with("unix:"))
+        {
             *shown = listener.address();
         }
         let door = accept::Door::new(&shared, &workers, &clients);

@@ -91,8 +91,9 @@ impl Engine {
             let other_db = link.db != Some(db);
             let bytes_max = window(link, other_db);
             let fits = link.backlog.front_bytes() <= bytes_max;
-            if other_db && (fits || link.due.is_empty()) {
-                // Alone, if what it is for is too large to be read with it: the next turn finds it confirmed.
+            if other_db && (fits || link.selects_due == 0) {
+                // With nothing behind it, if what it is for is too large to be read with it: the next turn finds it
+                // confirmed.
                 push_select(link, db, &mut self.spares);
                 moved_any = true;
             }
