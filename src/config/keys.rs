@@ -202,7 +202,7 @@ pub const KEYS: &[Key] = &[
         "proxy.request_memory_max",
         Kind::Bytes(MIB, 1024 * GIB),
         "1GiB",
-        "Request bytes that all clients together may hold; beyond it new clients are refused, then the largest closed.",
+        "Request bytes that all clients together may hold, in equal parts by worker; the client that needs more is closed.",
         "Memory of the process, beside the unsent replies.",
     ),
     key(

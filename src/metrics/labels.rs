@@ -199,7 +199,7 @@ label! {
         RequestBulk "request_bulk" "size of one argument: closed",
         RequestInline "request_inline" "size of an inline request: closed",
         RequestBytes "request_bytes" "request bytes held for one client: not read until they shrink",
-        RequestBytesTotal "request_bytes_total" "request bytes held for all clients: the largest is closed",
+        RequestBytesTotal "request_bytes_total" "request bytes held for all clients: the client that needs more is closed",
         InFlight "in_flight" "commands in flight of one client: not read until replies come",
         OutputSoft "output_soft" "unread reply bytes of one client: not read until it reads",
         OutputHard "output_hard" "unread reply bytes of one client: closed",
