@@ -49,9 +49,9 @@ pub struct Names {
     /// `CLIENT SETNAME`.
     pub name: String,
     /// `CLIENT SETINFO LIB-NAME`.
-    pub library: String,
+    pub lib_name: String,
     /// `CLIENT SETINFO LIB-VER`.
-    pub library_version: String,
+    pub lib_ver: String,
 }
 
 impl ClientInfo {
@@ -104,8 +104,8 @@ impl ClientInfo {
             self.output_bytes.load(Relaxed),
             command.map_or("NULL", |spec| spec.name),
             self.protocol.load(Relaxed),
-            names.library,
-            names.library_version,
+            names.lib_name,
+            names.lib_ver,
             self.commands.load(Relaxed),
             self.worker,
         );

@@ -161,8 +161,8 @@ fn set_info(info: &ClientInfo, option: &[u8], value: &[u8]) -> Result<Value, Str
         .filter(|value| is_client_name(value));
     let mut names = info.names();
     let field = match option.as_slice() {
-        b"lib-name" => &mut names.library,
-        b"lib-ver" => &mut names.library_version,
+        b"lib-name" => &mut names.lib_name,
+        b"lib-ver" => &mut names.lib_ver,
         _ => {
             return Err(format!(
                 "ERR Unrecognized option '{}'",
