@@ -66,6 +66,10 @@ pub(super) const fn service(spec: &Spec) -> (&'static str, &'static str) {
         Class::Split(_) => ("split", ""),
         Class::FanOut(_) => ("fan-out", ""),
         Class::Local(_) => ("local", ""),
+        Class::Transaction(_) => ("transaction", ""),
+        Class::Blocking => ("blocking", ""),
+        Class::Script(_) => ("script", ""),
+        Class::PubSub(_) => ("pub/sub", ""),
         Class::NotYet(why) => ("not-yet", why),
         Class::Refused(why) => ("refused", why),
     }

@@ -100,6 +100,24 @@ impl<'a> Told<'a> {
                 self.shards
                     .extend(splitting.parts().iter().map(|part| part.shard));
             }
+            Plan::Blocking(shard) => {
+                self.strategy = "blocking";
+                self.detail = "sent to its shard over a connection of its own, which may wait";
+                self.shards.insert(*shard);
+            }
+            Plan::Script(_, shard) => {
+                self.strategy = "script";
+                self.detail = "sent to its shard over connections for scripts, with a fence behind it";
+                self.shards.insert(*shard);
+            }
+            Plan::Transaction(_) => {
+                self.strategy = "transaction";
+                self.detail = "queued by preshard; EXEC sends all of it to the shard of its keys at once";
+            }
+            Plan::PubSub(_) => {
+                self.strategy = "pub/sub";
+                self.detail = "channels live on no shard";
+            }
             Plan::FanOut(fan_out) => {
                 self.strategy = "fan-out";
                 self.fan_out(*fan_out, topology);

@@ -34,8 +34,9 @@ pub use glob::glob_matches;
 pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
-pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, resolve};
+pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
 pub use spec::{
-    BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, Spec, Special, Split,
+    BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script, Spec,
+    Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};

@@ -3,7 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
-use super::spec::{Class, FanOut, Local, Split};
+use super::spec::{Class, FanOut, Local, Split, Transaction};
 
 const SINGLE: &str = "\
     append bitcount bitfield bitfield_ro bitpos decr decrby delifeq dump expire expireat expiretime geoadd geodist \
@@ -106,9 +106,15 @@ const LOCAL: &[(&str, Local)] = &[
     ("preshard", Local::Preshard),
 ];
 
+const TRANSACTION: &[(&str, Transaction)] = &[
+    ("multi", Transaction::Multi),
+    ("exec", Transaction::Exec),
+    ("discard", Transaction::Discard),
+];
+
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
-    (TRANSACTIONS, "multi exec discard watch unwatch"),
+    (WATCHING, "watch unwatch"),
     (
         BLOCKING,
         "blpop brpop blmove brpoplpush blmpop bzpopmin bzpopmax bzmpop",
@@ -135,8 +141,8 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `MULTI` is refused.
-pub(super) const TRANSACTIONS: &str = "transactions are not there yet";
+/// Why `WATCH` is refused.
+pub(super) const WATCHING: &str = "watching keys needs a connection of its own, which is not there yet";
 /// Why `BLPOP` and `XREAD BLOCK` are refused.
 pub(super) const BLOCKING: &str =
     "commands that block need connections of their own, which are not there yet";
@@ -228,6 +234,7 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .map(Class::Split)
         .or_else(|| in_pairs(FAN_OUT, name).map(Class::FanOut))
         .or_else(|| in_pairs(LOCAL, name).map(Class::Local))
+        .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| {
             NOT_YET
                 .iter()
@@ -274,5 +281,6 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(SPLIT.iter().map(|&(name, _)| name));
     names.extend(FAN_OUT.iter().map(|&(name, _)| name));
     names.extend(LOCAL.iter().map(|&(name, _)| name));
+    names.extend(TRANSACTION.iter().map(|&(name, _)| name));
     names
 }

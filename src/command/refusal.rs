@@ -129,6 +129,12 @@ impl Refusal {
         }
     }
 
+    /// A command whose class this version has no room for.
+    #[must_use]
+    pub fn not_served(spec: &Spec) -> Self {
+        Self::not_yet(spec, "its kind is not there yet")
+    }
+
     pub(super) fn not_yet(spec: &Spec, reason: &'static str) -> Self {
         Self::NotYet {
             title: spec.title(),
@@ -280,7 +286,7 @@ mod tests {
     fn known_commands_are_refused_with_the_words_that_clients_look_for() {
         for words in [
             &[&b"DEBUG"[..], b"SLEEP"][..],
-            &[b"multi"],
+            &[b"waitaof", b"0", b"0", b"0"],
             &[b"CONFIG", b"SET", b"a", b"b"],
             &[b"MONITOR"],
         ] {
@@ -291,8 +297,8 @@ mod tests {
             line(&[b"config", b"set", b"a", b"b"])
                 .starts_with("ERR unknown command 'CONFIG SET', it is not available through preshard: ")
         );
-        assert!(line(&[b"multi"]).starts_with(
-            "ERR unknown command 'MULTI', it is not supported by this version of preshard yet: "
+        assert!(line(&[b"waitaof", b"0", b"0", b"0"]).starts_with(
+            "ERR unknown command 'WAITAOF', it is not supported by this version of preshard yet: "
         ));
     }
 

@@ -16,7 +16,15 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     match spec.class {
         Class::Refused(reason) => Err(Refusal::refused(spec, reason)),
         Class::NotYet(reason) => Err(Refusal::not_yet(spec, reason)),
-        Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) | Class::Local(_) => {
+        Class::Single
+        | Class::SameShard
+        | Class::Split(_)
+        | Class::FanOut(_)
+        | Class::Local(_)
+        | Class::Transaction(_)
+        | Class::Blocking
+        | Class::Script(_)
+        | Class::PubSub(_) => {
             if spec.rules {
                 judge_arguments(spec, args)?;
             }
@@ -88,6 +96,12 @@ pub fn blocks(args: &Args<'_>) -> bool {
         };
     }
     false
+}
+
+/// Whether this request of a command that need not wait would wait all the same.
+#[must_use]
+pub fn may_wait(spec: &Spec, args: &Args<'_>) -> bool {
+    matches!(spec.name, "xread" | "xreadgroup") && blocks(args)
 }
 
 /// How `FLUSHDB` and `FLUSHALL` free memory.

@@ -52,7 +52,15 @@ impl Spec {
     #[must_use]
     pub const fn is_supported(&self) -> bool {
         match self.class {
-            Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) | Class::Local(_) => true,
+            Class::Single
+            | Class::SameShard
+            | Class::Split(_)
+            | Class::FanOut(_)
+            | Class::Local(_)
+            | Class::Transaction(_)
+            | Class::Blocking
+            | Class::Script(_)
+            | Class::PubSub(_) => true,
             Class::NotYet(_) | Class::Refused(_) => false,
         }
     }
@@ -219,6 +227,14 @@ pub enum Class {
     FanOut(FanOut),
     /// Answered by preshard itself.
     Local(Local),
+    /// Begins, ends or guards a transaction.
+    Transaction(Transaction),
+    /// May wait for data: needs a connection to the node of its own. Its keys must share a shard.
+    Blocking,
+    /// Code that runs on the node, on connections apart. Its keys must share a shard.
+    Script(Script),
+    /// Channels.
+    PubSub(PubSub),
     /// Refused for now: what this version lacks.
     NotYet(&'static str),
     /// Refused for good: why.
@@ -263,6 +279,63 @@ pub enum FanOut {
     ScriptExists,
     /// Empties the script cache of every node.
     ScriptFlush,
+}
+
+/// Commands about transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transaction {
+    /// `MULTI`
+    Multi,
+    /// `EXEC`
+    Exec,
+    /// `DISCARD`
+    Discard,
+    /// `WATCH key …`
+    Watch,
+    /// `UNWATCH`
+    Unwatch,
+}
+
+/// Commands that run code on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Script {
+    /// `EVAL body numkeys …` and `EVAL_RO`
+    Eval,
+    /// `EVALSHA sha numkeys …` and `EVALSHA_RO`
+    Evalsha,
+    /// `FCALL function numkeys …` and `FCALL_RO`
+    Fcall,
+}
+
+/// Commands about channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PubSub {
+    /// `SUBSCRIBE channel …`
+    Subscribe,
+    /// `UNSUBSCRIBE [channel …]`
+    Unsubscribe,
+    /// `PSUBSCRIBE pattern …`
+    Psubscribe,
+    /// `PUNSUBSCRIBE [pattern …]`
+    Punsubscribe,
+    /// `SSUBSCRIBE shardchannel …`
+    Ssubscribe,
+    /// `SUNSUBSCRIBE [shardchannel …]`
+    Sunsubscribe,
+    /// `PUBLISH channel message`
+    Publish,
+    /// `SPUBLISH shardchannel message`
+    Spublish,
+    /// `PUBSUB CHANNELS [pattern]`
+    Channels,
+    /// `PUBSUB NUMPAT`
+    Numpat,
+    /// `PUBSUB NUMSUB [channel …]`
+    Numsub,
+    /// `PUBSUB SHARDCHANNELS [pattern]`
+    Shardchannels,
+    /// `PUBSUB SHARDNUMSUB [shardchannel …]`
+    Shardnumsub,
 }
 
 /// Commands that preshard answers itself, one for each reply to be made.

@@ -394,7 +394,13 @@ mod tests {
         for spec in all() {
             match spec.class {
                 Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) => {}
-                Class::Local(_) | Class::NotYet(_) | Class::Refused(_) => continue,
+                Class::Local(_)
+                | Class::Transaction(_)
+                | Class::Blocking
+                | Class::Script(_)
+                | Class::PubSub(_)
+                | Class::NotYet(_)
+                | Class::Refused(_) => continue,
             }
             let script = spec.name.starts_with("script|");
             for flag in [Flags::ADMIN, Flags::PUBSUB, Flags::NO_AUTH, Flags::NO_MULTI] {

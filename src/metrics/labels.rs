@@ -182,6 +182,7 @@ label! {
         Io "io" "the network failed",
         Timeout "timeout" "a reply did not come in time",
         BadReply "bad_reply" "a reply that is not RESP",
+        MultiFailed "multi_failed" "the node refused a `MULTI`",
         SelectFailed "select_failed" "the node refused a `SELECT`",
         Identity "identity" "another server, another cluster or too few databases",
         ExtraReply "extra_reply" "a reply that nobody had asked for",

@@ -6,6 +6,8 @@
 //!        One      the frame goes to one shard as it is
 //!        Split    one part for each shard, merged into one reply   (db 0 only)
 //!        FanOut   every shard of the keyspace, or every node, merged
+//!        Blocking, Script   the frame goes to one shard, over connections apart
+//!        Transaction, PubSub   the session's own state decides
 //!        or a refusal: one error line, nothing sent anywhere
 //! ```
 //!
@@ -18,7 +20,7 @@ mod tests;
 
 pub use split::{Part, Splitting};
 
-use crate::command::{self, Class, FanOut, Local, Spec, Split};
+use crate::command::{self, Class, FanOut, Local, PubSub, Script, Spec, Split, Transaction};
 use crate::ids::ShardId;
 use crate::resp::Args;
 use crate::topology::Topology;
@@ -34,6 +36,14 @@ pub enum Plan {
     Split(Split, Splitting),
     /// Every owned database or every node, merged by the rule of the command.
     FanOut(FanOut),
+    /// The whole frame to one shard; the reply may wait for data.
+    Blocking(ShardId),
+    /// The whole frame to one shard, which runs code.
+    Script(Script, ShardId),
+    /// What the session has queued and watches.
+    Transaction(Transaction),
+    /// Channels; they live on no shard.
+    PubSub(PubSub),
 }
 
 /// The room of a session's argument positions, kept between requests so that routing does not allocate.
@@ -68,11 +78,26 @@ pub fn route(
         },
         Class::Single | Class::SameShard | Class::Split(_) => {
             extract(spec, args, &mut scratch.keys)?;
-            if let Some(shard) = pinned {
-                return Ok(Plan::One(shard));
+            let plan = match pinned {
+                Some(shard) => Plan::One(shard),
+                None => on_sharded(spec, args, topology, &scratch.keys)?,
+            };
+            // `XREAD BLOCK` is `XREAD` until it has to wait.
+            match plan {
+                Plan::One(shard) if spec.rules && command::may_wait(spec, args) => Ok(Plan::Blocking(shard)),
+                plan => Ok(plan),
             }
-            on_sharded(spec, args, topology, &scratch.keys)
         }
+        Class::Blocking => {
+            extract(spec, args, &mut scratch.keys)?;
+            one_shard(spec, args, topology, pinned, &scratch.keys).map(Plan::Blocking)
+        }
+        Class::Script(script) => {
+            extract(spec, args, &mut scratch.keys)?;
+            one_shard(spec, args, topology, pinned, &scratch.keys).map(|shard| Plan::Script(script, shard))
+        }
+        Class::Transaction(transaction) => Ok(Plan::Transaction(transaction)),
+        Class::PubSub(pubsub) => Ok(Plan::PubSub(pubsub)),
         // `command::resolve` has refused these.
         Class::NotYet(reason) | Class::Refused(reason) => Err(format!("ERR {reason}")),
     }
@@ -83,7 +108,42 @@ fn extract(spec: &Spec, args: &Args<'_>, keys: &mut Vec<u32>) -> Result<(), Stri
     command::routing_keys(spec, args, keys).map_err(|error| error.line())
 }
 
+/// Where the keys of one request lie.
+enum Keys {
+    Together(ShardId),
+    /// The positions of two that lie apart.
+    Apart(u32, u32),
+}
+
+/// The shard of a command that is never split.
+fn one_shard(
+    spec: &Spec,
+    args: &Args<'_>,
+    topology: &Topology,
+    pinned: Option<ShardId>,
+    keys: &[u32],
+) -> Result<ShardId, String> {
+    if let Some(shard) = pinned {
+        return Ok(shard);
+    }
+    match locate(spec, args, topology, keys)? {
+        Keys::Together(shard) => Ok(shard),
+        Keys::Apart(one, other) => Err(cross_shard(args, topology, one, other)),
+    }
+}
+
 fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -> Result<Plan, String> {
+    let (first, foreign) = match locate(spec, args, topology, keys)? {
+        Keys::Together(shard) => return Ok(Plan::One(shard)),
+        Keys::Apart(first, foreign) => (first, foreign),
+    };
+    if let Class::Split(split) = spec.class {
+        return Splitting::new(split, args, topology, keys).map(|splitting| Plan::Split(split, splitting));
+    }
+    Err(cross_shard(args, topology, first, foreign))
+}
+
+fn locate(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -> Result<Keys, String> {
     if command::reaches_undeclared_keys(spec, args) {
         return Err(format!(
             "CROSSSLOT '{}' with a pattern reaches keys that it does not name, which may live on other shards; \
@@ -102,13 +162,7 @@ fn on_sharded(spec: &Spec, args: &Args<'_>, topology: &Topology, keys: &[u32]) -
         .iter()
         .copied()
         .find(|&key| topology.shard_of_key(args.get(key as usize)) != shard);
-    let Some(foreign) = foreign else {
-        return Ok(Plan::One(shard));
-    };
-    if let Class::Split(split) = spec.class {
-        return Splitting::new(split, args, topology, keys).map(|splitting| Plan::Split(split, splitting));
-    }
-    Err(cross_shard(args, topology, first, foreign))
+    Ok(foreign.map_or(Keys::Together(shard), |foreign| Keys::Apart(first, foreign)))
 }
 
 fn cross_shard(args: &Args<'_>, topology: &Topology, first: u32, other: u32) -> String {

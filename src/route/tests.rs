@@ -45,6 +45,10 @@ fn shown_plan(line: &str, db: u16) -> String {
         Ok(Plan::Local(local)) => format!("local {local:?}"),
         Ok(Plan::One(shard)) => format!("shard {shard}"),
         Ok(Plan::FanOut(fan_out)) => format!("fan-out {fan_out:?}"),
+        Ok(Plan::Blocking(shard)) => format!("blocking, shard {shard}"),
+        Ok(Plan::Script(script, shard)) => format!("script {script:?}, shard {shard}"),
+        Ok(Plan::Transaction(transaction)) => format!("transaction {transaction:?}"),
+        Ok(Plan::PubSub(pubsub)) => format!("pub/sub {pubsub:?}"),
         Ok(Plan::Split(_, splitting)) => {
             let part = |part: usize| {
                 let mut frame = Vec::new();

@@ -43,7 +43,9 @@ pub(super) struct Engine {
 
     pub(super) clients: Slab<Client>,
     pub(super) gathers: Slab<Gather>,
-    pub(super) lanes: Vec<Lane>,
+    lanes: Vec<Lane>,
+    /// The same for what runs code on a node.
+    script_lanes: Vec<Lane>,
     pub(super) links: Vec<Link>,
 
     /// Clients that got something to write in this turn.
@@ -89,15 +91,26 @@ impl Engine {
                 }
             }
         }
+        let first_script_link = links.len();
+        for (node, described) in topology.nodes_by_index() {
+            for protocol in [Protocol::Resp2, Protocol::Resp3] {
+                let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
+                let cells = metrics.node(&described.name);
+                links.push(Link::new(node, protocol, cells, Backlog::new(dbs)));
+            }
+        }
         let mut lanes = Vec::new();
+        let mut script_lanes = Vec::new();
         for (shard, placement) in topology.placements_by_shard() {
             let connection = shard.index() % connections;
             for protocol in 0..PROTOCOLS {
-                let link = (placement.node.index() * connections + connection) * PROTOCOLS + protocol;
-                lanes.push(Lane {
+                let node = placement.node.index();
+                let lane = |link: usize| Lane {
                     shard,
                     link: to_u32(link),
-                });
+                };
+                lanes.push(lane((node * connections + connection) * PROTOCOLS + protocol));
+                script_lanes.push(lane(first_script_link + node * PROTOCOLS + protocol));
             }
         }
         Self {
@@ -110,6 +123,7 @@ impl Engine {
             clients: Slab::new(),
             gathers: Slab::new(),
             lanes,
+            script_lanes,
             links,
             dirty: Vec::new(),
             corked: Vec::new(),
@@ -151,14 +165,15 @@ impl Engine {
         self.now as u32
     }
 
+    /// Where the requests of a shard go.
     #[inline]
-    #[expect(clippy::unused_self, reason = "the layout of lanes is the engine's business")]
-    pub(super) fn lane(&self, shard: ShardId, protocol: Protocol) -> usize {
-        let protocol = match protocol {
-            Protocol::Resp2 => 0,
-            Protocol::Resp3 => 1,
-        };
-        shard.index() * PROTOCOLS + protocol
+    pub(super) fn lane(&self, shard: ShardId, protocol: Protocol) -> Lane {
+        self.lanes[lane_index(shard, protocol)]
+    }
+
+    /// Where the requests of a shard go that run code on its node.
+    pub(super) fn script_lane(&self, shard: ShardId, protocol: Protocol) -> Lane {
+        self.script_lanes[lane_index(shard, protocol)]
     }
 
     /// A number that no other client or gather of this worker has.
@@ -197,4 +212,13 @@ impl Engine {
         }
         scratch
     }
+}
+
+#[inline]
+fn lane_index(shard: ShardId, protocol: Protocol) -> usize {
+    let protocol = match protocol {
+        Protocol::Resp2 => 0,
+        Protocol::Resp3 => 1,
+    };
+    shard.index() * PROTOCOLS + protocol
 }

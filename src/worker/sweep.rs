@@ -79,12 +79,13 @@ impl Engine {
 
     /// Shows the levels that are not worth counting with each request.
     fn publish_levels(&self) {
-        let links_of_a_node = self.links.len() / self.topology.nodes.len().max(1);
-        for links in self.links.chunks(links_of_a_node.max(1)) {
-            let sum = |level: fn(&Link) -> usize| links.iter().map(level).sum::<usize>() as u64;
-            links[0].cells.in_flight.set(sum(|link| link.due.len()));
-            links[0].cells.queue_commands.set(sum(|link| link.backlog.len()));
-            links[0].cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
+        for (node, described) in self.topology.nodes_by_index() {
+            let links = || self.links.iter().filter(|link| link.node == node);
+            let sum = |level: fn(&Link) -> usize| links().map(level).sum::<usize>() as u64;
+            let cells = self.metrics.node(&described.name);
+            cells.in_flight.set(sum(|link| link.due.len()));
+            cells.queue_commands.set(sum(|link| link.backlog.len()));
+            cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
         }
         let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();

@@ -29,3 +29,4 @@ mod harness;
 mod hostile;
 mod limits;
 mod startup;
+mod transactions;

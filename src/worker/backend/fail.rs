@@ -27,6 +27,8 @@ impl Engine {
         link.write_blocked = false;
         link.db = None;
         link.scanner = resp::ReplyScanner::default();
+        link.frames_seen = 0;
+        link.answer = Vec::new();
         link.partial = Vec::new();
         link.batches.clear();
         let mid_reply = std::mem::replace(&mut link.reading, Reading::Whole) == Reading::Stream;

@@ -10,7 +10,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::link::{Batch, Link, State};
-use super::queue::{Entry, Owner};
+use super::queue::{Entry, Owner, Shape};
 use crate::ids::{DbIndex, ShardId};
 use crate::metrics::{Limit, LinkClose};
 use crate::resp;
@@ -160,6 +160,8 @@ fn push_select(link: &mut Link, db: DbIndex, spares: &mut Spares) {
         since: 0,
         shard: ShardId(0),
         large: false,
+        shape: Shape::Plain,
+        frames: 1,
     });
     link.db = Some(db);
 }

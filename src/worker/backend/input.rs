@@ -9,7 +9,7 @@
 //! turn it is passes through as it comes; one whose client has gone is thrown away as it comes.
 
 use super::link::{Reading, State};
-use super::queue::{Entry, Owner};
+use super::queue::{Entry, Owner, Shape};
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
 use crate::worker::engine::Engine;
@@ -39,7 +39,12 @@ impl Engine {
             match fed {
                 Ok(Some(length)) => {
                     at += length;
-                    self.reply_ended(index, &rest[..length])?;
+                    let front = link.due.front();
+                    if front.is_some_and(|entry| entry.shape != Shape::Plain) {
+                        self.block_frame(index, &rest[..length])?;
+                    } else {
+                        self.reply_ended(index, &rest[..length])?;
+                    }
                 }
                 Ok(None) => {
                     self.reply_goes_on(index, rest);
@@ -53,7 +58,7 @@ impl Engine {
 
     /// `last` are the bytes of the reply that came with this chunk: all of it, as a rule.
     #[inline]
-    fn reply_ended(&mut self, index: usize, last: &[u8]) -> Result<(), LinkClose> {
+    pub(super) fn reply_ended(&mut self, index: usize, last: &[u8]) -> Result<(), LinkClose> {
         let link = &mut self.links[index];
         let Some(entry) = link.pop_due() else {
             return Err(LinkClose::ExtraReply);
@@ -83,14 +88,15 @@ impl Engine {
     }
 
     #[inline]
-    fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
+    pub(super) fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
         match entry.owner {
             Owner::Client {
                 index: client,
                 generation,
                 seq,
             } => {
-                if reply.first() == Some(&b'-') && is_node_fault(reply) {
+                // What a script answers says nothing about its link.
+                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
                 self.count_reply(index, entry, reply.len());
@@ -101,7 +107,8 @@ impl Engine {
                 generation,
                 part,
             } => {
-                if reply.first() == Some(&b'-') && is_node_fault(reply) {
+                // What a script answers says nothing about its link.
+                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() && is_node_fault(reply) {
                     return self.node_fault(index, entry, reply);
                 }
                 self.count_reply(index, entry, reply.len());
@@ -138,7 +145,7 @@ impl Engine {
     /// A reply whose end is not in this chunk.
     fn reply_goes_on(&mut self, index: usize, rest: &[u8]) {
         let link = &mut self.links[index];
-        let Some(&Entry { owner, .. }) = link.due.front() else {
+        let Some(&Entry { owner, shape, .. }) = link.due.front() else {
             return;
         };
         match link.reading {
@@ -149,15 +156,20 @@ impl Engine {
                     link.partial = self.spares.take();
                 }
                 link.partial.extend_from_slice(rest);
-                if link.partial.len() >= STREAM_BYTES {
+                if link.partial.len() < STREAM_BYTES {
+                    return;
+                }
+                if shape == Shape::Plain {
                     self.large_reply(index, owner);
+                } else {
+                    self.large_block_frame(index);
                 }
             }
         }
     }
 
     /// A reply has grown large before its end: pass it on, keep it, or throw it away.
-    fn large_reply(&mut self, index: usize, owner: Owner) {
+    pub(super) fn large_reply(&mut self, index: usize, owner: Owner) {
         let held = self.links[index].partial.len();
         let reading = match owner {
             Owner::Client {
@@ -228,7 +240,7 @@ impl Engine {
     }
 
     /// The reply at the front is nobody's any more; its request stays due until it has been read away.
-    fn forget_due_front(&mut self, index: usize) {
+    pub(super) fn forget_due_front(&mut self, index: usize) {
         if let Some(entry) = self.links[index].due.front_mut() {
             entry.owner = Owner::Tombstone;
         }

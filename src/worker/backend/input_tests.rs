@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::link::{Batch, State};
-use super::queue::{Entry, Owner};
+use super::queue::{Entry, Owner, Shape};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, LinkClose, RequestClass, Wire};
 use crate::worker::engine::Engine;
@@ -24,6 +24,8 @@ fn sent(engine: &mut Engine, owner: Owner) {
         since: 0,
         shard: ShardId(0),
         large: false,
+        shape: Shape::Plain,
+        frames: 1,
     });
 }
 

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::block;
 use super::queue::{Backlog, Entry, Owner};
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
@@ -95,6 +96,12 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) silent_since: u64,
 
     pub(in crate::worker) scanner: ReplyScanner,
+    /// Frames of the oldest request due that have come.
+    pub(in crate::worker) frames_seen: u32,
+    /// The reply of a fenced request while its fence is awaited.
+    pub(in crate::worker) answer: Vec<u8>,
+    /// The frame that a node answers to this link's fence. It outlives connections: queued requests carry it.
+    pub(in crate::worker) fence: Vec<u8>,
     pub(in crate::worker) partial: Vec<u8>,
     pub(in crate::worker) reading: Reading,
 }
@@ -129,6 +136,9 @@ impl Link {
             batches: VecDeque::new(),
             silent_since: 0,
             scanner: ReplyScanner::default(),
+            frames_seen: 0,
+            answer: Vec::new(),
+            fence: block::fence(&block::nonce()),
             partial: Vec::new(),
             reading: Reading::Whole,
         }
@@ -146,6 +156,7 @@ impl Link {
     #[inline]
     pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
         let entry = self.due.pop_front()?;
+        self.frames_seen = 0;
         self.due_bytes -= entry.bytes as usize;
         self.selects_due -= usize::from(entry.owner == Owner::Select);
         self.answered += 1;

@@ -11,6 +11,7 @@
 //! A link is opened by the first request that needs it and kept. While it is being connected after it was well,
 //! requests wait for it; once an attempt has failed they are refused at once until one succeeds.
 
+mod block;
 mod connect;
 mod fail;
 mod fill;
@@ -27,8 +28,9 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
+pub(super) use block::push_fence;
 pub(super) use link::{Link, State};
-pub(super) use queue::{Backlog, Entry, Lane, Owner};
+pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
 use super::engine::Engine;
 use crate::metrics::LinkClose;

@@ -49,6 +49,31 @@ pub(in crate::worker) struct Entry {
     pub(in crate::worker) shard: ShardId,
     /// Its bytes are a chunk of their own.
     pub(in crate::worker) large: bool,
+    pub(in crate::worker) shape: Shape,
+    /// Frames that the node answers it with: 1, unless its shape says otherwise.
+    pub(in crate::worker) frames: u32,
+}
+
+/// How many frames a node answers to one request, and which of them is the reply.
+///
+/// Its bytes are always one piece, so nothing else of the link comes between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Shape {
+    /// One, the reply.
+    Plain,
+    /// `MULTI … EXEC`: the last.
+    Transaction,
+    /// A script and its fence: the first. See [`super::block`].
+    Fenced,
+    /// `MULTI … EXEC` and a fence: the last but one.
+    FencedTransaction,
+}
+
+impl Shape {
+    /// Whether a fence stands behind it.
+    pub(in crate::worker) const fn is_fenced(self) -> bool {
+        matches!(self, Self::Fenced | Self::FencedTransaction)
+    }
 }
 
 /// The unsent requests of one shard.

@@ -15,6 +15,8 @@ fn entry(shard: u16, number: u32, bytes: usize) -> Entry {
         since: number,
         shard: ShardId(shard),
         large: false,
+        shape: Shape::Plain,
+        frames: 1,
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
+use super::transaction::Queued;
 use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass, Wire};
 use crate::resp::{ArgRange, Protocol, RequestScanner};
@@ -58,6 +59,40 @@ pub(in crate::worker) enum Pause {
     Barrier,
 }
 
+/// Which connections to nodes carry what a client has in flight. Two kinds at once could overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) enum Via {
+    /// Those that all clients of the worker share.
+    Shared,
+    /// Those for what runs code on nodes.
+    Script,
+    /// One of its own: one request at a time.
+    Dedicated,
+}
+
+/// States of a session in which a request may mean something else than usual. One comparison on the hot path tells
+/// that there are none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::worker) struct Special(u8);
+
+impl Special {
+    pub(in crate::worker) const NONE: Self = Self(0);
+    /// Between `MULTI` and `EXEC`.
+    pub(in crate::worker) const TRANSACTION: Self = Self(1);
+
+    pub(in crate::worker) const fn has(self, state: Self) -> bool {
+        self.0 & state.0 != 0
+    }
+
+    pub(in crate::worker) const fn set(&mut self, state: Self) {
+        self.0 |= state.0;
+    }
+
+    pub(in crate::worker) const fn unset(&mut self, state: Self) {
+        self.0 &= !state.0;
+    }
+}
+
 /// A connected client.
 #[derive(Debug)]
 pub(in crate::worker) struct Client {
@@ -74,6 +109,10 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) protocol: Protocol,
     pub(in crate::worker) db: u16,
     pub(in crate::worker) authenticated: bool,
+    pub(in crate::worker) special: Special,
+    pub(in crate::worker) via: Via,
+    /// What was queued since `MULTI`.
+    pub(in crate::worker) transaction: Option<Box<Queued>>,
 
     pub(in crate::worker) partial: Option<Box<Partial>>,
     pub(in crate::worker) pause: Pause,
@@ -134,6 +173,9 @@ impl Client {
             protocol: Protocol::Resp2,
             db: 0,
             authenticated,
+            special: Special::NONE,
+            via: Via::Shared,
+            transaction: None,
             partial: None,
             pause: Pause::No,
             paused_at: 0,
@@ -169,6 +211,7 @@ impl Client {
     /// Bytes of requests that are read and not handled.
     pub(in crate::worker) fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.counted)
+            + self.transaction.as_ref().map_or(0, |queued| queued.held_bytes())
     }
 
     pub(in crate::worker) fn wake(&self) {

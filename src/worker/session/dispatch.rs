@@ -5,14 +5,14 @@
 
 use std::time::Duration;
 
-use super::client::Pause;
+use super::client::{Pause, Special, Via};
 use super::input::Taken;
 use crate::command::{self, Class, KeySpec, Refusal, Spec};
 use crate::ids::ShardId;
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
-use crate::worker::backend::{Entry, Lane, Owner, State};
+use crate::worker::backend::{Entry, Lane, Owner, Shape, State};
 use crate::worker::engine::Engine;
 
 /// Whether a shard takes a request now.
@@ -37,16 +37,11 @@ impl Engine {
                 return Taken::Yes;
             }
         };
-        if !self.clients[index].authenticated && !is_allowed_before_auth(spec) {
-            self.answer_error(
-                index,
-                if spec.name == "hello" {
-                    NOAUTH_HELLO
-                } else {
-                    NOAUTH
-                },
-            );
-            return Taken::Yes;
+        let client = &self.clients[index];
+        if (!client.authenticated || client.special != Special::NONE)
+            && let Some(taken) = self.handle_special(index, spec, &args, frame)
+        {
+            return taken;
         }
         if let Class::Single = spec.class
             && let KeySpec::Fixed { pos } = spec.keys
@@ -57,12 +52,34 @@ impl Engine {
         self.handle_planned(index, spec, &args, frame)
     }
 
+    /// What the state of the session says about a request, if it has a say.
+    #[cold]
+    fn handle_special(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Option<Taken> {
+        let client = &self.clients[index];
+        if !client.authenticated && !is_allowed_before_auth(spec) {
+            let hello = spec.name == "hello";
+            self.answer_error(index, if hello { NOAUTH_HELLO } else { NOAUTH });
+            return Some(Taken::Yes);
+        }
+        if client.special.has(Special::TRANSACTION) {
+            return self.in_transaction(index, spec, args, frame);
+        }
+        None
+    }
+
     #[cold]
     fn refuse(&mut self, index: usize, args: &Args<'_>, refusal: &Refusal) {
         if !self.clients[index].authenticated {
             self.answer_error(index, NOAUTH);
             return;
         }
+        self.transaction_failed(index);
         match refusal {
             Refusal::Unknown { .. }
             | Refusal::UnknownSubcommand { .. }
@@ -90,8 +107,19 @@ impl Engine {
         match route::route(spec, args, &self.topology, db, &mut self.route_scratch) {
             Ok(Plan::One(shard)) => self.forward(index, spec, shard, frame),
             Ok(Plan::Local(local)) => self.handle_local(index, spec, local, args),
-            Ok(Plan::Split(split, splitting)) => self.start_split(index, spec, split, &splitting, args),
-            Ok(Plan::FanOut(fan_out)) => self.start_fan_out(index, spec, fan_out, args),
+            Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
+                self.start_split(index, spec, split, &splitting, args)
+            }
+            Ok(Plan::FanOut(fan_out)) if self.goes_by(index, Via::Shared) => {
+                self.start_fan_out(index, spec, fan_out, args)
+            }
+            Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
+            Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction),
+            // The table lets none of these through yet: `command::resolve` has refused them.
+            Ok(Plan::Blocking(_) | Plan::Script(..) | Plan::PubSub(_)) => {
+                self.answer_error(index, &Refusal::not_served(spec).line());
+                Taken::Yes
+            }
             Err(line) => {
                 self.answer_error(index, &line);
                 Taken::Yes
@@ -104,6 +132,9 @@ impl Engine {
     fn forward(&mut self, index: usize, spec: &'static Spec, shard: ShardId, frame: &[u8]) -> Taken {
         let client = &self.clients[index];
         let (protocol, generation) = (client.protocol, client.generation);
+        if client.via != Via::Shared && !self.goes_by(index, Via::Shared) {
+            return self.wait_for_answers(index);
+        }
         let lane = self.lane(shard, protocol);
         match self.admission(lane) {
             Admission::Yes => {}
@@ -135,6 +166,54 @@ impl Engine {
         Taken::Yes
     }
 
+    /// Queues the bytes of several commands for a shard, which run as one request. The client must be able to go
+    /// by these connections ([`Self::goes_by`]).
+    pub(in crate::worker) fn forward_block(
+        &mut self,
+        index: usize,
+        lane: Lane,
+        (shape, frames): (Shape, u32),
+        bytes: &[u8],
+    ) -> Taken {
+        match self.admission(lane) {
+            Admission::Yes => {}
+            Admission::Full => return self.wait_for_queue(index, lane),
+            Admission::Down(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        }
+        let seq = self.push_slot(index, bytes.len(), RequestClass::Multi);
+        self.metrics.shard_request(lane.shard, bytes.len());
+        let entry = Entry {
+            owner: Owner::Client {
+                index: to_u32(index),
+                generation: self.clients[index].generation,
+                seq,
+            },
+            bytes: to_u32(bytes.len()),
+            since: self.now32(),
+            shard: lane.shard,
+            large: false,
+            shape,
+            frames,
+        };
+        self.enqueue_entry(lane, entry, bytes);
+        Taken::Yes
+    }
+
+    /// Whether a client's next request may go by connections of this kind: those of another kind must have answered
+    /// what they carry, or its requests would overtake each other. If not, it waits for its answers.
+    #[cold]
+    pub(in crate::worker) fn goes_by(&mut self, index: usize, via: Via) -> bool {
+        let client = &mut self.clients[index];
+        let free = client.slots.is_empty() || (client.via == via && via != Via::Dedicated);
+        if free {
+            client.via = via;
+        }
+        free
+    }
+
     /// Counts a request that was understood.
     #[inline]
     pub(in crate::worker) fn count_request(&mut self, index: usize, spec: &'static Spec) {
@@ -145,17 +224,23 @@ impl Engine {
 
     /// Appends a request to a shard's queue and has its link woken.
     #[inline]
-    pub(in crate::worker) fn enqueue(&mut self, lane: usize, owner: Owner, frame: &[u8]) {
-        let since = self.now32();
-        let Lane { shard, link } = self.lanes[lane];
+    pub(in crate::worker) fn enqueue(&mut self, lane: Lane, owner: Owner, frame: &[u8]) {
         let entry = Entry {
             owner,
             bytes: to_u32(frame.len()),
-            since,
-            shard,
+            since: self.now32(),
+            shard: lane.shard,
             large: false,
+            shape: Shape::Plain,
+            frames: 1,
         };
-        let number = link as usize;
+        self.enqueue_entry(lane, entry, frame);
+    }
+
+    /// Appends a request of any shape to a shard's queue and has its link woken.
+    #[inline]
+    fn enqueue_entry(&mut self, lane: Lane, entry: Entry, frame: &[u8]) {
+        let number = lane.link as usize;
         let link = &mut self.links[number];
         link.backlog.push(entry, frame);
         if !link.listed {
@@ -166,8 +251,8 @@ impl Engine {
 
     /// Whether a shard's queue takes one more request.
     #[inline]
-    pub(in crate::worker) fn admission(&mut self, lane: usize) -> Admission {
-        let Lane { shard, link } = self.lanes[lane];
+    pub(in crate::worker) fn admission(&mut self, lane: Lane) -> Admission {
+        let Lane { shard, link } = lane;
         let link = &self.links[link as usize];
         match link.state {
             State::Ready | State::Idle | State::Connecting => {}
@@ -184,9 +269,9 @@ impl Engine {
 
     /// The client waits, unread, for room in a node's queue; if it has waited long enough it is refused.
     #[cold]
-    pub(in crate::worker) fn wait_for_queue(&mut self, index: usize, lane: usize) -> Taken {
+    pub(in crate::worker) fn wait_for_queue(&mut self, index: usize, lane: Lane) -> Taken {
         self.metrics.limits[Limit::NodeQueue].inc();
-        let Lane { shard, link } = self.lanes[lane];
+        let Lane { shard, link } = lane;
         let link = link as usize;
         let client = &mut self.clients[index];
         if client.refuse_when_full {

@@ -19,6 +19,7 @@ mod local;
 mod reply;
 #[cfg(test)]
 mod reply_tests;
+mod transaction;
 
 use std::cell::RefCell;
 use std::io;

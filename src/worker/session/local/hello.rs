@@ -117,6 +117,7 @@ impl Engine {
     fn reset(&mut self, index: usize) -> Value {
         self.set_protocol(index, Protocol::Resp2);
         let authenticated = self.shared.password.is_none();
+        self.drop_transaction(index);
         let client = &mut self.clients[index];
         client.authenticated = authenticated;
         client.db = 0;

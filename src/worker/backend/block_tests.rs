@@ -1,0 +1,143 @@
+//! Several frames for one request: whatever a node sends, nobody is given a frame that is not his.
+
+use crate::ids::ShardId;
+use crate::metrics::{LinkClose, RequestClass};
+use crate::worker::backend::{Entry, Owner, Shape, State};
+use crate::worker::engine::Engine;
+use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
+
+const LINK: usize = 0;
+
+/// Makes a request of a client look as if it had been sent.
+fn sent(engine: &mut Engine, peer: &Peer, shape: Shape, frames: u32) {
+    let bytes = 20;
+    let seq = engine.push_slot(peer.index, 20, RequestClass::Multi);
+    let link = &mut engine.links[LINK];
+    link.state = State::Ready;
+    link.due_bytes += bytes as usize;
+    link.due.push_back(Entry {
+        owner: Owner::Client {
+            index: u32::try_from(peer.index).unwrap(),
+            generation: peer.generation,
+            seq,
+        },
+        bytes,
+        since: 0,
+        shard: ShardId(0),
+        large: false,
+        shape,
+        frames,
+    });
+}
+
+fn fence(engine: &Engine) -> Vec<u8> {
+    engine.links[LINK].fence.clone()
+}
+
+/// Feeds bytes in chunks of this size.
+fn feed(engine: &mut Engine, bytes: &[u8], chunk: usize) -> Result<(), LinkClose> {
+    bytes
+        .chunks(chunk)
+        .try_for_each(|chunk| engine.link_input(LINK, chunk))
+}
+
+#[test]
+fn a_transaction_gives_its_last_frame_and_a_script_the_one_before_its_fence_wherever_the_bytes_are_cut() {
+    in_runtime(async {
+        for chunk in [1, 2, 3, 7, 64, 4096] {
+            let mut engine = engine(limits());
+            let mut peer = connect(&mut engine).await;
+            sent(&mut engine, &peer, Shape::Transaction, 4);
+            sent(&mut engine, &peer, Shape::Plain, 1);
+            sent(&mut engine, &peer, Shape::Fenced, 2);
+            sent(&mut engine, &peer, Shape::FencedTransaction, 4);
+            let fence = fence(&engine);
+            let mut bytes =
+                b"+OK\r\n+QUEUED\r\n-ERR no\r\n*2\r\n:1\r\n$2\r\nab\r\n:7\r\n$5\r\nhello\r\n".to_vec();
+            bytes.extend_from_slice(&fence);
+            bytes.extend_from_slice(b"+OK\r\n+QUEUED\r\n*1\r\n:3\r\n");
+            bytes.extend_from_slice(&fence);
+            assert_eq!(feed(&mut engine, &bytes, chunk), Ok(()));
+            let expected = b"*2\r\n:1\r\n$2\r\nab\r\n:7\r\n$5\r\nhello\r\n*1\r\n:3\r\n";
+            let given = peer.read_all(&mut engine, expected.len()).await;
+            assert_eq!(given, expected, "in chunks of {chunk}");
+            assert!(engine.links[LINK].due.is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_script_that_is_answered_twice_closes_the_link_before_anybody_sees_it() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let mut peers = [connect(&mut engine).await, connect(&mut engine).await];
+        sent(&mut engine, &peers[0], Shape::Fenced, 2);
+        sent(&mut engine, &peers[1], Shape::Fenced, 2);
+        let mut bytes = b"-ERR flags=a\r\n+INJECTED\r\n".to_vec();
+        bytes.extend_from_slice(&fence(&engine));
+        assert_eq!(feed(&mut engine, &bytes, 4096), Err(LinkClose::ExtraReply));
+        let link = &engine.links[LINK];
+        link.cells.link_opened(link.wire());
+        engine.link_closed(LINK, LinkClose::ExtraReply);
+        for peer in &mut peers {
+            let given = peer.read_all(&mut engine, 1).await;
+            assert!(given.starts_with(b"-UNCERTAIN "), "{given:?}");
+        }
+    });
+}
+
+#[test]
+fn a_refused_multi_closes_the_link_for_its_commands_have_run_by_themselves() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let mut peer = connect(&mut engine).await;
+        sent(&mut engine, &peer, Shape::Transaction, 3);
+        let outcome = feed(
+            &mut engine,
+            b"-NOPERM no\r\n+OK\r\n-ERR EXEC without MULTI\r\n",
+            4096,
+        );
+        assert_eq!(outcome, Err(LinkClose::MultiFailed));
+        let link = &engine.links[LINK];
+        link.cells.link_opened(link.wire());
+        engine.link_closed(LINK, LinkClose::MultiFailed);
+        let given = peer.read_all(&mut engine, 1).await;
+        assert!(given.starts_with(b"-UNCERTAIN "), "{given:?}");
+    });
+}
+
+#[test]
+fn a_script_may_answer_like_a_broken_node_without_harm() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let mut peer = connect(&mut engine).await;
+        sent(&mut engine, &peer, Shape::Fenced, 2);
+        let mut bytes = b"-NOAUTH said the script\r\n".to_vec();
+        bytes.extend_from_slice(&fence(&engine));
+        assert_eq!(feed(&mut engine, &bytes, 4096), Ok(()));
+        let given = peer.read_all(&mut engine, 1).await;
+        assert_eq!(given, b"-NOAUTH said the script\r\n");
+    });
+}
+
+#[test]
+fn the_reply_of_a_script_is_kept_whole_up_to_the_output_limit() {
+    in_runtime(async {
+        let mut limits = limits();
+        limits.output_hard = 300_000;
+        let mut engine = engine(limits);
+        let mut peer = connect(&mut engine).await;
+        sent(&mut engine, &peer, Shape::Fenced, 2);
+        sent(&mut engine, &peer, Shape::Fenced, 2);
+        let mut bytes = format!("${}\r\n", 500_000).into_bytes();
+        bytes.resize(bytes.len() + 500_000, b'x');
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(&fence(&engine));
+        bytes.extend_from_slice(b":5\r\n");
+        bytes.extend_from_slice(&fence(&engine));
+        assert_eq!(feed(&mut engine, &bytes, 16 * 1024), Ok(()));
+        let given = peer.read_all(&mut engine, 1).await;
+        assert!(given.starts_with(b"-UNCERTAIN "), "{} bytes", given.len());
+        assert!(given.ends_with(b"\r\n:5\r\n"));
+    });
+}

@@ -1,0 +1,173 @@
+//! `MULTI` to `EXEC` on real nodes: all of it or nothing, on one shard, whoever else uses the same connections.
+
+use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in};
+
+fn small() -> (Vec<Node>, Proxy) {
+    let nodes = vec![Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
+    (nodes, proxy)
+}
+
+fn queue(client: &mut Client, lines: &[&str]) {
+    client.ask("MULTI").expect_ok();
+    for line in lines {
+        assert_eq!(client.ask(line), Reply::Simple("QUEUED".into()), "{line}");
+    }
+}
+
+#[test]
+fn a_transaction_runs_on_the_shard_of_its_first_key() {
+    let (nodes, proxy) = small();
+    let mut client = proxy.client();
+    queue(
+        &mut client,
+        &["SET {t}a 1", "INCR {t}a", "PING", "MGET {t}a {t}b"],
+    );
+    assert_eq!(
+        client.ask("EXEC"),
+        Reply::Array(vec![
+            Reply::Simple("OK".into()),
+            Reply::Int(2),
+            Reply::Simple("PONG".into()),
+            Reply::Array(vec![Reply::from("2"), Reply::Null]),
+        ])
+    );
+    assert_eq!(client.ask("GET {t}a"), Reply::from("2"));
+    assert_eq!(nodes.iter().map(|node| node.calls_of("exec")).sum::<u64>(), 1);
+}
+
+#[test]
+fn a_pinned_database_takes_any_keys_and_its_whole_keyspace() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    client.ask("SELECT 2").expect_ok();
+    queue(
+        &mut client,
+        &["SET a 1", "SET b 2", "DBSIZE", "FLUSHDB", "DBSIZE"],
+    );
+    let ok = || Reply::Simple("OK".into());
+    assert_eq!(
+        client.ask("EXEC"),
+        Reply::Array(vec![ok(), ok(), Reply::Int(2), ok(), Reply::Int(0)])
+    );
+}
+
+#[test]
+fn a_foreign_key_is_refused_when_it_is_queued_and_nothing_runs() {
+    let (nodes, proxy) = small();
+    let mut client = proxy.client();
+    let (one, other) = (key_in(2, 8, "left:"), key_in(6, 8, "right:"));
+    client.ask("MULTI").expect_ok();
+    assert_eq!(client.call(&["SET", &one, "1"]), Reply::Simple("QUEUED".into()));
+    let text = client.call(&["SET", &other, "1"]).expect_error("CROSSSLOT ");
+    for part in ["shard 2", "shard 6", "{x}", "SELECT"] {
+        assert!(text.contains(part), "no '{part}' in: {text}");
+    }
+    assert_eq!(client.call(&["GET", &one]), Reply::Simple("QUEUED".into()));
+    client.ask("EXEC").expect_error("EXECABORT ");
+    assert_eq!(client.call(&["GET", &one]), Reply::Null);
+    assert_eq!(nodes.iter().map(|node| node.calls_of("multi")).sum::<u64>(), 0);
+}
+
+#[test]
+fn what_cannot_be_queued_fails_the_transaction_and_says_why() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    for (line, why) in [
+        ("NOSUCH a", "ERR unknown command 'NOSUCH'"),
+        ("GET", "ERR wrong number of arguments for 'get' command"),
+        ("CLIENT ID", "ERR 'CLIENT ID' cannot be queued"),
+        ("SELECT 1", "ERR 'SELECT' cannot be queued"),
+        ("DBSIZE", "CROSSSLOT 'dbsize'"),
+        ("DEBUG SLEEP 0", "ERR unknown command 'DEBUG'"),
+    ] {
+        queue(&mut client, &["SET {t}a 1"]);
+        client.ask(line).expect_error(why);
+        client.ask("EXEC").expect_error("EXECABORT ");
+    }
+    assert_eq!(client.ask("GET {t}a"), Reply::Null);
+}
+
+#[test]
+fn words_out_of_place_get_redis_own_errors() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    client.ask("EXEC").expect_error("ERR EXEC without MULTI");
+    client.ask("DISCARD").expect_error("ERR DISCARD without MULTI");
+    client.ask("MULTI").expect_ok();
+    client
+        .ask("MULTI")
+        .expect_error("ERR MULTI calls can not be nested");
+    client.ask("DISCARD").expect_ok();
+    client.ask("MULTI").expect_ok();
+    assert_eq!(client.ask("EXEC"), Reply::Array(Vec::new()));
+    client.ask("MULTI").expect_ok();
+    client.ask("RESET");
+    client.ask("EXEC").expect_error("ERR EXEC without MULTI");
+}
+
+#[test]
+fn an_error_inside_exec_is_its_own_and_the_rest_runs() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    queue(&mut client, &["SET {t}a x", "INCR {t}a", "SET {t}b 1"]);
+    let Reply::Array(replies) = client.ask("EXEC") else {
+        panic!()
+    };
+    replies[1].clone().expect_error("ERR value is not an integer");
+    assert_eq!(client.ask("GET {t}b"), Reply::from("1"));
+}
+
+#[test]
+fn transactions_of_many_clients_share_connections_and_never_mix() {
+    let (_nodes, proxy) = small();
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let mut client = proxy.client();
+            std::thread::spawn(move || {
+                for round in 0..300 {
+                    let key = format!("{{{}}}", (writer + round) % 11);
+                    let token = format!("{writer}:{round}");
+                    let mine = format!("{key}mine:{writer}");
+                    let lines = [
+                        vec!["MULTI"],
+                        vec!["INCR", &key],
+                        vec!["SET", &mine, &token],
+                        vec!["GET", &mine],
+                        vec!["EXEC"],
+                        vec!["GET", &mine],
+                    ];
+                    for words in &lines {
+                        client.command(words);
+                    }
+                    let replies: Vec<Reply> = lines.iter().map(|_| client.reply()).collect();
+                    let Reply::Array(ran) = &replies[4] else {
+                        panic!("{replies:?}")
+                    };
+                    assert_eq!(ran[2], Reply::from(token.as_str()));
+                    assert_eq!(replies[5], Reply::from(token.as_str()));
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    let mut client = proxy.client();
+    let sum: i64 = (0..11)
+        .map(|key| match client.ask(&format!("INCRBY {{{key}}} 0")) {
+            Reply::Int(count) => count,
+            other => panic!("{other:?}"),
+        })
+        .sum();
+    assert_eq!(sum, 4 * 300);
+}
+
+#[test]
+fn a_client_that_leaves_in_the_middle_leaves_nothing() {
+    let (nodes, proxy) = small();
+    let mut client = proxy.client();
+    queue(&mut client, &["SET {t}a 1"]);
+    drop(client);
+    let mut other = proxy.client();
+    assert_eq!(other.ask("GET {t}a"), Reply::Null);
+    assert_eq!(nodes.iter().map(|node| node.calls_of("multi")).sum::<u64>(), 0);
+}
