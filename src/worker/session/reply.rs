@@ -16,8 +16,11 @@ use crate::worker::engine::Engine;
 const FLUSH_BYTES: usize = 16 * 1024;
 /// How long ready replies wait for the next of those that were asked with them, in microseconds.
 const CORK_US: u64 = 1_000;
-/// How long they wait in all while others keep coming.
-const CORK_MAX_US: u64 = 10_000;
+/// How much longer for each reply that is due: each early write costs a long pipeline a system call.
+const CORK_PER_REPLY_US: u64 = 20;
+const CORK_LONGEST_US: u64 = 3_000;
+/// How many times as long they wait in all while others keep coming.
+const CORKS_MAX: u64 = 10;
 /// From this size on a reply is written to the socket straight from the bytes that the node sent.
 const DIRECT_BYTES: usize = 4 * 1024;
 /// Reply queues larger than this are freed when they are empty.
@@ -286,8 +289,9 @@ impl Engine {
             return false;
         }
         let nothing = client.out.is_empty() || client.write_blocked || client.closed.is_some();
+        let cork = (CORK_US + CORK_PER_REPLY_US * client.slots.len() as u64).min(CORK_LONGEST_US);
         let still_coming =
-            self.now - client.replied_at < CORK_US && self.now - client.corked_at < CORK_MAX_US;
+            self.now - client.replied_at < cork && self.now - client.corked_at < CORKS_MAX * cork;
         if !nothing && still_coming {
             return true;
         }
