@@ -131,7 +131,11 @@ impl<'a> Told<'a> {
                 topology.shards
             }
             FanOut::Flushall => topology.total_shards(),
-            FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush => 0,
+            FanOut::ScriptLoad
+            | FanOut::ScriptExists
+            | FanOut::ScriptFlush
+            | FanOut::EveryNode
+            | FanOut::AnyNode => 0,
         };
         self.shards.extend((0..shards).map(ShardId));
         self.nodes.extend(
@@ -149,7 +153,8 @@ impl<'a> Told<'a> {
             FanOut::Flushall => "sent to every sharded and every pinned database",
             FanOut::ScriptLoad => "sent to every node",
             FanOut::ScriptExists => "asked of every node; true where all have the script",
-            FanOut::ScriptFlush => "sent to every node",
+            FanOut::ScriptFlush | FanOut::EveryNode => "sent to every node",
+            FanOut::AnyNode => "asked of one node, which stands for all",
         };
     }
 

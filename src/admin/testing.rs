@@ -47,6 +47,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         topology: ArcSwap::from_pointee(topology),
         metrics,
         registry: Registry::default(),
+        scripts: Arc::default(),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

@@ -24,6 +24,7 @@ mod policy;
 mod property_tests;
 mod refusal;
 mod resolve;
+mod script;
 mod spec;
 mod table;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
+pub use script::{has_odd_header, reaches_out};
 pub use spec::{
     BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script, Spec,
     Special, Split, Transaction,

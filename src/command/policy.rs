@@ -3,7 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
-use super::spec::{Class, FanOut, Local, Split, Transaction};
+use super::spec::{Class, FanOut, Local, Script, Split, Transaction};
 
 const SINGLE: &str = "\
     append bitcount bitfield bitfield_ro bitpos decr decrby delifeq dump expire expireat expiretime geoadd geodist \
@@ -57,6 +57,14 @@ const FAN_OUT: &[(&str, FanOut)] = &[
     ("script|load", FanOut::ScriptLoad),
     ("script|exists", FanOut::ScriptExists),
     ("script|flush", FanOut::ScriptFlush),
+    ("script|show", FanOut::AnyNode),
+    ("function|delete", FanOut::EveryNode),
+    ("function|dump", FanOut::AnyNode),
+    ("function|flush", FanOut::EveryNode),
+    ("function|list", FanOut::AnyNode),
+    ("function|load", FanOut::EveryNode),
+    ("function|restore", FanOut::EveryNode),
+    ("function|stats", FanOut::AnyNode),
 ];
 
 const LOCAL: &[(&str, Local)] = &[
@@ -106,6 +114,15 @@ const LOCAL: &[(&str, Local)] = &[
     ("preshard", Local::Preshard),
 ];
 
+const SCRIPT: &[(&str, Script)] = &[
+    ("eval", Script::Eval),
+    ("eval_ro", Script::Eval),
+    ("evalsha", Script::Evalsha),
+    ("evalsha_ro", Script::Evalsha),
+    ("fcall", Script::Fcall),
+    ("fcall_ro", Script::Fcall),
+];
+
 const TRANSACTION: &[(&str, Transaction)] = &[
     ("multi", Transaction::Multi),
     ("exec", Transaction::Exec),
@@ -125,11 +142,7 @@ const NOT_YET: &[(&str, &str)] = &[
         "publish subscribe unsubscribe psubscribe punsubscribe spublish ssubscribe sunsubscribe pubsub|channels \
          pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub",
     ),
-    (
-        SCRIPTS,
-        "eval eval_ro evalsha evalsha_ro fcall fcall_ro script|kill script|show function|delete function|dump \
-         function|flush function|kill function|list function|load function|restore function|stats",
-    ),
+    (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
         "it would have to stop and wake clients of every worker",
@@ -150,9 +163,8 @@ pub(super) const BLOCKING: &str =
 pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
 /// Why `PUBLISH` is refused.
 pub(super) const PUBSUB: &str = "publish and subscribe are not there yet";
-/// Why `EVAL` is refused.
-pub(super) const SCRIPTS: &str =
-    "scripts and functions need connections of their own, which are not there yet";
+/// Why `SCRIPT KILL` is refused.
+pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
 /// Why `CLIENT TRACKING` is refused.
 pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";
 /// Why `COPY … DB` is refused.
@@ -234,6 +246,7 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .map(Class::Split)
         .or_else(|| in_pairs(FAN_OUT, name).map(Class::FanOut))
         .or_else(|| in_pairs(LOCAL, name).map(Class::Local))
+        .or_else(|| in_pairs(SCRIPT, name).map(Class::Script))
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| {
             NOT_YET
@@ -281,6 +294,7 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(SPLIT.iter().map(|&(name, _)| name));
     names.extend(FAN_OUT.iter().map(|&(name, _)| name));
     names.extend(LOCAL.iter().map(|&(name, _)| name));
+    names.extend(SCRIPT.iter().map(|&(name, _)| name));
     names.extend(TRANSACTION.iter().map(|&(name, _)| name));
     names
 }

@@ -279,6 +279,10 @@ pub enum FanOut {
     ScriptExists,
     /// Empties the script cache of every node.
     ScriptFlush,
+    /// The same to every node; all must answer alike.
+    EveryNode,
+    /// To one node, which stands for all.
+    AnyNode,
 }
 
 /// Commands about transactions.

@@ -402,7 +402,7 @@ mod tests {
                 | Class::NotYet(_)
                 | Class::Refused(_) => continue,
             }
-            let script = spec.name.starts_with("script|");
+            let script = spec.name.starts_with("script|") || spec.name.starts_with("function|");
             for flag in [Flags::ADMIN, Flags::PUBSUB, Flags::NO_AUTH, Flags::NO_MULTI] {
                 assert!(
                     !spec.flags.has(flag),

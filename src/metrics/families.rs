@@ -216,6 +216,24 @@ pub static FAMILIES: &[Family] = &[
         "Parts that split and fan-out requests were made into.",
         |s, out| out.count(&[], s.sum(|w| w.fanout_parts.load())),
     ),
+    gauge(
+        "preshard_scripts",
+        &[],
+        "Scripts whose bodies are kept, so that they can be called by their sum.",
+        |s, out| out.count(&[], s.sum(|w| w.scripts.load())),
+    ),
+    gauge(
+        "preshard_script_bytes",
+        &[],
+        "Bytes of the script bodies that are kept.",
+        |s, out| out.count(&[], s.sum(|w| w.script_bytes.load())),
+    ),
+    counter(
+        "preshard_scripts_healed_total",
+        &[],
+        "Scripts called by their sum that a node did not know: it was told, and the client did not see it.",
+        |s, out| out.count(&[], s.sum(|w| w.scripts_healed.load())),
+    ),
     // Shards.
     counter(
         "preshard_shard_requests_total",

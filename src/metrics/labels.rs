@@ -209,6 +209,7 @@ label! {
         LinkInFlight "link_in_flight" "commands or bytes in flight on one link: they wait",
         LateReplies "late_replies" "timed-out requests whose reply is still due on one link: the link is closed",
         KeysMax "keys_max" "keys of one request: refused",
+        ScriptBytes "script_bytes" "bytes of script bodies that are kept: the one used longest ago is forgotten",
         ReplyBytes "reply_bytes" "size of a merged reply: refused",
         RequestTimeout "request_timeout" "time for a node's reply: answered `UNCERTAIN`",
         HoldMax "hold_max" "time held by a gate: refused",

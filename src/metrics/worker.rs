@@ -45,6 +45,12 @@ pub struct WorkerMetrics {
     pub limits: By<Limit, Cell>,
     /// Parts that split and fan-out requests were made into.
     pub fanout_parts: Cell,
+    /// Scripts whose bodies are kept.
+    pub scripts: Gauge,
+    /// Bytes of those bodies.
+    pub script_bytes: Gauge,
+    /// Scripts that a node did not know and was told, without the client seeing it.
+    pub scripts_healed: Cell,
     nodes: Mutex<BTreeMap<String, Arc<NodeCells>>>,
 }
 
@@ -68,6 +74,9 @@ impl WorkerMetrics {
             output_buffer_bytes: Gauge::default(),
             limits: By::default(),
             fanout_parts: Cell::default(),
+            scripts: Gauge::default(),
+            script_bytes: Gauge::default(),
+            scripts_healed: Cell::default(),
             nodes: Mutex::default(),
         }
     }

@@ -194,6 +194,11 @@ fn shown(key: &[u8]) -> String {
 const fn runs_whole_on_pinned(fan_out: FanOut) -> bool {
     match fan_out {
         FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => true,
-        FanOut::Flushall | FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush => false,
+        FanOut::Flushall
+        | FanOut::ScriptLoad
+        | FanOut::ScriptExists
+        | FanOut::ScriptFlush
+        | FanOut::EveryNode
+        | FanOut::AnyNode => false,
     }
 }

@@ -11,7 +11,8 @@
 
 use super::backend::Owner;
 use super::engine::Engine;
-use super::session::{Admission, Taken, to_u32};
+use super::scripts::Sha;
+use super::session::{Admission, Taken, Via, judge_code, to_u32};
 use crate::command::{FanOut, Spec, Split};
 use crate::ids::ShardId;
 use crate::merge::scan::{Step, Walk};
@@ -44,6 +45,7 @@ enum Work {
         frame: Vec<u8>,
         targets: Vec<ShardId>,
         next: usize,
+        via: Via,
     },
     /// A SCAN call.
     Walk(Walk),
@@ -108,6 +110,7 @@ impl Engine {
             frame: Vec::new(),
             targets: Vec::new(),
             next: 0,
+            via: Via::Shared,
         };
         let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Multi);
         self.gathers[gather].outstanding = parts;
@@ -133,6 +136,18 @@ impl Engine {
         Taken::Yes
     }
 
+    /// `SCRIPT EXISTS`: what this proxy keeps exists wherever it is called. `None` if a node has to be asked.
+    fn scripts_known(&self, args: &Args<'_>) -> Option<Vec<u8>> {
+        let known =
+            |place| Sha::parse(args.get(place)).is_some_and(|sha| self.shared.scripts.body(sha).is_some());
+        (2..args.len()).all(known).then(|| {
+            let mut reply = Vec::new();
+            resp::write_array_header(&mut reply, args.len() - 2);
+            (2..args.len()).for_each(|_| resp::write_int(&mut reply, 1));
+            reply
+        })
+    }
+
     /// A command over the whole keyspace, or over every node.
     pub(super) fn start_fan_out(
         &mut self,
@@ -141,6 +156,13 @@ impl Engine {
         fan_out: FanOut,
         args: &Args<'_>,
     ) -> Taken {
+        if fan_out == FanOut::ScriptExists
+            && let Some(reply) = self.scripts_known(args)
+        {
+            self.count_request(index, spec);
+            self.answer(index, &reply, RequestClass::Local);
+            return Taken::Yes;
+        }
         let work = match self.fan_out_work(index, spec, fan_out, args) {
             Ok(work) => work,
             Err(line) => {
@@ -167,7 +189,7 @@ impl Engine {
         args: &Args<'_>,
     ) -> Result<Work, String> {
         let sharded = || (0..self.topology.shards).map(ShardId).collect::<Vec<_>>();
-        let (rule, targets) = match fan_out {
+        let (rule, mut targets) = match fan_out {
             FanOut::Scan => {
                 let options: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
                 return Walk::new(args.get(1), &options, &self.topology).map(Work::Walk);
@@ -204,9 +226,11 @@ impl Engine {
                     .map(ShardId)
                     .collect(),
             ),
-            FanOut::ScriptLoad => (Rule::First, self.shard_of_each_node()),
-            FanOut::ScriptExists => (Rule::AllOnes, self.shard_of_each_node()),
-            FanOut::ScriptFlush => (Rule::AllOk, self.shard_of_each_node()),
+            FanOut::ScriptLoad
+            | FanOut::ScriptExists
+            | FanOut::ScriptFlush
+            | FanOut::EveryNode
+            | FanOut::AnyNode => (self.node_rule(spec, fan_out, args)?, self.shard_of_each_node()),
         };
         let mut frame = Vec::new();
         resp::write_array_header(&mut frame, args.len());
@@ -218,12 +242,43 @@ impl Engine {
         };
         resp::write_bulk(&mut frame, name);
         (1..args.len()).for_each(|place| resp::write_bulk(&mut frame, args.get(place)));
+        if fan_out == FanOut::AnyNode {
+            targets.truncate(1);
+        }
         let merge = Merge::new(rule, targets.len(), spec.is_write());
         Ok(Work::Merge {
             merge,
             frame,
             targets,
             next: 0,
+            via: via_of(fan_out),
+        })
+    }
+
+    /// How the replies of nodes become one, after a look at code that they are to be given.
+    fn node_rule(&self, spec: &Spec, fan_out: FanOut, args: &Args<'_>) -> Result<Rule, String> {
+        Ok(match fan_out {
+            FanOut::ScriptLoad => {
+                let body = args.get(2);
+                self.learn_body(Sha::of(body), body)?;
+                Rule::First
+            }
+            FanOut::ScriptExists => Rule::AllOnes,
+            FanOut::ScriptFlush => {
+                self.shared.scripts.flush();
+                Rule::AllOk
+            }
+            FanOut::EveryNode if spec.name == "function|load" => {
+                judge_code(args.get(args.len() - 1))?;
+                Rule::First
+            }
+            FanOut::EveryNode | FanOut::AnyNode => Rule::First,
+            FanOut::Dbsize
+            | FanOut::Keys
+            | FanOut::Scan
+            | FanOut::Randomkey
+            | FanOut::Flushdb
+            | FanOut::Flushall => Rule::AllOk,
         })
     }
 
@@ -273,6 +328,7 @@ impl Engine {
                     frame: asked,
                     targets,
                     next,
+                    via: _,
                 } => {
                     let over = merge.is_over_cap()
                         || merge.has_failed()
@@ -319,22 +375,28 @@ impl Engine {
         let gather = &mut self.gathers[index];
         let (generation, protocol) = (gather.generation, gather.protocol);
         gather.outstanding += 1;
+        let scripts = matches!(gather.work, Work::Merge { via: Via::Script, .. });
         self.metrics.fanout_parts.inc();
-        let lane = self.lane(shard, protocol);
+        let lane = if scripts {
+            self.script_lane(shard, protocol)
+        } else {
+            self.lane(shard, protocol)
+        };
         if let Admission::Down(line) = self.admission(lane) {
             self.absorb(index, part, Outcome::NotRun(&line));
             return;
         }
         self.metrics.shard_request(shard, frame.len());
-        self.enqueue(
-            lane,
-            Owner::Gather {
-                index: to_u32(index),
-                generation,
-                part: to_u32(part),
-            },
-            frame,
-        );
+        let owner = Owner::Gather {
+            index: to_u32(index),
+            generation,
+            part: to_u32(part),
+        };
+        if scripts {
+            self.enqueue_fenced(lane, owner, frame);
+        } else {
+            self.enqueue(lane, owner, frame);
+        }
     }
 
     /// A part has ended.
@@ -405,5 +467,22 @@ impl Engine {
         }
         self.complete(gather.client, gather.client_generation, gather.seq, &reply, false);
         self.spares.give(reply);
+    }
+}
+
+/// Which connections carry the parts: those that run code, or read what came from users as code, are apart.
+pub(super) const fn via_of(fan_out: FanOut) -> Via {
+    match fan_out {
+        FanOut::Dbsize
+        | FanOut::Keys
+        | FanOut::Scan
+        | FanOut::Randomkey
+        | FanOut::Flushdb
+        | FanOut::Flushall => Via::Shared,
+        FanOut::ScriptLoad
+        | FanOut::ScriptExists
+        | FanOut::ScriptFlush
+        | FanOut::EveryNode
+        | FanOut::AnyNode => Via::Script,
     }
 }

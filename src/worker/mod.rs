@@ -19,6 +19,7 @@ mod engine;
 mod gather;
 mod outbuf;
 pub mod registry;
+pub mod scripts;
 mod session;
 pub mod shared;
 mod stream;

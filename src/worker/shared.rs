@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use super::registry::Registry;
+use super::scripts::ScriptCache;
 use crate::config::{OnEmpty, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
@@ -140,6 +141,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// All clients.
     pub registry: Registry,
+    /// Scripts that went through.
+    pub scripts: Arc<ScriptCache>,
     /// What is known of the nodes.
     pub nodes: ArcSwap<NodesView>,
     /// The proxy is on its way out.

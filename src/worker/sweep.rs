@@ -87,6 +87,12 @@ impl Engine {
             cells.queue_commands.set(sum(|link| link.backlog.len()));
             cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
         }
+        // One of them tells it for all.
+        if self.worker == 0 {
+            let (scripts, bytes) = self.shared.scripts.size();
+            self.metrics.scripts.set(scripts);
+            self.metrics.script_bytes.set(bytes);
+        }
         let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
         self.metrics

@@ -87,6 +87,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics.unwrap()),
         registry: Registry::default(),
+        scripts: Arc::default(),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

@@ -267,6 +267,64 @@ fn a_reply_too_many_closes_the_link_and_goes_to_nobody() {
 }
 
 #[test]
+fn a_script_that_is_answered_twice_or_not_at_all_shifts_nobodys_replies() {
+    for (trick, reason) in [
+        (Trick::Twice, "extra_reply"),
+        (
+            Trick::Instead(Arc::new(b"-ERR a\r\n+INJECTED\r\n".to_vec())),
+            "extra_reply",
+        ),
+        // The fence is then taken for the answer, and no fence follows.
+        (Trick::Nothing, "timeout"),
+    ] {
+        let scene = if reason == "timeout" {
+            Scene::with_deadline()
+        } else {
+            Scene::new(|setup| setup)
+        };
+        // A key that no watcher reads: the trick is for a script.
+        let odd = (0..)
+            .map(|n| format!("odd{n}"))
+            .find(|key| harness::shard_of(key, SHARDS) == 0)
+            .unwrap();
+        scene.bad.put(0, &odd, b"odd");
+        let scripts: Vec<_> = (0..4)
+            .map(|_| {
+                let mut client = scene.proxy.client();
+                std::thread::spawn(move || {
+                    for _ in 0..200 {
+                        let reply = client.call(&["EVAL", "", "1", &key(1)]);
+                        let right = reply == Reply::from(value_of(&key(1)).as_str());
+                        assert!(right || failure_word(&reply), "{reply:?}");
+                    }
+                })
+            })
+            .collect();
+        let watchers = scene.watch(0..SHARDS, false);
+        scene.bad.arm(&odd, trick);
+        let mut attacker = scene.proxy.client();
+        attacker.command(&["EVAL", "", "1", &odd]);
+        attacker.command(&["EVAL", "", "1", &key(1)]);
+        attacker.reply().expect_error("UNCERTAIN ");
+        let behind = attacker.reply();
+        let right = behind == Reply::from(value_of(&key(1)).as_str());
+        assert!(right || failure_word(&behind), "{behind:?}");
+        scripts.into_iter().for_each(|script| script.join().unwrap());
+        scene.await_metric(&closed(reason), 1);
+        watchers.end();
+    }
+}
+
+/// Whether a reply says that its command has not run, or that it may have.
+fn failure_word(reply: &Reply) -> bool {
+    reply.error().is_some_and(|text| {
+        ["UNCERTAIN ", "TRYAGAIN ", "CLUSTERDOWN "]
+            .iter()
+            .any(|word| text.starts_with(word))
+    })
+}
+
+#[test]
 fn a_push_that_nobody_asked_for_closes_the_link() {
     let scene = Scene::new(|setup| setup);
     let push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n".to_vec();

@@ -177,6 +177,12 @@ impl<'a> Connection<'a> {
                 });
                 reply
             }
+            "ECHO" => bulk(&words[1]),
+            // Whatever the script: the value of its first key.
+            "EVAL" => match self.shared.data.lock().unwrap().get(&key(3)) {
+                Some(value) => bulk(value),
+                None => b"$-1\r\n".to_vec(),
+            },
             "SET" => {
                 self.shared.data.lock().unwrap().insert(key(1), words[2].clone());
                 b"+OK\r\n".to_vec()
@@ -203,13 +209,18 @@ impl<'a> Connection<'a> {
     }
 
     fn give(&mut self, words: &[Vec<u8>], reply: &[u8]) {
-        let is_get = words[0].to_ascii_uppercase().ends_with(b"GET");
+        let name = words[0].to_ascii_uppercase();
+        let key = match name.as_slice() {
+            b"GET" | b"MGET" => words.get(1),
+            b"EVAL" => words.get(3),
+            _ => None,
+        };
         let armed = self
             .shared
             .trick
             .lock()
             .unwrap()
-            .take_if(|(key, _)| is_get && *key == words[1]);
+            .take_if(|(armed, _)| key == Some(&*armed));
         let Some((_, trick)) = armed else {
             self.write(reply);
             return;

@@ -52,6 +52,7 @@ impl Engine {
             }
             let answer = std::mem::take(&mut link.answer);
             let delivered = match link.pop_due() {
+                Some(entry) if answer.starts_with(b"-NOSCRIPT") && self.call_again(index, entry) => Ok(()),
                 Some(entry) => self.deliver(index, entry, &answer),
                 None => Err(LinkClose::ExtraReply),
             };

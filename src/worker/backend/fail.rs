@@ -29,6 +29,7 @@ impl Engine {
         link.scanner = resp::ReplyScanner::default();
         link.frames_seen = 0;
         link.answer = Vec::new();
+        link.told.forget();
         link.partial = Vec::new();
         link.batches.clear();
         let mid_reply = std::mem::replace(&mut link.reading, Reading::Whole) == Reading::Stream;

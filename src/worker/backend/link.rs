@@ -18,6 +18,7 @@ use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
 use crate::resp::{Protocol, ReplyScanner};
 use crate::worker::outbuf::OutBuf;
+use crate::worker::scripts::Told;
 use crate::worker::stream::Stream;
 
 /// A link's output keeps this much memory between two writes.
@@ -100,6 +101,8 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) frames_seen: u32,
     /// The reply of a fenced request while its fence is awaited.
     pub(in crate::worker) answer: Vec<u8>,
+    /// Scripts that the node behind this connection knows.
+    pub(in crate::worker) told: Told,
     /// The frame that a node answers to this link's fence. It outlives connections: queued requests carry it.
     pub(in crate::worker) fence: Vec<u8>,
     pub(in crate::worker) partial: Vec<u8>,
@@ -138,6 +141,7 @@ impl Link {
             scanner: ReplyScanner::default(),
             frames_seen: 0,
             answer: Vec::new(),
+            told: Told::default(),
             fence: block::fence(&block::nonce()),
             partial: Vec::new(),
             reading: Reading::Whole,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
+use super::script::CalledBySum;
 use super::transaction::Queued;
 use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass, Wire};
@@ -111,6 +112,8 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) authenticated: bool,
     pub(in crate::worker) special: Special,
     pub(in crate::worker) via: Via,
+    /// Its last request, if that was a script called by its sum and nothing else was in flight.
+    pub(in crate::worker) called_by_sum: Option<Box<CalledBySum>>,
     /// What was queued since `MULTI`.
     pub(in crate::worker) transaction: Option<Box<Queued>>,
 
@@ -175,6 +178,7 @@ impl Client {
             authenticated,
             special: Special::NONE,
             via: Via::Shared,
+            called_by_sum: None,
             transaction: None,
             partial: None,
             pause: Pause::No,

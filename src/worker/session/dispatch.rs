@@ -14,6 +14,7 @@ use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
 use crate::worker::backend::{Entry, Lane, Owner, Shape, State};
 use crate::worker::engine::Engine;
+use crate::worker::gather::via_of;
 
 /// Whether a shard takes a request now.
 #[derive(Debug, PartialEq, Eq)]
@@ -110,13 +111,14 @@ impl Engine {
             Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
                 self.start_split(index, spec, split, &splitting, args)
             }
-            Ok(Plan::FanOut(fan_out)) if self.goes_by(index, Via::Shared) => {
+            Ok(Plan::FanOut(fan_out)) if self.goes_by(index, via_of(fan_out)) => {
                 self.start_fan_out(index, spec, fan_out, args)
             }
             Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
             Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction),
             // The table lets none of these through yet: `command::resolve` has refused them.
-            Ok(Plan::Blocking(_) | Plan::Script(..) | Plan::PubSub(_)) => {
+            Ok(Plan::Script(script, shard)) => self.handle_script(index, spec, (script, shard), args, frame),
+            Ok(Plan::Blocking(_) | Plan::PubSub(_)) => {
                 self.answer_error(index, &Refusal::not_served(spec).line());
                 Taken::Yes
             }
@@ -239,7 +241,7 @@ impl Engine {
 
     /// Appends a request of any shape to a shard's queue and has its link woken.
     #[inline]
-    fn enqueue_entry(&mut self, lane: Lane, entry: Entry, frame: &[u8]) {
+    pub(in crate::worker) fn enqueue_entry(&mut self, lane: Lane, entry: Entry, frame: &[u8]) {
         let number = lane.link as usize;
         let link = &mut self.links[number];
         link.backlog.push(entry, frame);

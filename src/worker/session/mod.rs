@@ -19,6 +19,7 @@ mod local;
 mod reply;
 #[cfg(test)]
 mod reply_tests;
+mod script;
 mod transaction;
 
 use std::cell::RefCell;
@@ -30,9 +31,10 @@ use std::task::{Context, Poll};
 use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
-pub(super) use client::{Client, Pause};
+pub(super) use client::{Client, Pause, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;
+pub(super) use script::judge_code;
 
 use super::engine::Engine;
 use crate::metrics::Disconnect;

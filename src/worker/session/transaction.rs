@@ -142,7 +142,12 @@ impl Engine {
     ) -> Result<Place, String> {
         let db = self.clients[index].db;
         match route::route(spec, args, &self.topology, db, &mut self.route_scratch)? {
-            Plan::One(shard) | Plan::Blocking(shard) | Plan::Script(_, shard) => Ok(Place::Shard(shard)),
+            Plan::One(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
+            Plan::Script(script, shard) => {
+                let lane = self.script_lane(shard, self.clients[index].protocol);
+                self.learn(lane, script, args)?;
+                Ok(Place::Shard(shard))
+            }
             Plan::Local(Local::Ping | Local::Echo | Local::Time)
             | Plan::Transaction(_)
             | Plan::PubSub(PubSub::Publish | PubSub::Spublish) => Ok(Place::Anywhere),

@@ -1,0 +1,198 @@
+//! `EVAL`, `EVALSHA`, `FCALL`: code that runs on the node of its keys, over connections apart.
+//!
+//! ```text
+//!  EVAL body    ─▶ looked at once, kept ─▶ [EVAL …   · ECHO nonce]      one block: see `backend::block`
+//!  EVALSHA sum  ─▶ node not told yet?   ─▶  SCRIPT LOAD body, then [EVALSHA … · ECHO nonce]
+//!  -NOSCRIPT    ─▶ the client has nothing else in flight and the body is known: told, and asked again (it has not run)
+//! ```
+
+use super::client::Via;
+use super::dispatch::{Admission, to_u32};
+use super::input::Taken;
+use crate::command::{Script, Spec, has_odd_header, reaches_out};
+use crate::ids::ShardId;
+use crate::metrics::Limit;
+use crate::resp::{self, Args};
+use crate::worker::backend::{Entry, Lane, Owner, Shape, push_fence};
+use crate::worker::engine::Engine;
+use crate::worker::scripts::Sha;
+
+/// A script that was called by its sum, to be called again should its node not know it.
+#[derive(Debug)]
+pub(in crate::worker) struct CalledBySum {
+    sha: Sha,
+    frame: Box<[u8]>,
+}
+
+impl Engine {
+    /// Sends a script to its shard.
+    pub(super) fn handle_script(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        (script, shard): (Script, ShardId),
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Taken {
+        if !self.goes_by(index, Via::Script) {
+            return self.wait_for_answers(index);
+        }
+        let lane = self.script_lane(shard, self.clients[index].protocol);
+        if let Err(line) = self.learn(lane, script, args) {
+            self.answer_error(index, &line);
+            return Taken::Yes;
+        }
+        let alone = self.clients[index].slots.is_empty();
+        let mut bytes = self.spares.take();
+        bytes.extend_from_slice(frame);
+        push_fence(&self.links[lane.link as usize].fence, &mut bytes);
+        let taken = self.forward_block(index, lane, (Shape::Fenced, 2), &bytes);
+        self.spares.give(bytes);
+        if taken == Taken::Yes {
+            self.count_request(index, spec);
+            let by_sum = script == Script::Evalsha && alone;
+            self.clients[index].called_by_sum = Sha::parse(args.get(1)).filter(|_| by_sum).map(|sha| {
+                Box::new(CalledBySum {
+                    sha,
+                    frame: frame.into(),
+                })
+            });
+        }
+        taken
+    }
+
+    /// Looks at the code of a script, keeps it, and has its node told of it. To be called before the script, or the
+    /// transaction that it is in, is put into the same queue.
+    ///
+    /// # Errors
+    /// It may not run.
+    pub(super) fn learn(&mut self, lane: Lane, script: Script, args: &Args<'_>) -> Result<(), String> {
+        match script {
+            Script::Eval => {
+                let body = args.get(1);
+                let sha = Sha::of(body);
+                self.learn_body(sha, body)?;
+                let told = &mut self.links[lane.link as usize].told;
+                told.note(&self.shared.scripts, sha);
+            }
+            Script::Evalsha => {
+                if let Some(sha) = Sha::parse(args.get(1)) {
+                    self.tell_script(lane, sha);
+                }
+            }
+            Script::Fcall => {}
+        }
+        Ok(())
+    }
+
+    /// Keeps the body of a script.
+    ///
+    /// # Errors
+    /// It says that it would leave its database.
+    pub(in crate::worker) fn learn_body(&self, sha: Sha, body: &[u8]) -> Result<(), String> {
+        if self.shared.scripts.body(sha).is_some() {
+            return Ok(());
+        }
+        judge_code(body)?;
+        let gone = self.shared.scripts.keep(sha, body);
+        self.metrics.limits[Limit::ScriptBytes].add(gone);
+        Ok(())
+    }
+
+    /// Sends a script's body ahead if its node was not told of it over this link.
+    fn tell_script(&mut self, lane: Lane, sha: Sha) {
+        let Some(body) = self.shared.scripts.body(sha) else {
+            return;
+        };
+        let link = &mut self.links[lane.link as usize];
+        if link.told.note(&self.shared.scripts, sha) {
+            return;
+        }
+        let mut frame = self.spares.take();
+        resp::write_request(&mut frame, &[b"SCRIPT", b"LOAD", &body]);
+        self.enqueue_fenced(lane, Owner::Tombstone, &frame);
+        self.spares.give(frame);
+    }
+
+    /// Queues a request with a fence behind it.
+    pub(in crate::worker) fn enqueue_fenced(&mut self, lane: Lane, owner: Owner, frame: &[u8]) {
+        let mut bytes = self.spares.take();
+        bytes.extend_from_slice(frame);
+        push_fence(&self.links[lane.link as usize].fence, &mut bytes);
+        let entry = Entry {
+            owner,
+            bytes: to_u32(bytes.len()),
+            since: self.now32(),
+            shard: lane.shard,
+            large: false,
+            shape: Shape::Fenced,
+            frames: 2,
+        };
+        self.enqueue_entry(lane, entry, &bytes);
+        self.spares.give(bytes);
+    }
+
+    /// A node does not know the script that a client called by its sum. Whether it was told and asked again: the
+    /// script has not run, and nothing else of this client is under way that could be overtaken.
+    #[cold]
+    pub(in crate::worker) fn call_again(&mut self, link: usize, entry: Entry) -> bool {
+        let Owner::Client {
+            index,
+            generation,
+            seq,
+        } = entry.owner
+        else {
+            return false;
+        };
+        let Some(client) = self.clients.get_mut(index as usize) else {
+            return false;
+        };
+        let alone = client.generation == generation && client.head_seq == seq && client.slots.len() == 1;
+        let Some(called) = client.called_by_sum.take().filter(|_| alone) else {
+            return false;
+        };
+        self.links[link].told.unknown(called.sha);
+        if self.shared.scripts.body(called.sha).is_none() {
+            return false;
+        }
+        let lane = Lane {
+            shard: entry.shard,
+            link: to_u32(link),
+        };
+        if self.admission(lane) != Admission::Yes {
+            return false;
+        }
+        self.tell_script(lane, called.sha);
+        let mut bytes = called.frame.into_vec();
+        push_fence(&self.links[link].fence, &mut bytes);
+        let again = Entry {
+            bytes: to_u32(bytes.len()),
+            large: false,
+            ..entry
+        };
+        self.enqueue_entry(lane, again, &bytes);
+        self.metrics.scripts_healed.inc();
+        true
+    }
+}
+
+/// Whether code may run, as far as its text tells.
+///
+/// # Errors
+/// It says that it would leave its database.
+pub(in crate::worker) fn judge_code(code: &[u8]) -> Result<(), String> {
+    if has_odd_header(code) {
+        return Err(
+            "ERR the first line of this script has quotes, backslashes or control characters, which preshard refuses: \
+             some servers answer such a line twice"
+                .to_owned(),
+        );
+    }
+    match reaches_out(code) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "ERR this script calls {name}, which is not available through preshard: a shard is one database of a node, \
+             and a script must stay in it"
+        )),
+    }
+}
