@@ -14,6 +14,7 @@ use crate::config::{Config, OnEmpty};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
+use crate::worker::Directory;
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
 
@@ -47,6 +48,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         topology: ArcSwap::from_pointee(topology),
         metrics,
         registry: Registry::default(),
+        channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

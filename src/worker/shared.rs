@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::pubsub::Directory;
 use super::registry::Registry;
 use crate::config::{OnEmpty, PasswordHash, Secret};
 use crate::ids::NodeIndex;
@@ -140,6 +141,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// All clients.
     pub registry: Registry,
+    /// Who listens to which channel.
+    pub channels: Arc<Directory>,
     /// What is known of the nodes.
     pub nodes: ArcSwap<NodesView>,
     /// The proxy is on its way out.

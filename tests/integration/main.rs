@@ -28,5 +28,6 @@ mod faults;
 mod harness;
 mod hostile;
 mod limits;
+mod pubsub;
 mod startup;
 mod transactions;
