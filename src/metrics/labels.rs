@@ -214,6 +214,7 @@ label! {
         RequestTimeout "request_timeout" "time for a node's reply: answered `UNCERTAIN`",
         HoldMax "hold_max" "time held by a gate: refused",
         Subscriptions "subscriptions" "channels and patterns of one client, or the length of their names: refused",
+        Publishers "publishers" "messages come faster than they can be delivered: publishers are not read, then refused",
         AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }

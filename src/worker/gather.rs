@@ -196,7 +196,7 @@ impl Engine {
             node: self.topology.placement(shard).node,
             reply: Vec::new(),
         };
-        let gather = self.insert_gather(index, spec, frame.len(), work, RequestClass::Multi);
+        let gather = self.insert_gather(index, spec, frame.len(), work, RequestClass::Write);
         self.gathers[gather].outstanding = 1;
         self.metrics.shard_request(shard, frame.len());
         let owner = Owner::Gather {

@@ -498,3 +498,244 @@ fn keyspace_events_carry_the_database_that_the_client_sees() {
         .ask("PUBLISH __keyspace@0__:x set")
         .expect_error("ERR only nodes publish");
 }
+
+#[test]
+fn a_subscriber_that_does_not_read_is_closed_and_nobody_else_suffers() {
+    let nodes = vec![Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("output_bytes_soft = \"512KiB\"")
+        .proxy("output_bytes_hard = \"4MiB\"")
+        .start();
+    let mut readers: Vec<Client> = (0..3).map(|_| proxy.client3()).collect();
+    let mut lazy: Vec<Client> = (0..2).map(|_| proxy.client()).collect();
+    for client in readers.iter_mut().chain(&mut lazy) {
+        subscribe(client, "SUBSCRIBE c");
+    }
+    const MESSAGES: usize = 6000;
+    let payload = "x".repeat(4000);
+    let reading: Vec<_> = readers
+        .into_iter()
+        .map(|mut client| {
+            std::thread::spawn(move || {
+                for number in 0..MESSAGES {
+                    let text = words(&client.reply());
+                    assert!(text.starts_with(&format!("message c {number}:")), "{text:.40}");
+                }
+                client
+            })
+        })
+        .collect();
+    let mut publisher = proxy.client();
+    for number in 0..MESSAGES {
+        let reached = publisher
+            .call(&["PUBLISH", "c", &format!("{number}:{payload}")])
+            .int();
+        assert!(reached == 5 || reached == 4 || reached == 3, "{reached}");
+    }
+    for reading in reading {
+        reading.join().unwrap();
+    }
+    for mut client in lazy {
+        assert!(client.until_closed().len() < MESSAGES * payload.len());
+    }
+    let (_, page) = proxy.http_get("/metrics");
+    assert!(page.contains("preshard_client_disconnects_total{reason=\"slow_subscriber\"} 2"));
+    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    nothing_is_left(&nodes, &proxy);
+}
+
+#[test]
+fn a_message_that_nobody_may_hold_closes_only_those_that_it_is_for() {
+    let nodes = vec![Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("output_bytes_soft = \"512KiB\"")
+        .proxy("output_bytes_hard = \"1MiB\"")
+        .start();
+    let (mut large, mut pattern, mut other) = (proxy.client(), proxy.client3(), proxy.client3());
+    subscribe(&mut large, "SUBSCRIBE large");
+    subscribe(&mut pattern, "PSUBSCRIBE l*");
+    subscribe(&mut other, "SUBSCRIBE other");
+    let payload = "x".repeat(5 << 20);
+    let mut node = nodes[1].client();
+    assert!(node.call(&["PUBLISH", "large", &payload]).int() > 0);
+    assert_eq!(large.until_closed(), b"");
+    assert_eq!(pattern.until_closed(), b"");
+    assert!(node.ask("PUBLISH other still-here").int() > 0);
+    expect(&mut other, &["message other still-here"]);
+    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+}
+
+#[test]
+fn a_thousand_subscribers_get_everything_while_others_are_served() {
+    let (nodes, proxy) = small();
+    let mut listeners: Vec<Client> = (0..1000).map(|_| proxy.client3()).collect();
+    for client in &mut listeners {
+        client.command(&["SUBSCRIBE", "c"]);
+    }
+    for client in &mut listeners {
+        expect(client, &["subscribe c 1"]);
+    }
+    const MESSAGES: usize = 100;
+    let mut publisher = proxy.client();
+    let mut pipeline = Vec::new();
+    for number in 0..MESSAGES {
+        pipeline.extend(crate::harness::wire::frame(&[
+            "PUBLISH",
+            "c",
+            &number.to_string(),
+        ]));
+    }
+    publisher.send(&pipeline);
+    let mut other = proxy.client();
+    for number in 0..200 {
+        let key = format!("key-{number}");
+        other.call(&["SET", &key, "1"]).expect_ok();
+    }
+    for _ in 0..MESSAGES {
+        assert_eq!(publisher.reply(), Reply::Int(1000));
+    }
+    for client in &mut listeners {
+        for number in 0..MESSAGES {
+            assert_eq!(words(&client.reply()), format!("message c {number}"));
+        }
+    }
+    assert_eq!(
+        metric(&proxy, "preshard_pubsub_deliveries_total"),
+        1000 * MESSAGES as u64
+    );
+    assert_eq!(publisher.ask("PUBSUB NUMSUB c").items()[1], Reply::Int(1000));
+    drop(listeners);
+    nothing_is_left(&nodes, &proxy);
+}
+
+#[test]
+fn limits_of_subscriptions_are_errors() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    let long = "x".repeat(4097);
+    client
+        .call(&["SUBSCRIBE", "a", &long])
+        .expect_error("ERR the name of a channel");
+    let many: Vec<String> = std::iter::once("SUBSCRIBE".to_owned())
+        .chain((0..10_000).map(|number| format!("c{number}")))
+        .collect();
+    client.command(&many);
+    for number in 0..10_000 {
+        assert_eq!(
+            words(&client.reply()),
+            format!("subscribe c{number} {}", number + 1)
+        );
+    }
+    client
+        .call(&["PSUBSCRIBE", "one-more"])
+        .expect_error("ERR more than 10000 channels");
+    assert_eq!(proxy.client().ask("PUBLISH c77 x"), Reply::Int(1));
+    expect(&mut client, &["message c77 x"]);
+    client.ask("RESET");
+    assert_eq!(client.ask("GET nothing"), Reply::Null);
+    client.command(&many[..3]);
+    expect(&mut client, &["subscribe c0 1", "subscribe c1 2"]);
+}
+
+#[test]
+fn whoever_leaves_in_whatever_way_leaves_nothing() {
+    let (nodes, proxy) = small();
+    let mut clients: Vec<Client> = (0..4).map(|_| proxy.client()).collect();
+    for client in &mut clients {
+        client.ask("CLIENT SETNAME listener").expect_ok();
+        subscribe(client, "SUBSCRIBE a b");
+        subscribe(client, "PSUBSCRIBE p*");
+        subscribe(client, "SSUBSCRIBE s");
+    }
+    assert_eq!(
+        metric(&proxy, "preshard_pubsub_clients"),
+        0,
+        "levels are shown with the next sweep"
+    );
+    wait_until("the levels are shown", PATIENCE, || {
+        metric(&proxy, "preshard_pubsub_clients") == 4
+    });
+    let mut other = proxy.client();
+    let list = other.ask("CLIENT LIST").text();
+    let line = list.lines().find(|line| line.contains("name=listener")).unwrap();
+    assert!(line.contains(" sub=2 psub=1 ssub=1 "), "{line}");
+    let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
+    assert_eq!(other.call(&["CLIENT", "KILL", "ID", id]), Reply::Int(1));
+    let _ = clients[1].ask("RESET");
+    clients[2].ask("QUIT").expect_ok();
+    clients.remove(3);
+    nothing_is_left(&nodes, &proxy);
+    assert_eq!(clients[1].ask("GET nothing"), Reply::Null);
+    assert_eq!(other.ask("PUBLISH a x"), Reply::Int(0));
+}
+
+#[test]
+fn a_node_that_does_not_answer_holds_nobody_up_for_ever() {
+    let nodes = vec![Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("request_timeout = \"1s\"")
+        .announce(&[
+            "subscriptions_interrupted",
+            "node_not_heard",
+            "node_down",
+            "link_closed",
+            "probe_failed",
+            "node_unreachable",
+        ])
+        .start();
+    let mut early = proxy.client3();
+    subscribe(&mut early, "SUBSCRIBE a");
+    nodes[1].freeze();
+    let mut late = proxy.client3();
+    late.command(&["SUBSCRIBE", "b"]);
+    expect(&mut late, &["subscribe b 1"]);
+    assert!(nodes[0].client().ask("PUBLISH b x").int() > 0);
+    expect(&mut late, &["message b x"]);
+    nodes[1].thaw();
+    wait_until("the node knows of b", PATIENCE, || {
+        nodes[1].client().ask("PUBSUB NUMSUB b").items()[1] == Reply::Int(1)
+    });
+    assert!(nodes[1].client().ask("PUBLISH b y").int() > 0);
+    expect(&mut late, &["message b y"]);
+}
+
+#[test]
+fn publishers_wait_for_deliveries_instead_of_losing_them() {
+    let (_nodes, proxy) = small();
+    let mut listeners: Vec<Client> = (0..200).map(|_| proxy.client3()).collect();
+    for client in &mut listeners {
+        client.command(&["SUBSCRIBE", "c"]);
+    }
+    for client in &mut listeners {
+        expect(client, &["subscribe c 1"]);
+    }
+    const MESSAGES: usize = 2000;
+    let mut publisher = proxy.client();
+    let mut pipeline = Vec::new();
+    for number in 0..MESSAGES {
+        pipeline.extend(crate::harness::wire::frame(&[
+            "PUBLISH",
+            "c",
+            &number.to_string(),
+        ]));
+    }
+    publisher.send(&pipeline);
+    for _ in 0..MESSAGES {
+        assert_eq!(publisher.reply(), Reply::Int(200));
+    }
+    for client in &mut listeners {
+        for number in 0..MESSAGES {
+            assert_eq!(words(&client.reply()), format!("message c {number}"));
+        }
+    }
+    let (_, page) = proxy.http_get("/metrics");
+    let waited = page
+        .lines()
+        .find_map(|line| line.strip_prefix("preshard_limits_reached_total{limit=\"publishers\"} "));
+    assert_ne!(
+        waited,
+        Some("0"),
+        "a burst that no turn can deliver made nobody wait"
+    );
+    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+}

@@ -9,7 +9,7 @@ use crate::command::{Local, PubSub, Spec};
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{self, Args, Value};
 use crate::worker::engine::Engine;
-use crate::worker::session::Taken;
+use crate::worker::session::{Pause, Taken};
 
 /// Channels and patterns of one client.
 const SUBSCRIPTIONS_MAX: usize = 10_000;
@@ -172,9 +172,33 @@ impl Engine {
             );
             return Taken::Yes;
         }
+        if let Some(taken) = self.publisher_waits(index) {
+            return taken;
+        }
         let pinned = self.topology.pinned_shard(self.clients[index].db);
         let shard = pinned.unwrap_or_else(|| self.topology.shard_of_key(channel));
         self.start_publish(index, spec, shard, (kind, channel), args.frame())
+    }
+
+    /// While messages come faster than they can be delivered, publishers are not read.
+    fn publisher_waits(&mut self, index: usize) -> Option<Taken> {
+        let client = &mut self.clients[index];
+        let waker = client.waker.as_ref();
+        if !self.shared.channels.must_wait(self.worker, index, waker) {
+            return None;
+        }
+        self.metrics.limits[Limit::Publishers].inc();
+        if client.refuse_when_full {
+            client.refuse_when_full = false;
+            let line = "TRYAGAIN preshard: subscribers are behind with what was published; it has not run";
+            self.answer_error(index, line);
+            return Some(Taken::Yes);
+        }
+        if client.pause != Pause::Queue {
+            client.pause = Pause::Queue;
+            client.paused_at = self.now;
+        }
+        Some(Taken::NotNow)
     }
 
     fn names(&self, kind: Kind, args: &Args<'_>) -> Value {

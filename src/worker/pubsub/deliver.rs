@@ -113,7 +113,11 @@ impl Engine {
         let Some(client) = self.clients.get_mut(index) else {
             return;
         };
-        if client.closed.is_some() || client.closing.is_some() || client.lingering_until.is_some() {
+        if self.draining
+            || client.closed.is_some()
+            || client.closing.is_some()
+            || client.lingering_until.is_some()
+        {
             return;
         }
         if client.streams {

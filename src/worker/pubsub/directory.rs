@@ -1,9 +1,14 @@
 //! Who of this proxy listens to what, for all workers: `PUBSUB …`, and how many a `PUBLISH` has reached.
 //!
 //! Each worker writes its own view when somebody subscribes or leaves; all read all views. No message comes by here.
+//!
+//! Here also stands whether some worker has more messages to deliver than it can: then publishers wait, as they would
+//! for a Redis that is busy delivering, instead of filling the nodes' output buffers until these cut the feeds.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::task::Waker;
 
 use super::names::Kind;
 use crate::command::glob_matches;
@@ -16,6 +21,10 @@ pub(super) type Name = Arc<[u8]>;
 #[derive(Debug, Default)]
 pub struct Directory {
     views: Vec<RwLock<View>>,
+    /// Feeds that have not handled all that has come.
+    behind: AtomicUsize,
+    /// Publishers that wait until there are none: by worker and client.
+    publishers: Mutex<BTreeMap<(usize, usize), Waker>>,
 }
 
 /// What one worker hears.
@@ -35,6 +44,7 @@ impl Directory {
     pub fn new(workers: usize) -> Self {
         Self {
             views: (0..workers).map(|_| RwLock::default()).collect(),
+            ..Self::default()
         }
     }
 
@@ -49,6 +59,35 @@ impl Directory {
         if let Some(view) = self.views.get(worker) {
             change(&mut view.write().unwrap_or_else(PoisonError::into_inner));
         }
+    }
+
+    /// A feed has fallen behind.
+    pub(super) fn falls_behind(&self) {
+        self.behind.fetch_add(1, Relaxed);
+    }
+
+    /// A feed has caught up.
+    pub(super) fn catches_up(&self) {
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.behind.fetch_sub(1, Relaxed) == 1 {
+            std::mem::take(&mut *publishers)
+                .into_values()
+                .for_each(Waker::wake);
+        }
+    }
+
+    /// Whether a publisher has to wait; it is woken when it no longer has.
+    pub(super) fn must_wait(&self, worker: usize, client: usize, waker: Option<&Waker>) -> bool {
+        if self.behind.load(Relaxed) == 0 {
+            return false;
+        }
+        let mut publishers = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at again behind the lock, where the last feed that catches up wakes.
+        let (true, Some(waker)) = (self.behind.load(Relaxed) > 0, waker) else {
+            return false;
+        };
+        publishers.insert((worker, client), waker.clone());
+        true
     }
 
     /// Names that somebody has subscribed to, those that match a pattern if there is one.

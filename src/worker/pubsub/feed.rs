@@ -54,6 +54,8 @@ pub(in crate::worker) struct Feed {
     pub(super) scanner: ReplyScanner,
     /// Bytes of `input` that the scanner has seen.
     pub(super) scanned: usize,
+    /// More has come than a turn can handle.
+    behind: bool,
     /// The frame that comes is too large: it is read away.
     pub(super) skips: bool,
     /// Worker time of the last byte.
@@ -143,6 +145,7 @@ impl Feed {
             input: Vec::new(),
             scanner: ReplyScanner::default(),
             scanned: 0,
+            behind: false,
             skips: false,
             heard_at: 0,
             owed_since: 0,
@@ -195,8 +198,10 @@ impl Engine {
         let mut budget = DELIVERIES_PER_TURN;
         for _ in 0..READS_PER_TURN {
             if !self.feed_input(node, &mut budget)? {
+                self.feed_behind(node, true);
                 break;
             }
+            self.feed_behind(node, false);
             let feed = &mut self.pubsub.feeds[node.index()];
             let Some(stream) = &mut feed.stream else {
                 return Ok(());
@@ -214,6 +219,19 @@ impl Engine {
         }
         cx.waker().wake_by_ref();
         Ok(())
+    }
+
+    /// Notes whether a feed has handled what has come: while one has not, publishers wait.
+    fn feed_behind(&mut self, node: NodeIndex, behind: bool) {
+        let feed = &mut self.pubsub.feeds[node.index()];
+        if std::mem::replace(&mut feed.behind, behind) == behind {
+            return;
+        }
+        if behind {
+            self.shared.channels.falls_behind();
+        } else {
+            self.shared.channels.catches_up();
+        }
     }
 
     fn feed_write(&mut self, node: NodeIndex, cx: &mut Context<'_>) -> Result<(), LinkClose> {
@@ -278,6 +296,7 @@ impl Engine {
 
     /// A connection has ended: what is published on its node until there is another one is not heard.
     fn feed_closed(&mut self, node: NodeIndex, why: LinkClose) {
+        self.feed_behind(node, false);
         let wanted = self.pubsub.hub.is_wanted();
         let now = self.now;
         let feed = &mut self.pubsub.feeds[node.index()];

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::command::glob_matches;
 use crate::ids::NodeIndex;
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Scan, write_push_header};
 use crate::topology::Node;
+use crate::worker::pubsub::line::State;
 
 const NODES: usize = 2;
 const CLIENTS: usize = 4;
