@@ -14,6 +14,7 @@ use crate::config::{Config, OnEmpty};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
+use crate::worker::Directory;
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
 
@@ -48,6 +49,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         metrics,
         registry: Registry::default(),
         scripts: Arc::default(),
+        channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

@@ -3,7 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
-use super::spec::{Class, FanOut, Local, Script, Split, Transaction};
+use super::spec::{Class, FanOut, Local, PubSub, Script, Split, Transaction};
 
 const SINGLE: &str = "\
     append bitcount bitfield bitfield_ro bitpos decr decrby delifeq dump expire expireat expiretime geoadd geodist \
@@ -129,6 +129,22 @@ const TRANSACTION: &[(&str, Transaction)] = &[
     ("discard", Transaction::Discard),
 ];
 
+const PUBSUB: &[(&str, PubSub)] = &[
+    ("subscribe", PubSub::Subscribe),
+    ("unsubscribe", PubSub::Unsubscribe),
+    ("psubscribe", PubSub::Psubscribe),
+    ("punsubscribe", PubSub::Punsubscribe),
+    ("ssubscribe", PubSub::Ssubscribe),
+    ("sunsubscribe", PubSub::Sunsubscribe),
+    ("publish", PubSub::Publish),
+    ("spublish", PubSub::Spublish),
+    ("pubsub|channels", PubSub::Channels),
+    ("pubsub|numpat", PubSub::Numpat),
+    ("pubsub|numsub", PubSub::Numsub),
+    ("pubsub|shardchannels", PubSub::Shardchannels),
+    ("pubsub|shardnumsub", PubSub::Shardnumsub),
+];
+
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
     (WATCHING, "watch unwatch"),
@@ -137,11 +153,6 @@ const NOT_YET: &[(&str, &str)] = &[
         "blpop brpop blmove brpoplpush blmpop bzpopmin bzpopmax bzmpop",
     ),
     (WAITING, "waitaof"),
-    (
-        PUBSUB,
-        "publish subscribe unsubscribe psubscribe punsubscribe spublish ssubscribe sunsubscribe pubsub|channels \
-         pubsub|numpat pubsub|numsub pubsub|shardchannels pubsub|shardnumsub",
-    ),
     (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
@@ -161,8 +172,6 @@ pub(super) const BLOCKING: &str =
     "commands that block need connections of their own, which are not there yet";
 /// Why `WAIT 1` is refused.
 pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
-/// Why `PUBLISH` is refused.
-pub(super) const PUBSUB: &str = "publish and subscribe are not there yet";
 /// Why `SCRIPT KILL` is refused.
 pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
 /// Why `CLIENT TRACKING` is refused.
@@ -248,6 +257,7 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .or_else(|| in_pairs(LOCAL, name).map(Class::Local))
         .or_else(|| in_pairs(SCRIPT, name).map(Class::Script))
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
+        .or_else(|| in_pairs(PUBSUB, name).map(Class::PubSub))
         .or_else(|| {
             NOT_YET
                 .iter()
@@ -296,5 +306,6 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(LOCAL.iter().map(|&(name, _)| name));
     names.extend(SCRIPT.iter().map(|&(name, _)| name));
     names.extend(TRANSACTION.iter().map(|&(name, _)| name));
+    names.extend(PUBSUB.iter().map(|&(name, _)| name));
     names
 }

@@ -210,6 +210,55 @@ pub static FAMILIES: &[Family] = &[
             }
         },
     ),
+    // Publish and subscribe.
+    gauge(
+        "preshard_pubsub_clients",
+        &[],
+        "Clients that have subscribed to something.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_clients.load()));
+        },
+    ),
+    gauge(
+        "preshard_pubsub_channels",
+        &[],
+        "Channels with a subscriber, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_channels.load()));
+        },
+    ),
+    gauge(
+        "preshard_pubsub_patterns",
+        &[],
+        "Patterns with a subscriber, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_patterns.load()));
+        },
+    ),
+    gauge(
+        "preshard_pubsub_shard_channels",
+        &[],
+        "Shard channels with a subscriber, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_shard_channels.load()));
+        },
+    ),
+    counter(
+        "preshard_pubsub_messages_total",
+        &[],
+        "Messages heard from nodes, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_messages.load()));
+        },
+    ),
+    counter(
+        "preshard_pubsub_deliveries_total",
+        &[],
+        "Messages handed to clients.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.pubsub_deliveries.load()));
+        },
+    ),
     counter(
         "preshard_fanout_parts_total",
         &[],
@@ -402,6 +451,14 @@ pub static FAMILIES: &[Family] = &[
         "Commands whose reply did not come in time.",
         |s, out| {
             nodes(s, out, |n| n.timeouts.load(), |sum| sum);
+        },
+    ),
+    counter(
+        "preshard_pubsub_gaps_total",
+        &[NODE],
+        "How often a worker lost its subscriptions on a node: what was published there until it had them again was not heard.",
+        |s, out| {
+            nodes(s, out, |n| n.subscription_gaps.load(), |sum| sum);
         },
     ),
     counter(

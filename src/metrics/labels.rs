@@ -164,6 +164,7 @@ label! {
         HandshakeTimeout "handshake_timeout" "no complete first request in time",
         ProtocolError "protocol_error" "a malformed request",
         OutputLimit "output_limit" "unread replies beyond `output_bytes_hard`",
+        SlowSubscriber "slow_subscriber" "unread messages beyond `output_bytes_hard`",
         OutputStalled "output_stalled" "unread replies without progress for too long",
         Auth "auth" "not authenticated, or the right was taken away",
         Drain "drain" "the proxy stops",
@@ -213,6 +214,8 @@ label! {
         ReplyBytes "reply_bytes" "size of a merged reply: refused",
         RequestTimeout "request_timeout" "time for a node's reply: answered `UNCERTAIN`",
         HoldMax "hold_max" "time held by a gate: refused",
+        Subscriptions "subscriptions" "channels and patterns of one client, or the length of their names: refused",
+        Publishers "publishers" "messages come faster than they can be delivered: publishers are not read, then refused",
         AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }

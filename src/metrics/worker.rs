@@ -51,6 +51,18 @@ pub struct WorkerMetrics {
     pub script_bytes: Gauge,
     /// Scripts that a node did not know and was told, without the client seeing it.
     pub scripts_healed: Cell,
+    /// Clients that have subscribed to something.
+    pub pubsub_clients: Gauge,
+    /// Channels that a client of this worker has subscribed to.
+    pub pubsub_channels: Gauge,
+    /// Patterns that a client of this worker has subscribed to.
+    pub pubsub_patterns: Gauge,
+    /// Shard channels that a client of this worker has subscribed to.
+    pub pubsub_shard_channels: Gauge,
+    /// Messages that nodes sent to this worker.
+    pub pubsub_messages: Cell,
+    /// Messages handed to clients.
+    pub pubsub_deliveries: Cell,
     nodes: Mutex<BTreeMap<String, Arc<NodeCells>>>,
 }
 
@@ -77,6 +89,12 @@ impl WorkerMetrics {
             scripts: Gauge::default(),
             script_bytes: Gauge::default(),
             scripts_healed: Cell::default(),
+            pubsub_clients: Gauge::default(),
+            pubsub_channels: Gauge::default(),
+            pubsub_patterns: Gauge::default(),
+            pubsub_shard_channels: Gauge::default(),
+            pubsub_messages: Cell::default(),
+            pubsub_deliveries: Cell::default(),
             nodes: Mutex::default(),
         }
     }
@@ -198,6 +216,8 @@ pub struct NodeCells {
     pub timeouts: Cell,
     /// Connections ended, by reason.
     pub links_closed: By<LinkClose, Cell>,
+    /// How often what is published on the node was not heard for a while.
+    pub subscription_gaps: Cell,
     /// How often the node came back without its data.
     pub came_back_empty: Cell,
     /// From the request queued to its reply read.

@@ -14,6 +14,7 @@ use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::FileStore;
 use crate::topology::Topology;
+use crate::worker::Directory;
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, batches_for};
 
@@ -53,6 +54,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
+        channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

@@ -18,6 +18,7 @@ use slab::Slab;
 use super::backend::{Backlog, Lane, Link};
 use super::gather::Gather;
 use super::outbuf::Spares;
+use super::pubsub::PubSub;
 use super::session::{Client, to_u32};
 use super::shared::Shared;
 use crate::ids::ShardId;
@@ -63,6 +64,8 @@ pub(super) struct Engine {
     pub(super) draining: bool,
     /// Memory of requests that have not ended, of all clients.
     pub(super) held_bytes: usize,
+
+    pub(super) pubsub: PubSub,
 
     pub(super) spares: Spares,
     pub(super) scratch: Box<[u8]>,
@@ -115,8 +118,10 @@ impl Engine {
                 script_lanes.push(lane(first_script_link + node * PROTOCOLS + protocol));
             }
         }
+        let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
         Self {
             worker,
+            pubsub,
             metrics,
             topology,
             started: Instant::now(),
@@ -192,6 +197,7 @@ impl Engine {
                 link.wake();
             }
         }
+        self.distrust_feeds();
     }
 
     /// Something waits for the clock: have the sweep look soon.

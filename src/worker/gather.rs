@@ -5,16 +5,18 @@
 //!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding
 //!  walk      SCAN               one shard after the other, until enough was found
 //!  lottery   RANDOMKEY          shards in turn from a random one, until one has a key
+//!  publish   PUBLISH            one part; its count of connections becomes one of clients
 //! ```
 //!
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
 
 use super::backend::Owner;
 use super::engine::Engine;
+use super::pubsub::Kind;
 use super::scripts::Sha;
 use super::session::{Admission, Taken, Via, judge_code, to_u32};
 use crate::command::{FanOut, Spec, Split};
-use crate::ids::ShardId;
+use crate::ids::{NodeIndex, ShardId};
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
 use crate::metrics::{Limit, RequestClass};
@@ -56,6 +58,13 @@ enum Work {
         found: Option<Vec<u8>>,
         failed: Option<Vec<u8>>,
     },
+    /// PUBLISH and SPUBLISH.
+    Publish {
+        kind: Kind,
+        channel: Box<[u8]>,
+        node: NodeIndex,
+        reply: Vec<u8>,
+    },
 }
 
 impl Work {
@@ -67,6 +76,7 @@ impl Work {
                 Step::Ask(shard) => Some(shard),
                 Step::Done => None,
             },
+            Self::Publish { .. } => None,
         }
     }
 
@@ -75,7 +85,7 @@ impl Work {
         match self {
             Self::Merge { merge, .. } => merge.held_bytes(),
             Self::Walk(walk) => walk.held_bytes(),
-            Self::Lottery { .. } => 0,
+            Self::Lottery { .. } | Self::Publish { .. } => 0,
         }
     }
 }
@@ -178,6 +188,45 @@ impl Engine {
         }
         let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Fanout);
         self.pump(gather);
+        Taken::Yes
+    }
+
+    /// A message to a channel, over the shard that stands for the channel.
+    pub(super) fn start_publish(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        shard: ShardId,
+        (kind, channel): (Kind, &[u8]),
+        frame: &[u8],
+    ) -> Taken {
+        if !self.goes_by(index, Via::Shared) {
+            return self.wait_for_answers(index);
+        }
+        let lane = self.lane(shard, self.clients[index].protocol);
+        match self.admission(lane) {
+            Admission::Yes => {}
+            Admission::Full => return self.wait_for_queue(index, lane),
+            Admission::Down(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        }
+        let work = Work::Publish {
+            kind,
+            channel: channel.into(),
+            node: self.topology.placement(shard).node,
+            reply: Vec::new(),
+        };
+        let gather = self.insert_gather(index, spec, frame.len(), work, RequestClass::Write);
+        self.gathers[gather].outstanding = 1;
+        self.metrics.shard_request(shard, frame.len());
+        let owner = Owner::Gather {
+            index: to_u32(gather),
+            generation: self.gathers[gather].generation,
+            part: 0,
+        };
+        self.enqueue(lane, owner, frame);
         Taken::Yes
     }
 
@@ -359,7 +408,7 @@ impl Engine {
                         (targets[*next - 1], 0)
                     })
                 }
-                Work::Walk(_) | Work::Lottery { .. } => None,
+                Work::Walk(_) | Work::Lottery { .. } | Work::Publish { .. } => None,
             };
             let Some((shard, part)) = target else { break };
             self.ask(index, shard, part, &frame);
@@ -430,6 +479,10 @@ impl Engine {
                 Outcome::Reply(reply) => *found = Some(reply.to_vec()),
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *failed = Some(resp::error_line(line)),
             },
+            Work::Publish { reply, .. } => match outcome {
+                Outcome::Reply(came) => came.clone_into(reply),
+                Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),
+            },
         }
         let held = gather.work.held_bytes();
         if held > held_before {
@@ -464,6 +517,18 @@ impl Engine {
                 Some(found) => reply.extend_from_slice(found),
                 None => resp::write_null(&mut reply, gather.protocol),
             },
+            Work::Publish {
+                kind,
+                channel,
+                node,
+                reply: came,
+            } => match connections(came) {
+                Some(count) if count > 0 => {
+                    let count = self.shared.channels.reached(*kind, channel, *node, count);
+                    resp::write_int(&mut reply, i64::try_from(count).unwrap_or(i64::MAX));
+                }
+                Some(_) | None => reply.extend_from_slice(came),
+            },
         }
         self.complete(gather.client, gather.client_generation, gather.seq, &reply, false);
         self.spares.give(reply);
@@ -485,4 +550,10 @@ pub(super) const fn via_of(fan_out: FanOut) -> Via {
         | FanOut::EveryNode
         | FanOut::AnyNode => Via::Script,
     }
+}
+
+/// The number of a node's answer to `PUBLISH`.
+fn connections(reply: &[u8]) -> Option<u64> {
+    let digits = reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }

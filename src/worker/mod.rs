@@ -18,6 +18,7 @@ mod backend;
 mod engine;
 mod gather;
 mod outbuf;
+mod pubsub;
 pub mod registry;
 pub mod scripts;
 mod session;
@@ -38,6 +39,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use pubsub::Directory;
 pub use stream::Accepted;
 
 use engine::Engine;
@@ -45,6 +47,8 @@ use registry::ClientInfo;
 use session::Client;
 use shared::Shared;
 use stream::Stream;
+
+use crate::ids::NodeIndex;
 
 /// Orders that may wait for a worker; the acceptor waits when it is full.
 const MAILBOX: usize = 1024;
@@ -135,6 +139,15 @@ async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Ord
     let links = engine.borrow().links.len();
     for link in 0..links {
         keepers.spawn_local(backend::keep_link(Rc::clone(&engine), link));
+    }
+    let nodes: Vec<NodeIndex> = engine
+        .borrow()
+        .topology
+        .nodes_by_index()
+        .map(|(node, _)| node)
+        .collect();
+    for node in nodes {
+        keepers.spawn_local(pubsub::keep_feed(Rc::clone(&engine), node));
     }
     keepers.spawn_local(sweep::sweep(Rc::clone(&engine)));
     let mut sessions = JoinSet::new();

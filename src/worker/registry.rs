@@ -37,6 +37,12 @@ pub struct ClientInfo {
     pub output_bytes: AtomicU64,
     /// Commands so far.
     pub commands: AtomicU64,
+    /// Channels that it has subscribed to.
+    pub sub: AtomicU32,
+    /// Patterns that it has subscribed to.
+    pub psub: AtomicU32,
+    /// Shard channels that it has subscribed to.
+    pub ssub: AtomicU32,
     /// Set to have the worker close it.
     pub killed: AtomicBool,
     /// `CLIENT SETNAME`, `CLIENT SETINFO`.
@@ -71,6 +77,9 @@ impl ClientInfo {
             in_flight: AtomicU32::new(0),
             output_bytes: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            sub: AtomicU32::new(0),
+            psub: AtomicU32::new(0),
+            ssub: AtomicU32::new(0),
             killed: AtomicBool::new(false),
             names: Mutex::default(),
         }
@@ -86,11 +95,13 @@ impl ClientInfo {
     pub fn line(&self, now_ms: u64) -> String {
         let names = self.names().clone();
         let command = command::all().get(usize::from(self.last_command.load(Relaxed)));
+        let [sub, psub, ssub] = [&self.sub, &self.psub, &self.ssub].map(|count| count.load(Relaxed));
+        let subscribed = sub + psub + ssub > 0;
         let mut line = String::with_capacity(256);
         // Writing to a string cannot fail.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags=N db={} sub=0 psub=0 ssub=0 multi=-1 \
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 \
              watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem=0 \
              events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={} tot-cmds={} worker={}",
             self.id,
@@ -99,7 +110,11 @@ impl ClientInfo {
             names.name,
             now_ms.saturating_sub(self.connected_ms) / 1000,
             now_ms.saturating_sub(self.active_ms.load(Relaxed)) / 1000,
+            if subscribed { "P" } else { "N" },
             self.db.load(Relaxed),
+            sub,
+            psub,
+            ssub,
             self.in_flight.load(Relaxed),
             self.output_bytes.load(Relaxed),
             command.map_or("NULL", |spec| spec.name),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
 use crate::config::{OnEmpty, PasswordHash, Secret};
@@ -143,6 +144,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Scripts that went through.
     pub scripts: Arc<ScriptCache>,
+    /// Who listens to which channel.
+    pub channels: Arc<Directory>,
     /// What is known of the nodes.
     pub nodes: ArcSwap<NodesView>,
     /// The proxy is on its way out.

@@ -54,6 +54,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             if engine.now - clients_at >= 100_000 {
                 clients_at = engine.now;
                 engine.client_deadlines();
+                engine.feed_deadlines();
                 engine.publish_levels();
             }
             engine.end_turn();
@@ -99,6 +100,11 @@ impl Engine {
             .input_buffer_bytes
             .set((self.held_bytes + queued) as u64);
         self.metrics.output_buffer_bytes.set(unread as u64);
+        let [listeners, channels, patterns, shard_channels] = self.pubsub.hub.sizes().map(|size| size as u64);
+        self.metrics.pubsub_clients.set(listeners);
+        self.metrics.pubsub_channels.set(channels);
+        self.metrics.pubsub_patterns.set(patterns);
+        self.metrics.pubsub_shard_channels.set(shard_channels);
     }
 
     /// Clients that wait, stall or idle for too long.
@@ -130,7 +136,7 @@ impl Engine {
                 Disconnect::OutputStalled
             } else if !client.authenticated && age >= handshake {
                 Disconnect::HandshakeTimeout
-            } else if !idle.is_zero() && client.slots.is_empty() && idle_for >= idle {
+            } else if !idle.is_zero() && client.slots.is_empty() && !client.listens && idle_for >= idle {
                 Disconnect::Idle
             } else {
                 continue;

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::engine::Engine;
+use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
 use super::shared::{Limits, NodeCredentials, NodesView, Shared};
@@ -88,6 +89,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         metrics: Arc::new(metrics.unwrap()),
         registry: Registry::default(),
         scripts: Arc::default(),
+        channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
         started: Instant::now(),

@@ -117,6 +117,28 @@ fn node_redis_works() {
 }
 
 #[test]
+fn redis_py_publishes_and_subscribes() {
+    let (_nodes, proxy) = behind();
+    run_script(
+        Command::new(root().join("target/clients/python/bin/python")),
+        "redis_py_pubsub.py",
+        &proxy,
+    );
+}
+
+#[test]
+fn ioredis_publishes_and_subscribes() {
+    let (_nodes, proxy) = behind();
+    run_script(node_js(), "ioredis_pubsub.cjs", &proxy);
+}
+
+#[test]
+fn node_redis_publishes_and_subscribes() {
+    let (_nodes, proxy) = behind();
+    run_script(node_js(), "node_redis_pubsub.cjs", &proxy);
+}
+
+#[test]
 fn redis_rs_works() {
     use redis::Commands as _;
     let (_nodes, proxy) = behind();

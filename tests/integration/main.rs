@@ -27,7 +27,10 @@ mod differential;
 mod faults;
 mod harness;
 mod hostile;
+mod keyspace;
 mod limits;
+
+mod pubsub;
 mod scripts;
 mod startup;
 mod transactions;

@@ -33,23 +33,25 @@ const USER_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is to be connected.
-pub(super) struct Order {
+pub(in crate::worker) struct Order {
     shared: Arc<Shared>,
     topology: Arc<Topology>,
     node: NodeIndex,
     protocol: Protocol,
     worker: usize,
+    /// It will carry requests of shards, so it must be able to select their databases.
+    serves_shards: bool,
 }
 
 /// A link that may be trusted.
-pub(super) struct Ready {
-    pub(super) stream: Stream,
+pub(in crate::worker) struct Ready {
+    pub(in crate::worker) stream: Stream,
     pub(super) db: Option<DbIndex>,
 }
 
 /// Why a node cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub(in crate::worker) enum ConnectError {
     #[error("cannot connect: {0}")]
     Io(#[from] io::Error),
     #[error("no answer within {0:?}")]
@@ -74,12 +76,25 @@ impl Engine {
             node: self.links[index].node,
             protocol: self.links[index].protocol,
             worker: self.worker,
+            serves_shards: true,
+        }
+    }
+
+    /// A connection to a node that selects no shard's database: for what the node says by itself.
+    pub(in crate::worker) fn listen_order(&self, node: NodeIndex) -> Order {
+        Order {
+            shared: Arc::clone(&self.shared),
+            topology: Arc::clone(&self.topology),
+            node,
+            protocol: Protocol::Resp3,
+            worker: self.worker,
+            serves_shards: false,
         }
     }
 }
 
 /// Connects and checks a node.
-pub(super) async fn connect(order: Order) -> Result<Ready, ConnectError> {
+pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectError> {
     let limit = order.shared.limits.connect;
     match timeout(limit, Box::pin(handshake(&order))).await {
         Ok(result) => result,
@@ -99,7 +114,11 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     };
     log_in(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
-    let db = select_all(order, &mut talk).await?;
+    let db = if order.serves_shards {
+        select_all(order, &mut talk).await?
+    } else {
+        None
+    };
     if !talk.read.is_empty() {
         return Err(ConnectError::NotRedis);
     }

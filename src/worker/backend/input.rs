@@ -259,6 +259,7 @@ impl Engine {
         self.count_reply(index, entry, last.len());
         if self.append_piece(client as usize, generation, last) {
             self.complete(client as usize, generation, seq, b"", true);
+            self.release_held_back(client as usize);
         }
     }
 }

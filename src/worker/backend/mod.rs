@@ -29,6 +29,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 
 pub(super) use block::push_fence;
+pub(super) use connect::{ConnectError, Ready, connect};
 pub(super) use link::{Link, State};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
@@ -47,7 +48,7 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
     let mut backoff = BACKOFF_MIN;
     loop {
         let order = engine.borrow().connect_order(index);
-        match connect::connect(order).await {
+        match connect(order).await {
             Ok(ready) => {
                 let lived = serve_link(&engine, index, ready).await;
                 if lived >= FLAPPING {
@@ -68,7 +69,7 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
 }
 
 /// Serves requests over a new connection until it ends. Returns how long it lived.
-async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: connect::Ready) -> Duration {
+async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: Ready) -> Duration {
     let opened = {
         let mut engine = engine.borrow_mut();
         engine.begin_turn();
@@ -145,7 +146,7 @@ impl Engine {
         Ok(())
     }
 
-    fn link_ready(&mut self, index: usize, ready: connect::Ready) {
+    fn link_ready(&mut self, index: usize, ready: Ready) {
         let link = &mut self.links[index];
         link.stream = Some(ready.stream);
         link.db = ready.db;
@@ -160,7 +161,7 @@ impl Engine {
         }
     }
 
-    fn link_failed(&mut self, index: usize, error: &connect::ConnectError) {
+    fn link_failed(&mut self, index: usize, error: &ConnectError) {
         let link = &mut self.links[index];
         link.cells.link_failed();
         if !std::mem::replace(&mut link.reported_down, true) {

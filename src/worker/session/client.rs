@@ -81,6 +81,11 @@ impl Special {
     /// Between `MULTI` and `EXEC`.
     pub(in crate::worker) const TRANSACTION: Self = Self(1);
 
+    /// Subscribed, in RESP2: few commands mean anything.
+    pub(in crate::worker) const SUBSCRIBED: Self = Self(1 << 4);
+    /// Subscribing: what comes behind must see it done.
+    pub(in crate::worker) const SUBSCRIBING: Self = Self(1 << 5);
+
     pub(in crate::worker) const fn has(self, state: Self) -> bool {
         self.0 & state.0 != 0
     }
@@ -135,6 +140,14 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) gathered: usize,
 
     pub(in crate::worker) out: OutBuf,
+    /// A reply is being passed on in pieces: nothing may be appended but its next piece.
+    pub(in crate::worker) streams: bool,
+    /// Messages that wait for the end of such a reply.
+    pub(in crate::worker) held_back: Vec<u8>,
+    /// It has subscribed to something.
+    pub(in crate::worker) listens: bool,
+    /// It stands in the list of those that have got messages and were not written to.
+    pub(in crate::worker) unflushed: bool,
     pub(in crate::worker) write_blocked: bool,
     /// It stands in the worker's list of clients to flush.
     pub(in crate::worker) dirty: bool,
@@ -192,6 +205,10 @@ impl Client {
             parked_live: 0,
             gathered: 0,
             out: OutBuf::default(),
+            streams: false,
+            held_back: Vec::new(),
+            listens: false,
+            unflushed: false,
             write_blocked: false,
             dirty: false,
             corked: false,
@@ -209,7 +226,7 @@ impl Client {
 
     /// Reply bytes that are held for the client, those of replies in the making included.
     pub(in crate::worker) fn output_bytes(&self) -> usize {
-        self.out.len() + self.parked_live + self.gathered
+        self.out.len() + self.parked_live + self.gathered + self.held_back.len()
     }
 
     /// Bytes of requests that are read and not handled.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::client::{Pause, Special, Via};
 use super::input::Taken;
-use crate::command::{self, Class, KeySpec, Refusal, Spec};
+use crate::command::{self, Class, KeySpec, PubSub, Refusal, Spec};
 use crate::ids::ShardId;
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{ArgRange, Args};
@@ -68,6 +68,12 @@ impl Engine {
             self.answer_error(index, if hello { NOAUTH_HELLO } else { NOAUTH });
             return Some(Taken::Yes);
         }
+        if client.special.has(Special::SUBSCRIBING) && !is_subscription(spec) {
+            return Some(self.wait_for_answers(index));
+        }
+        if client.special.has(Special::SUBSCRIBED) {
+            return self.while_subscribed(index, spec, args);
+        }
         if client.special.has(Special::TRANSACTION) {
             return self.in_transaction(index, spec, args, frame);
         }
@@ -116,9 +122,10 @@ impl Engine {
             }
             Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
             Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction),
-            // The table lets none of these through yet: `command::resolve` has refused them.
             Ok(Plan::Script(script, shard)) => self.handle_script(index, spec, (script, shard), args, frame),
-            Ok(Plan::Blocking(_) | Plan::PubSub(_)) => {
+            Ok(Plan::PubSub(pubsub)) => self.handle_pubsub(index, spec, pubsub, args),
+            // The table lets none of these through yet: `command::resolve` has refused them.
+            Ok(Plan::Blocking(_)) => {
                 self.answer_error(index, &Refusal::not_served(spec).line());
                 Taken::Yes
             }
@@ -322,6 +329,21 @@ impl Engine {
 const NOAUTH: &str = "NOAUTH Authentication required.";
 pub(super) const NOAUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> \
      option can be used to authenticate the client and select the RESP protocol version at the same time";
+
+/// Whether it is one of those that may follow each other unanswered.
+fn is_subscription(spec: &Spec) -> bool {
+    matches!(
+        spec.class,
+        Class::PubSub(
+            PubSub::Subscribe
+                | PubSub::Psubscribe
+                | PubSub::Ssubscribe
+                | PubSub::Unsubscribe
+                | PubSub::Punsubscribe
+                | PubSub::Sunsubscribe
+        )
+    )
+}
 
 fn is_allowed_before_auth(spec: &Spec) -> bool {
     matches!(spec.name, "auth" | "hello" | "quit" | "reset")

@@ -31,7 +31,7 @@ use std::task::{Context, Poll};
 use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
-pub(super) use client::{Client, Pause, Via};
+pub(super) use client::{Client, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;
 pub(super) use script::judge_code;
@@ -265,6 +265,7 @@ impl Engine {
     pub(super) fn remove_client(&mut self, index: usize, why: Disconnect) {
         let mut client = self.clients.remove(index);
         self.held_bytes -= client.held_bytes();
+        self.forget_listener(index);
         client.out.clear(&mut self.spares);
         self.shared.registry.remove(client.info.id);
         self.metrics.disconnects[why].inc();

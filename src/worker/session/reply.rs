@@ -161,6 +161,7 @@ impl Engine {
             return false;
         }
         let client = &mut self.clients[index];
+        client.streams = true;
         let mut written = 0;
         if client.out.is_empty() && !client.write_blocked {
             written = client.stream.try_write(piece).unwrap_or(0);
@@ -230,6 +231,7 @@ impl Engine {
         client.out.clear(&mut self.spares);
         client.parked = Vec::new();
         client.parked_live = 0;
+        client.held_back = Vec::new();
         client.slots.iter_mut().for_each(|slot| slot.parked = None);
         client.wake();
     }

@@ -118,6 +118,8 @@ impl Engine {
         self.set_protocol(index, Protocol::Resp2);
         let authenticated = self.shared.password.is_none();
         self.drop_transaction(index);
+        self.forget_listener(index);
+        self.show_subscriptions(index);
         let client = &mut self.clients[index];
         client.authenticated = authenticated;
         client.db = 0;
@@ -138,6 +140,7 @@ impl Engine {
             .info
             .protocol
             .store(if protocol == Protocol::Resp3 { 3 } else { 2 }, Relaxed);
+        self.show_subscriptions(index);
     }
 
     pub(super) fn set_client_name(&mut self, index: usize, name: &[u8]) -> Result<(), String> {

@@ -1,0 +1,62 @@
+//! Publish and subscribe: one connection of a worker to each node hears for all of the worker's clients.
+//!
+//! ```text
+//!  SUBSCRIBE ─▶ commands ─▶ Hub ─▶ Line (node) ─▶ feed ══▶ node      asked of every node, once for each worker
+//!                            ▲                      │
+//!  client ◀── deliver ◀──────┴────── messages ◀─────┘                encoded once, appended to each client's output
+//!
+//!  PUBLISH ──▶ as a request of the channel's shard, over the shared link ──▶ one node, once
+//! ```
+//!
+//! Messages go by any node: a client publishes on the channel's home node, a transaction and a script where they run.
+//! Since each goes by one node only and every worker hears every node, each message comes once.
+//!
+//! A feed that is lost is connected again and asks for everything anew. What was published on its node meanwhile is
+//! lost to its listeners, as it is for a client of Redis that reconnects; it is counted and logged.
+
+mod commands;
+mod deliver;
+mod directory;
+mod feed;
+mod hub;
+mod line;
+mod names;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use directory::Directory;
+pub(super) use feed::{Feed, keep_feed};
+pub(super) use hub::Hub;
+pub(super) use names::Kind;
+
+use super::shared::Shared;
+use crate::metrics::WorkerMetrics;
+use crate::topology::Topology;
+
+/// The subscriptions of one worker.
+#[derive(Debug)]
+pub(super) struct PubSub {
+    pub(super) hub: Hub,
+    /// By node.
+    pub(super) feeds: Vec<Feed>,
+    /// Clients that have got messages and were not written to: index, generation.
+    unflushed: VecDeque<(usize, u32)>,
+}
+
+impl PubSub {
+    pub(super) fn new(
+        worker: usize,
+        shared: &Shared,
+        topology: &Arc<Topology>,
+        metrics: &WorkerMetrics,
+    ) -> Self {
+        let feeds = topology.nodes_by_index();
+        let feeds = feeds.map(|(node, described)| Feed::new(node, metrics.node(&described.name)));
+        Self {
+            hub: Hub::new(worker, Arc::clone(topology), Arc::clone(&shared.channels)),
+            feeds: feeds.collect(),
+            unflushed: VecDeque::new(),
+        }
+    }
+}
