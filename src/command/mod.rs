@@ -29,6 +29,7 @@ mod spec;
 mod table;
 #[cfg(test)]
 mod testing;
+mod waiting;
 
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
@@ -42,3 +43,4 @@ pub use spec::{
     Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
+pub use waiting::{Wait, wait_of};

@@ -24,6 +24,8 @@ const SAME_SHARD: &str = "\
     rpoplpush sdiff sdiffstore sinter sintercard sinterstore smove sort sort_ro sunion sunionstore xread xreadgroup \
     zdiff zdiffstore zinter zintercard zinterstore zmpop zrangestore zunion zunionstore";
 
+const BLOCKING: &str = "blpop brpop blmove brpoplpush blmpop bzpopmin bzpopmax bzmpop";
+
 const HELP: &str = "\
     acl|help client|help command|help config|help function|help latency|help memory|help module|help object|help \
     pubsub|help script|help slowlog|help xgroup|help xinfo|help";
@@ -98,6 +100,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|setinfo", Local::ClientSetinfo),
     ("client|setname", Local::ClientSetname),
     ("client|trackinginfo", Local::ClientTrackinginfo),
+    ("client|unblock", Local::ClientUnblock),
     ("acl|cat", Local::AclCat),
     ("acl|whoami", Local::AclWhoami),
     ("module|list", Local::ModuleList),
@@ -127,6 +130,8 @@ const TRANSACTION: &[(&str, Transaction)] = &[
     ("multi", Transaction::Multi),
     ("exec", Transaction::Exec),
     ("discard", Transaction::Discard),
+    ("watch", Transaction::Watch),
+    ("unwatch", Transaction::Unwatch),
 ];
 
 const PUBSUB: &[(&str, PubSub)] = &[
@@ -147,17 +152,12 @@ const PUBSUB: &[(&str, PubSub)] = &[
 
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
-    (WATCHING, "watch unwatch"),
-    (
-        BLOCKING,
-        "blpop brpop blmove brpoplpush blmpop bzpopmin bzpopmax bzmpop",
-    ),
     (WAITING, "waitaof"),
     (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
         "it would have to stop and wake clients of every worker",
-        "client|pause client|unblock client|unpause",
+        "client|pause client|unpause",
     ),
     (
         "a reply that is left out cannot be counted by a pipeline yet",
@@ -165,11 +165,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `WATCH` is refused.
-pub(super) const WATCHING: &str = "watching keys needs a connection of its own, which is not there yet";
-/// Why `BLPOP` and `XREAD BLOCK` are refused.
-pub(super) const BLOCKING: &str =
-    "commands that block need connections of their own, which are not there yet";
 /// Why `WAIT 1` is refused.
 pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
 /// Why `SCRIPT KILL` is refused.
@@ -245,6 +240,9 @@ pub(super) fn judged(name: &str) -> Option<Class> {
     if in_words(SAME_SHARD, name) {
         return Some(Class::SameShard);
     }
+    if in_words(BLOCKING, name) {
+        return Some(Class::Blocking);
+    }
     if in_words(HELP, name) {
         return Some(Class::Local(Local::Help));
     }
@@ -296,7 +294,7 @@ pub(super) fn has_rules(name: &str) -> bool {
 /// Every name that is judged, as often as it is.
 #[cfg(test)]
 pub(super) fn all_names() -> Vec<&'static str> {
-    let lists = [SINGLE, SAME_SHARD, HELP, CLUSTER_DISABLED].into_iter();
+    let lists = [SINGLE, SAME_SHARD, BLOCKING, HELP, CLUSTER_DISABLED].into_iter();
     let lists = lists
         .chain(NOT_YET.iter().map(|&(_, names)| names))
         .chain(REFUSED.iter().map(|&(_, names)| names));

@@ -129,12 +129,6 @@ impl Refusal {
         }
     }
 
-    /// A command whose class this version has no room for.
-    #[must_use]
-    pub fn not_served(spec: &Spec) -> Self {
-        Self::not_yet(spec, "its kind is not there yet")
-    }
-
     pub(super) fn not_yet(spec: &Spec, reason: &'static str) -> Self {
         Self::NotYet {
             title: spec.title(),

@@ -407,6 +407,8 @@ pub enum Local {
     ClientSetname,
     /// `CLIENT TRACKINGINFO`
     ClientTrackinginfo,
+    /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`
+    ClientUnblock,
     /// `CLUSTER …` reads, `READONLY`, `READWRITE`, `ASKING`: what a server without cluster support says
     ClusterDisabled,
     /// `ACL CAT [category]`

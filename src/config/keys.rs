@@ -353,6 +353,14 @@ pub const KEYS: &[Key] = &[
         "Memory per worker and node while a node is slow or away.",
     ),
     key(
+        "nodes.dedicated_max",
+        Kind::Count(1, 100_000),
+        "256",
+        "Connections to each node for clients that wait for data (`BLPOP`, `XREAD BLOCK`, …) or watch keys; beyond it they \
+         get `-TRYAGAIN`, and nothing has run.",
+        "A file descriptor here and a client of the node for each.",
+    ),
+    key(
         "nodes.batches_in_flight",
         Kind::CountOrAuto(1, 8),
         "auto",

@@ -128,6 +128,8 @@ pub struct Nodes {
     pub queue_max: usize,
     /// Request bytes waiting for a connection.
     pub queue_bytes_max: usize,
+    /// Connections to each node that one client has for itself.
+    pub dedicated_max: usize,
     /// Batches under way on one connection.
     pub batches_in_flight: Batches,
     /// What to do with a known node that lost its data.

@@ -87,6 +87,7 @@ impl Config {
             ("nodes.in_flight_bytes_max", bytes(nodes.in_flight_bytes_max)),
             ("nodes.queue_max", nodes.queue_max.to_string()),
             ("nodes.queue_bytes_max", bytes(nodes.queue_bytes_max)),
+            ("nodes.dedicated_max", nodes.dedicated_max.to_string()),
             ("nodes.batches_in_flight", batches),
             ("nodes.on_empty", on_empty.to_owned()),
             (

@@ -91,6 +91,7 @@ impl Reader<'_> {
             in_flight_bytes_max: self.bytes("nodes.in_flight_bytes_max"),
             queue_max: self.count("nodes.queue_max"),
             queue_bytes_max: self.bytes("nodes.queue_bytes_max"),
+            dedicated_max: self.count("nodes.dedicated_max"),
             batches_in_flight: self.batches("nodes.batches_in_flight"),
             on_empty: self.choice(
                 "nodes.on_empty",

@@ -265,6 +265,12 @@ pub static FAMILIES: &[Family] = &[
         "Parts that split and fan-out requests were made into.",
         |s, out| out.count(&[], s.sum(|w| w.fanout_parts.load())),
     ),
+    counter(
+        "preshard_popped_for_nobody_total",
+        &[],
+        "Replies with data to commands that waited, for clients that had left: what was taken out is lost.",
+        |s, out| out.count(&[], s.sum(|w| w.popped_for_nobody.load())),
+    ),
     gauge(
         "preshard_scripts",
         &[],
@@ -451,6 +457,22 @@ pub static FAMILIES: &[Family] = &[
         "Commands whose reply did not come in time.",
         |s, out| {
             nodes(s, out, |n| n.timeouts.load(), |sum| sum);
+        },
+    ),
+    gauge(
+        "preshard_node_dedicated_used",
+        &[NODE],
+        "Connections to each node that one client has for itself: it waits for data, or watches keys.",
+        |s, out| {
+            nodes(s, out, |n| n.dedicated_used.load(), |sum| sum);
+        },
+    ),
+    gauge(
+        "preshard_node_dedicated_idle",
+        &[NODE],
+        "Such connections that are open and that nobody has now.",
+        |s, out| {
+            nodes(s, out, |n| n.dedicated_idle.load(), |sum| sum);
         },
     ),
     counter(

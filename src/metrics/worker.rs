@@ -45,6 +45,8 @@ pub struct WorkerMetrics {
     pub limits: By<Limit, Cell>,
     /// Parts that split and fan-out requests were made into.
     pub fanout_parts: Cell,
+    /// Replies with data for clients that had left.
+    pub popped_for_nobody: Cell,
     /// Scripts whose bodies are kept.
     pub scripts: Gauge,
     /// Bytes of those bodies.
@@ -86,6 +88,7 @@ impl WorkerMetrics {
             output_buffer_bytes: Gauge::default(),
             limits: By::default(),
             fanout_parts: Cell::default(),
+            popped_for_nobody: Cell::default(),
             scripts: Gauge::default(),
             script_bytes: Gauge::default(),
             scripts_healed: Cell::default(),
@@ -208,6 +211,10 @@ pub struct NodeCells {
     pub queue_commands: Gauge,
     /// Bytes that wait to be sent.
     pub queue_bytes: Gauge,
+    /// Connections that one client has for itself.
+    pub dedicated_used: Gauge,
+    /// Connections for one client that nobody has now.
+    pub dedicated_idle: Gauge,
     /// Connections made.
     pub connects: Cell,
     /// Connections that could not be made.

@@ -41,6 +41,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
     metrics.set_assignment((&topology).into());
     empty.iter().for_each(|node| metrics.node_came_back_empty(node));
+    let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
     let shared = Shared {
         limits: limits(config, &topology),
         password: config.proxy.password.clone(),
@@ -54,6 +55,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
+        dedicated,
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -171,6 +173,7 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
         batches: batches.collect(),
+        dedicated: nodes.dedicated_max,
         shared_connections: usize::from(nodes.shared_connections),
         keepalive: proxy.tcp_keepalive.unwrap_or_default(),
         connect: nodes.connect_timeout,

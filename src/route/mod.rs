@@ -103,6 +103,21 @@ pub fn route(
     }
 }
 
+/// The one shard of all keys of a request.
+///
+/// # Errors
+/// As [`route`].
+pub fn shard_of_keys(
+    spec: &Spec,
+    args: &Args<'_>,
+    topology: &Topology,
+    db: u16,
+    scratch: &mut Scratch,
+) -> Result<ShardId, String> {
+    extract(spec, args, &mut scratch.keys)?;
+    one_shard(spec, args, topology, topology.pinned_shard(db), &scratch.keys)
+}
+
 fn extract(spec: &Spec, args: &Args<'_>, keys: &mut Vec<u32>) -> Result<(), String> {
     keys.clear();
     command::routing_keys(spec, args, keys).map_err(|error| error.line())

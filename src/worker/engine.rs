@@ -16,6 +16,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::backend::{Backlog, Lane, Link};
+use super::dedicated::Pool;
 use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pubsub::PubSub;
@@ -66,6 +67,7 @@ pub(super) struct Engine {
     pub(super) held_bytes: usize,
 
     pub(super) pubsub: PubSub,
+    pub(super) dedicated: Pool,
 
     pub(super) spares: Spares,
     pub(super) scratch: Box<[u8]>,
@@ -122,6 +124,7 @@ impl Engine {
         Self {
             worker,
             pubsub,
+            dedicated: Pool::default(),
             metrics,
             topology,
             started: Instant::now(),

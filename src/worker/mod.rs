@@ -15,6 +15,7 @@
 //! snapshot and counters. A request never leaves the thread that read it.
 
 mod backend;
+mod dedicated;
 mod engine;
 mod gather;
 mod outbuf;
@@ -135,6 +136,7 @@ pub fn start(number: usize, shared: Arc<Shared>) -> io::Result<Worker> {
 
 async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Order>) {
     let engine = Rc::new(RefCell::new(Engine::new(number, Arc::clone(&shared))));
+    engine.borrow_mut().dedicated.set_engine(Rc::downgrade(&engine));
     let mut keepers = JoinSet::new();
     let links = engine.borrow().links.len();
     for link in 0..links {

@@ -9,6 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::R
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command;
+use crate::ids::NodeIndex;
+
+/// Bits of a node's number for a connection.
+const WAITS_BITS: u32 = 48;
 
 /// What others may know of one client.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct ClientInfo {
     pub psub: AtomicU32,
     /// Shard channels that it has subscribed to.
     pub ssub: AtomicU32,
+    /// Where it waits for data: the node's index and its number for the connection. 0: nowhere.
+    waits: AtomicU64,
     /// Set to have the worker close it.
     pub killed: AtomicBool,
     /// `CLIENT SETNAME`, `CLIENT SETINFO`.
@@ -80,9 +86,28 @@ impl ClientInfo {
             sub: AtomicU32::new(0),
             psub: AtomicU32::new(0),
             ssub: AtomicU32::new(0),
+            waits: AtomicU64::new(0),
             killed: AtomicBool::new(false),
             names: Mutex::default(),
         }
+    }
+
+    /// Says where it waits for data, or that it does not.
+    pub(super) fn waits(&self, place: Option<(NodeIndex, i64)>) {
+        let packed = place.and_then(|(node, number)| {
+            let number = u64::try_from(number)
+                .ok()
+                .filter(|&number| number >> WAITS_BITS == 0)?;
+            Some(u64::from(node.0) << WAITS_BITS | number)
+        });
+        self.waits.store(packed.unwrap_or(0), Relaxed);
+    }
+
+    /// Where it waits for data: the node, and the node's number for the connection.
+    pub(super) fn waits_at(&self) -> Option<(NodeIndex, u64)> {
+        let packed = self.waits.load(Relaxed);
+        let node = u16::try_from(packed >> WAITS_BITS).ok()?;
+        (packed != 0).then_some((NodeIndex(node), packed & ((1 << WAITS_BITS) - 1)))
     }
 
     /// The names, even if a thread died while it held them: they are only text.
@@ -153,6 +178,12 @@ impl Registry {
     /// A client left.
     pub fn remove(&self, id: u64) {
         self.clients().remove(&id);
+    }
+
+    /// The client of this id.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<Arc<ClientInfo>> {
+        self.clients().get(&id).cloned()
     }
 
     /// All clients, by id.

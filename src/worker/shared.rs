@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -57,6 +57,8 @@ pub struct Limits {
     pub keys: usize,
     /// Unanswered writes on one link, by node.
     pub batches: Vec<usize>,
+    /// Connections to one node that one client has for itself, of all workers together.
+    pub dedicated: usize,
     /// Shared connections for each worker, node and protocol.
     pub shared_connections: usize,
     /// TCP keepalive towards clients and nodes.
@@ -144,6 +146,8 @@ pub struct Shared {
     pub registry: Registry,
     /// Scripts that went through.
     pub scripts: Arc<ScriptCache>,
+    /// Connections that one client has for itself, by node.
+    pub dedicated: Vec<Arc<AtomicUsize>>,
     /// Who listens to which channel.
     pub channels: Arc<Directory>,
     /// What is known of the nodes.

@@ -54,6 +54,10 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             if engine.now - clients_at >= 100_000 {
                 clients_at = engine.now;
                 engine.client_deadlines();
+                engine.dedicated_deadlines();
+                if engine.draining {
+                    engine.stop_waiting();
+                }
                 engine.feed_deadlines();
                 engine.publish_levels();
             }
@@ -87,6 +91,9 @@ impl Engine {
             cells.in_flight.set(sum(|link| link.due.len()));
             cells.queue_commands.set(sum(|link| link.backlog.len()));
             cells.queue_bytes.set(sum(|link| link.backlog.bytes()));
+            let (used, idle) = self.count_dedicated(node);
+            cells.dedicated_used.set(used);
+            cells.dedicated_idle.set(idle);
         }
         // One of them tells it for all.
         if self.worker == 0 {

@@ -1,6 +1,8 @@
 //! `MULTI` to `EXEC` on real nodes: all of it or nothing, on one shard, whoever else uses the same connections.
 
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in};
+use std::time::Duration;
+
+use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
 
 fn small() -> (Vec<Node>, Proxy) {
     let nodes = vec![Node::start(), Node::start()];
@@ -170,4 +172,121 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing() {
     let mut other = proxy.client();
     assert_eq!(other.ask("GET {t}a"), Reply::Null);
     assert_eq!(nodes.iter().map(|node| node.calls_of("multi")).sum::<u64>(), 0);
+}
+
+#[test]
+fn a_watched_key_that_changes_undoes_the_transaction() {
+    let (_nodes, proxy) = small();
+    for database in ["SELECT 0", "SELECT 2"] {
+        for three in [false, true] {
+            let mut client = if three { proxy.client3() } else { proxy.client() };
+            let mut other = proxy.client();
+            client.ask(database).expect_ok();
+            other.ask(database).expect_ok();
+            other.ask("SET {t}a 1").expect_ok();
+            for (who_writes, undone) in [("nobody", false), ("other", true), ("itself", true)] {
+                client.ask("WATCH {t}a {t}b").expect_ok();
+                client.ask("WATCH {t}c").expect_ok();
+                let before = client.ask("GET {t}a");
+                match who_writes {
+                    "other" => other.ask("INCR {t}a").int(),
+                    "itself" => client.ask("INCR {t}a").int(),
+                    _ => 0,
+                };
+                queue(&mut client, &["INCRBY {t}a 10", "GET {t}a"]);
+                let ran = client.ask("EXEC");
+                assert_eq!(
+                    ran == Reply::Null,
+                    undone,
+                    "{who_writes}: {ran:?} after {before:?}"
+                );
+                // Nothing is watched any more.
+                other.ask("INCR {t}a").int();
+                queue(&mut client, &["INCR {t}a"]);
+                assert_ne!(client.ask("EXEC"), Reply::Null);
+            }
+            for ends in ["UNWATCH", "DISCARD", "RESET"] {
+                client.ask("WATCH {t}a").expect_ok();
+                if ends == "DISCARD" {
+                    client.ask("MULTI").expect_ok();
+                }
+                client.ask(ends);
+                client.ask(database).expect_ok();
+                other.ask("INCR {t}a").int();
+                queue(&mut client, &["INCR {t}a"]);
+                assert_ne!(client.ask("EXEC"), Reply::Null, "after {ends}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pipeline_of_watch_and_all_that_follows_keeps_its_order() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    for round in 0..50 {
+        let round = round.to_string();
+        let lines: Vec<Vec<&str>> = vec![
+            vec!["SET", "{t}a", &round],
+            vec!["WATCH", "{t}a"],
+            vec!["GET", "{t}a"],
+            vec!["MULTI"],
+            vec!["SET", "{t}b", &round],
+            vec!["EVAL", "return redis.call('GET', KEYS[1])", "1", "{t}b"],
+            vec!["EXEC"],
+            vec!["GET", "{t}b"],
+            vec!["UNWATCH"],
+        ];
+        for words in &lines {
+            client.command(words);
+        }
+        let replies: Vec<Reply> = lines.iter().map(|_| client.reply()).collect();
+        assert_eq!(replies[2], Reply::from(round.as_str()));
+        assert_eq!(
+            replies[6],
+            Reply::Array(vec![Reply::Simple("OK".into()), Reply::from(round.as_str())])
+        );
+        assert_eq!(replies[7], Reply::from(round.as_str()));
+    }
+}
+
+#[test]
+fn keys_of_two_shards_cannot_be_watched_together_nor_used_beside_watched_ones() {
+    let (_nodes, proxy) = small();
+    let mut client = proxy.client();
+    let (one, other) = (key_in(2, 8, "left:"), key_in(6, 8, "right:"));
+    client.call(&["WATCH", &one, &other]).expect_error("CROSSSLOT ");
+    client.call(&["WATCH", &one]).expect_ok();
+    client.call(&["WATCH", &other]).expect_error("CROSSSLOT ");
+    client.ask("MULTI").expect_ok();
+    client
+        .call(&["WATCH", &one])
+        .expect_error("ERR WATCH inside MULTI is not allowed");
+    client.call(&["SET", &other, "1"]).expect_error("CROSSSLOT ");
+    client.ask("EXEC").expect_error("EXECABORT ");
+    assert_eq!(client.call(&["GET", &other]), Reply::Null);
+}
+
+#[test]
+fn a_watch_whose_connection_is_lost_runs_nothing() {
+    let mut nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .announce(crate::faults::FAULT_EVENTS)
+        .start();
+    let key = key_in(1, 8, "watched:");
+    let mut client = proxy.client();
+    client.call(&["WATCH", &key]).expect_ok();
+    nodes[0].kill();
+    nodes[0].restart();
+    wait_until("the node is back", Duration::from_secs(20), || {
+        client.call(&["GET", &key]) == Reply::Null
+    });
+    client.ask("MULTI").expect_ok();
+    assert_eq!(client.call(&["SET", &key, "1"]), Reply::Simple("QUEUED".into()));
+    client.ask("EXEC").expect_error("EXECABORT ");
+    assert_eq!(client.call(&["GET", &key]), Reply::Null);
+    client.call(&["WATCH", &key]).expect_ok();
+    client.ask("MULTI").expect_ok();
+    client.call(&["SET", &key, "2"]);
+    assert_eq!(client.ask("EXEC"), Reply::Array(vec![Reply::Simple("OK".into())]));
 }

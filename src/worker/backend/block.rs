@@ -112,7 +112,7 @@ impl Engine {
 }
 
 /// What the fences of one link ask for. Scripts cannot see it, and must not guess it.
-pub(super) fn nonce() -> String {
+pub(in crate::worker) fn nonce() -> String {
     // The keys of this hasher come from the operating system's source of randomness.
     let [one, other] = [(); 2].map(|()| RandomState::new().hash_one(std::process::id()));
     format!("{one:016x}{other:016x}")
@@ -125,7 +125,7 @@ pub(in crate::worker) fn push_fence(fence: &[u8], frame: &mut Vec<u8>) {
 }
 
 /// A node's answer to `ECHO nonce`.
-pub(super) fn fence(nonce: &str) -> Vec<u8> {
+pub(in crate::worker) fn fence(nonce: &str) -> Vec<u8> {
     let mut frame = Vec::new();
     resp::write_bulk(&mut frame, nonce.as_bytes());
     frame

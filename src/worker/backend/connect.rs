@@ -80,13 +80,13 @@ impl Engine {
         }
     }
 
-    /// A connection to a node that selects no shard's database: for what the node says by itself.
-    pub(in crate::worker) fn listen_order(&self, node: NodeIndex) -> Order {
+    /// A connection to a node that selects no shard's database yet.
+    pub(in crate::worker) fn node_order(&self, node: NodeIndex, protocol: Protocol) -> Order {
         Order {
             shared: Arc::clone(&self.shared),
             topology: Arc::clone(&self.topology),
             node,
-            protocol: Protocol::Resp3,
+            protocol,
             worker: self.worker,
             serves_shards: false,
         }

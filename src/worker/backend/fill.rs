@@ -167,7 +167,7 @@ fn push_select(link: &mut Link, db: DbIndex, spares: &mut Spares) {
 }
 
 /// Writes `SELECT db` as a frame.
-pub(super) fn write_select(db: DbIndex, out: &mut Vec<u8>) {
+pub(in crate::worker) fn write_select(db: DbIndex, out: &mut Vec<u8>) {
     let mut digits = [0; 5];
     let mut at = digits.len();
     let mut left = db.0;

@@ -28,8 +28,9 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
-pub(super) use block::push_fence;
-pub(super) use connect::{ConnectError, Ready, connect};
+pub(super) use block::{fence, nonce, push_fence};
+pub(super) use connect::{ConnectError, Order, Ready, connect};
+pub(super) use fill::write_select;
 pub(super) use link::{Link, State};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 

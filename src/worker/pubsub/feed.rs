@@ -20,7 +20,7 @@ use tokio::io::ReadBuf;
 use super::line::State;
 use crate::ids::NodeIndex;
 use crate::metrics::{LinkClose, NodeCells, Wire};
-use crate::resp::ReplyScanner;
+use crate::resp::{Protocol, ReplyScanner};
 use crate::worker::backend::{ConnectError, Ready, connect};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
@@ -73,7 +73,7 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
     let mut backoff = BACKOFF_MIN;
     loop {
         wanted(&engine, node).await;
-        let order = engine.borrow().listen_order(node);
+        let order = engine.borrow().node_order(node, Protocol::Resp3);
         match connect(order).await {
             Ok(ready) => {
                 if serve_feed(&engine, node, ready).await >= FLAPPING {

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
+use super::blocking::Watching;
 use super::script::CalledBySum;
 use super::transaction::Queued;
 use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass, Wire};
 use crate::resp::{ArgRange, Protocol, RequestScanner};
+use crate::worker::dedicated::Dedicated;
 use crate::worker::outbuf::{OutBuf, Spares};
 use crate::worker::registry::ClientInfo;
 use crate::worker::stream::Stream;
@@ -119,6 +121,9 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) via: Via,
     /// Its last request, if that was a script called by its sum and nothing else was in flight.
     pub(in crate::worker) called_by_sum: Option<Box<CalledBySum>>,
+    /// The connection of its own that carries its request.
+    pub(in crate::worker) waits_at: Option<Dedicated>,
+    pub(in crate::worker) watching: Option<Watching>,
     /// What was queued since `MULTI`.
     pub(in crate::worker) transaction: Option<Box<Queued>>,
 
@@ -192,6 +197,8 @@ impl Client {
             special: Special::NONE,
             via: Via::Shared,
             called_by_sum: None,
+            waits_at: None,
+            watching: None,
             transaction: None,
             partial: None,
             pause: Pause::No,
@@ -233,6 +240,18 @@ impl Client {
     pub(in crate::worker) fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.counted)
             + self.transaction.as_ref().map_or(0, |queued| queued.held_bytes())
+    }
+
+    /// Whether it is read though its next request must wait: it may leave while it waits for data, and is not waited for
+    /// then. What it sends meanwhile is kept up to a limit.
+    pub(in crate::worker) fn may_leave(&self) -> bool {
+        const READ_AHEAD: usize = 64 * 1024;
+        self.waits_at.is_some()
+            && self.pause == Pause::Barrier
+            && self
+                .partial
+                .as_ref()
+                .is_none_or(|partial| partial.buf.len() < READ_AHEAD)
     }
 
     pub(in crate::worker) fn wake(&self) {

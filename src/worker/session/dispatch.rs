@@ -121,14 +121,10 @@ impl Engine {
                 self.start_fan_out(index, spec, fan_out, args)
             }
             Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
-            Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction),
+            Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction, args),
             Ok(Plan::Script(script, shard)) => self.handle_script(index, spec, (script, shard), args, frame),
             Ok(Plan::PubSub(pubsub)) => self.handle_pubsub(index, spec, pubsub, args),
-            // The table lets none of these through yet: `command::resolve` has refused them.
-            Ok(Plan::Blocking(_)) => {
-                self.answer_error(index, &Refusal::not_served(spec).line());
-                Taken::Yes
-            }
+            Ok(Plan::Blocking(shard)) => self.handle_blocking(index, spec, shard, args, frame),
             Err(line) => {
                 self.answer_error(index, &line);
                 Taken::Yes

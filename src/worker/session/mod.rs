@@ -10,6 +10,7 @@
 //! come, hands it to the engine, and writes what the socket takes. Replies are mostly written by the link's task
 //! that brought them, so a session is not even woken for them.
 
+mod blocking;
 mod client;
 mod dispatch;
 mod input;
@@ -116,7 +117,7 @@ impl Engine {
         let client = &self.clients[index];
         // A client that asks again as soon as it is answered would never be let go.
         !self.draining
-            && client.pause == Pause::No
+            && (client.pause == Pause::No || client.may_leave())
             && !client.read_ended
             && client.closing.is_none()
             && client.closed.is_none()
@@ -196,6 +197,10 @@ impl Engine {
         if client.lingering_until.is_some() {
             return self.linger(index, cx);
         }
+        // Redis too does not wait for data on behalf of who has sent the end.
+        if client.read_ended && client.waits_at.is_some() {
+            return Poll::Ready(Disconnect::Client);
+        }
         let answered = client.slots.is_empty();
         if answered && client.pause == Pause::Barrier {
             cx.waker().wake_by_ref();
@@ -267,6 +272,10 @@ impl Engine {
         self.held_bytes -= client.held_bytes();
         self.forget_listener(index);
         client.out.clear(&mut self.spares);
+        let own = [client.waits_at, client.watching.map(|watching| watching.at)];
+        own.into_iter()
+            .flatten()
+            .for_each(|at| self.abandon_dedicated(at));
         self.shared.registry.remove(client.info.id);
         self.metrics.disconnects[why].inc();
         self.metrics.client_connections[client.wire()].sub(1);

@@ -11,6 +11,7 @@
 //! connection can be one that all clients share. Commands that the proxy answers by itself cannot be queued, save
 //! the few that mean the same on any node.
 
+use super::blocking::Watching;
 use super::client::{Special, Via};
 use super::input::Taken;
 use crate::command::{Class, Local, PubSub, Spec, Transaction};
@@ -41,11 +42,12 @@ pub(in crate::worker) struct Queued {
 }
 
 impl Queued {
-    fn new() -> Self {
+    /// An empty transaction; `shard` is that of the keys that are watched.
+    fn new(shard: Option<ShardId>) -> Self {
         Self {
             bytes: MULTI.to_vec(),
             commands: 0,
-            shard: None,
+            shard,
             failed: false,
             has_script: false,
             counted: 0,
@@ -71,6 +73,7 @@ impl Engine {
         index: usize,
         spec: &'static Spec,
         transaction: Transaction,
+        args: &Args<'_>,
     ) -> Taken {
         match transaction {
             Transaction::Multi if self.clients[index].transaction.is_some() => {
@@ -79,7 +82,8 @@ impl Engine {
             Transaction::Multi => {
                 self.count_request(index, spec);
                 let client = &mut self.clients[index];
-                client.transaction = Some(Box::new(Queued::new()));
+                let shard = client.watching.map(|watching| watching.shard);
+                client.transaction = Some(Box::new(Queued::new(shard)));
                 client.special.set(Special::TRANSACTION);
                 self.answer(index, b"+OK\r\n", RequestClass::Local);
             }
@@ -87,13 +91,12 @@ impl Engine {
             Transaction::Discard if self.clients[index].transaction.is_some() => {
                 self.count_request(index, spec);
                 self.drop_transaction(index);
+                self.release_watch(index);
                 self.answer(index, b"+OK\r\n", RequestClass::Local);
             }
             Transaction::Discard => self.answer_error(index, "ERR DISCARD without MULTI"),
-            // The table refuses these.
-            Transaction::Watch | Transaction::Unwatch => {
-                self.answer_error(index, "ERR WATCH is not there yet");
-            }
+            Transaction::Watch => return self.watch(index, spec, args),
+            Transaction::Unwatch => return self.unwatch(index, spec, args.frame()),
         }
         Taken::Yes
     }
@@ -217,11 +220,15 @@ impl Engine {
         if queued.failed {
             self.count_request(index, spec);
             self.drop_transaction(index);
+            self.release_watch(index);
             self.answer_error(
                 index,
                 "EXECABORT Transaction discarded because of previous errors.",
             );
             return Taken::Yes;
+        }
+        if let Some(watching) = client.watching {
+            return self.exec_on_watch(index, spec, watching);
         }
         if queued.commands == 0 {
             self.count_request(index, spec);
@@ -258,6 +265,33 @@ impl Engine {
             self.drop_transaction(index);
         }
         taken
+    }
+
+    /// `EXEC` of a client that watches keys: over the connection that watches them.
+    fn exec_on_watch(&mut self, index: usize, spec: &'static Spec, watching: Watching) -> Taken {
+        if watching.lost {
+            self.count_request(index, spec);
+            self.drop_transaction(index);
+            self.release_watch(index);
+            self.answer_error(
+                index,
+                "EXECABORT preshard: the connection that watched its keys was lost; it has not run",
+            );
+            return Taken::Yes;
+        }
+        if !self.goes_by(index, Via::Dedicated) {
+            return self.wait_for_answers(index);
+        }
+        let Some(mut queued) = self.clients[index].transaction.take() else {
+            return Taken::Yes;
+        };
+        self.clients[index].special.unset(Special::TRANSACTION);
+        self.held_bytes -= queued.counted;
+        self.count_request(index, spec);
+        queued.bytes.extend_from_slice(EXEC);
+        let frames = queued.commands + 2 + u32::from(queued.has_script);
+        self.exec_watched(index, spec, watching, (queued.bytes, frames), queued.has_script);
+        Taken::Yes
     }
 
     /// `EXEC` will run nothing.

@@ -118,6 +118,7 @@ impl Engine {
         self.set_protocol(index, Protocol::Resp2);
         let authenticated = self.shared.password.is_none();
         self.drop_transaction(index);
+        self.release_watch(index);
         self.forget_listener(index);
         self.show_subscriptions(index);
         let client = &mut self.clients[index];

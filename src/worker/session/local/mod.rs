@@ -31,6 +31,7 @@ impl Engine {
         self.count_request(index, spec);
         let value = match local {
             Local::Ping => return self.ping(index, args),
+            Local::ClientUnblock => return self.client_unblock(index, args),
             Local::Echo => Value::bulk(args.get(1)),
             Local::Quit => {
                 self.answer(index, b"+OK\r\n", RequestClass::Local);

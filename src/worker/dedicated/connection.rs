@@ -1,0 +1,383 @@
+//! The task of one dedicated connection: connect, and then one request after the other.
+//!
+//! ```text
+//!  Ready ──job──▶ SELECT sent ──+OK──▶ request sent ──its frames──▶ answered ──▶ Ready
+//!    │                │ refused             │ lost, late, odd
+//!    └── lost ────────┴─────────────────────┴──▶ closed, whoever waits is told whether it may have run
+//! ```
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::ReadBuf;
+
+use super::{Dedicated, End, Job};
+use crate::ids::DbIndex;
+use crate::resp::{self, ReplyScanner};
+use crate::worker::backend::{Order, Ready, connect, fence, nonce, write_select};
+use crate::worker::engine::Engine;
+use crate::worker::outbuf::OutBuf;
+use crate::worker::stream::Stream;
+
+/// What the node's end of a half-closed connection may take, in microseconds.
+const GOODBYE_US: u64 = 2_000_000;
+
+/// What is being waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing.
+    Ready,
+    /// The number of this connection, then `+OK` of a `SELECT`.
+    Selecting(DbIndex),
+    /// The frames of the request.
+    Asked,
+}
+
+/// The socket and what has come over it.
+struct Connection {
+    stream: Stream,
+    out: OutBuf,
+    input: Vec<u8>,
+    scanned: usize,
+    scanner: ReplyScanner,
+    stage: Stage,
+    db: Option<DbIndex>,
+    knows_itself: bool,
+    frames_seen: u32,
+    answer: Vec<u8>,
+    /// Frame that a fence is answered with.
+    fence: Vec<u8>,
+    half_closed_at: Option<u64>,
+}
+
+/// Why a connection ends, as its client is told.
+struct Ended(&'static str);
+
+const NOT_SENT: &str = "TRYAGAIN preshard: the connection to its node could not be used; it has not run";
+const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
+const UNKNOWN: &str = "UNCERTAIN preshard: sent, no answer; it may have run";
+const ODD: &str = "UNCERTAIN preshard: its node answered what cannot be told apart; it may have run";
+const LARGE: &str = "UNCERTAIN preshard: the reply is larger than output_bytes_hard; it has run";
+const FAULT: &str = "CLUSTERDOWN preshard: its node refuses the proxy; it has not run";
+
+/// Frees the place even if the task panics.
+struct Guard {
+    engine: Rc<RefCell<Engine>>,
+    dedicated: Dedicated,
+    line: &'static str,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Ok(mut engine) = self.engine.try_borrow_mut() {
+            engine.begin_turn();
+            engine.dedicated_ended(self.dedicated, self.line);
+            engine.end_turn();
+        }
+    }
+}
+
+/// Lives as long as its connection.
+pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, order: Order) {
+    let mut guard = Guard {
+        engine: Rc::clone(&engine),
+        dedicated,
+        line: "CLUSTERDOWN preshard: its node cannot be reached; it has not run",
+    };
+    let Ok(Ready { stream, .. }) = connect(order).await else {
+        return;
+    };
+    let nonce = nonce();
+    let mut connection = Connection {
+        stream,
+        out: OutBuf::default(),
+        input: Vec::new(),
+        scanned: 0,
+        scanner: ReplyScanner::default(),
+        stage: Stage::Ready,
+        db: None,
+        knows_itself: false,
+        frames_seen: 0,
+        answer: Vec::new(),
+        fence: fence(&nonce),
+        half_closed_at: None,
+    };
+    let Ended(line) = std::future::poll_fn(|cx| {
+        let mut engine = engine.borrow_mut();
+        engine.begin_turn();
+        let turn = connection.turn(&mut engine, dedicated, cx);
+        engine.end_turn();
+        turn
+    })
+    .await;
+    guard.line = line;
+}
+
+impl Connection {
+    fn turn(&mut self, engine: &mut Engine, dedicated: Dedicated, cx: &mut Context<'_>) -> Poll<Ended> {
+        let now = engine.now;
+        let Some(slot) = engine.dedicated.slot(dedicated) else {
+            return Poll::Ready(Ended(NOT_SENT));
+        };
+        if slot
+            .waker
+            .as_ref()
+            .is_none_or(|waker| !waker.will_wake(cx.waker()))
+        {
+            slot.waker = Some(cx.waker().clone());
+        }
+        if slot.end == End::Close {
+            return Poll::Ready(Ended(NOT_SENT));
+        }
+        if slot.end != End::No && self.half_closed_at.is_none() {
+            if self.stage != Stage::Asked {
+                return Poll::Ready(Ended(STOPS));
+            }
+            self.stream.shutdown_write();
+            self.half_closed_at = Some(now);
+        }
+        let late = slot
+            .job
+            .as_ref()
+            .and_then(|job| job.deadline)
+            .is_some_and(|deadline| now >= deadline);
+        let begins = self.stage == Stage::Ready && slot.job.is_some();
+        if begins && let Err(ended) = self.begin(engine, dedicated) {
+            return Poll::Ready(ended);
+        }
+        loop {
+            if let Err(ended) = self.write(engine, cx) {
+                return Poll::Ready(ended);
+            }
+            match self.read(engine, dedicated, cx) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(ended) => return Poll::Ready(ended),
+            }
+        }
+        let goodbye_over = self.half_closed_at.is_some_and(|at| now - at >= GOODBYE_US);
+        if (late || goodbye_over) && self.stage != Stage::Ready {
+            return Poll::Ready(self.lost());
+        }
+        Poll::Pending
+    }
+
+    /// Starts with a request: its database first, or the request at once if that is selected.
+    fn begin(&mut self, engine: &mut Engine, dedicated: Dedicated) -> Result<(), Ended> {
+        let Some(job) = engine
+            .dedicated
+            .slot(dedicated)
+            .and_then(|slot| slot.job.as_mut())
+        else {
+            return Ok(());
+        };
+        if self.db == Some(job.db) && self.knows_itself {
+            self.send(job, &mut engine.spares);
+            return Ok(());
+        }
+        let tail = self.out.tail(&mut engine.spares);
+        if !self.knows_itself {
+            resp::write_request(tail, &[b"CLIENT", b"ID"]);
+        }
+        write_select(job.db, tail);
+        self.stage = Stage::Selecting(job.db);
+        Ok(())
+    }
+
+    fn send(&mut self, job: &mut Job, spares: &mut crate::worker::outbuf::Spares) {
+        let mut bytes = std::mem::take(&mut job.bytes);
+        if job.fenced {
+            crate::worker::backend::push_fence(&self.fence, &mut bytes);
+        }
+        self.out.push(&bytes, spares);
+        self.stage = Stage::Asked;
+        self.frames_seen = 0;
+    }
+
+    fn write(&mut self, engine: &mut Engine, cx: &mut Context<'_>) -> Result<(), Ended> {
+        while !self.out.is_empty() {
+            match self.out.write_to(&self.stream, &mut engine.spares) {
+                Ok(true) => return Ok(()),
+                Ok(false) => match self.stream.poll_write_ready(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(_)) => return Err(self.lost()),
+                },
+                Err(_) => return Err(self.lost()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads once. Whether there may be more to do.
+    fn read(
+        &mut self,
+        engine: &mut Engine,
+        dedicated: Dedicated,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Ended> {
+        let mut scratch = engine.take_scratch();
+        let mut buf = ReadBuf::new(&mut scratch);
+        let read = self.stream.poll_read(cx, &mut buf);
+        self.input.extend_from_slice(buf.filled());
+        let ended = buf.filled().is_empty();
+        engine.scratch = scratch;
+        match read {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(())) if !ended => self.frames(engine, dedicated).map(|()| true),
+            Poll::Ready(_) => Err(self.closed(engine, dedicated)),
+        }
+    }
+
+    /// The node has closed the connection.
+    fn closed(&self, engine: &mut Engine, dedicated: Dedicated) -> Ended {
+        let half_closed = engine
+            .dedicated
+            .slot(dedicated)
+            .is_some_and(|slot| slot.end == End::Stop);
+        // A node that reads the end of a connection ends what waits on it, and that has done nothing.
+        if half_closed && self.frames_seen == 0 && self.input.is_empty() {
+            return Ended(STOPS);
+        }
+        self.lost()
+    }
+
+    fn lost(&self) -> Ended {
+        match self.stage {
+            Stage::Asked => Ended(UNKNOWN),
+            Stage::Ready | Stage::Selecting(_) => Ended(NOT_SENT),
+        }
+    }
+
+    /// Handles all whole frames that have come.
+    fn frames(&mut self, engine: &mut Engine, dedicated: Dedicated) -> Result<(), Ended> {
+        let input = std::mem::take(&mut self.input);
+        let mut start = 0;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && start + self.scanned < input.len() {
+            match self.scanner.feed(&input[start + self.scanned..]) {
+                Ok(Some(length)) => {
+                    let end = start + self.scanned + length;
+                    self.scanned = 0;
+                    let push = self.scanner.is_push();
+                    outcome = if push {
+                        Err(Ended(ODD))
+                    } else {
+                        self.frame(engine, dedicated, &input[start..end])
+                    };
+                    start = end;
+                }
+                Ok(None) => {
+                    self.scanned = input.len() - start;
+                    break;
+                }
+                Err(_) => outcome = Err(Ended(ODD)),
+            }
+        }
+        self.input = input;
+        self.input.drain(..start);
+        if self.input.len() > engine.shared.limits.output_hard {
+            outcome = outcome.and(Err(Ended(LARGE)));
+        }
+        outcome
+    }
+
+    fn frame(&mut self, engine: &mut Engine, dedicated: Dedicated, frame: &[u8]) -> Result<(), Ended> {
+        match self.stage {
+            // Nobody asked.
+            Stage::Ready => Err(Ended(ODD)),
+            Stage::Selecting(_) if !self.knows_itself => {
+                self.knows_itself = true;
+                let number = crate::merge::integer(frame).unwrap_or(0);
+                if let Some(slot) = engine.dedicated.slot(dedicated) {
+                    slot.node_client = number;
+                }
+                engine.tell_where_it_waits(dedicated);
+                Ok(())
+            }
+            Stage::Selecting(db) if frame == b"+OK\r\n" => {
+                self.db = Some(db);
+                if let Some(job) = engine
+                    .dedicated
+                    .slot(dedicated)
+                    .and_then(|slot| slot.job.as_mut())
+                {
+                    self.send(job, &mut engine.spares);
+                } else {
+                    self.stage = Stage::Ready;
+                }
+                Ok(())
+            }
+            Stage::Selecting(_) => Err(Ended(NOT_SENT)),
+            Stage::Asked => self.reply(engine, dedicated, frame),
+        }
+    }
+
+    fn reply(&mut self, engine: &mut Engine, dedicated: Dedicated, frame: &[u8]) -> Result<(), Ended> {
+        let Some(job) = engine
+            .dedicated
+            .slot(dedicated)
+            .and_then(|slot| slot.job.as_ref())
+        else {
+            return Err(Ended(ODD));
+        };
+        self.frames_seen += 1;
+        if self.frames_seen == 1 && job.transaction && frame != b"+OK\r\n" {
+            return Err(Ended(ODD));
+        }
+        let answer_at = job.frames - u32::from(job.fenced);
+        if self.frames_seen == answer_at {
+            self.answer.extend_from_slice(frame);
+        }
+        if self.frames_seen < job.frames {
+            return Ok(());
+        }
+        if job.fenced && frame != self.fence {
+            return Err(Ended(ODD));
+        }
+        let answer = std::mem::take(&mut self.answer);
+        if !job.fenced && is_node_fault(&answer) {
+            return Err(Ended(FAULT));
+        }
+        let took = u32::try_from(engine.now - job.since).unwrap_or(u32::MAX);
+        let (owner, shard, name) = (job.owner, job.shard, job.name);
+        engine.metrics.shard_reply(shard, answer.len());
+        match owner {
+            Some((client, generation, seq)) => {
+                engine.complete_dedicated(client, generation, seq, &answer, true);
+            }
+            None if brings_data(&answer) => {
+                engine.metrics.popped_for_nobody.inc();
+                tracing::warn!(
+                    event = "popped_for_nobody",
+                    command = name,
+                    shard = shard.0,
+                    bytes = answer.len(),
+                    waited_us = took,
+                    "a node answered a client that had left: what it took out is lost"
+                );
+            }
+            None => {}
+        }
+        self.stage = Stage::Ready;
+        engine.dedicated_answered(dedicated);
+        // The half-closed end of it is of no more use.
+        if self.half_closed_at.is_some() {
+            return Err(Ended(NOT_SENT));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a reply has something in it that was in the database before.
+fn brings_data(reply: &[u8]) -> bool {
+    !matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n" | b"+OK\r\n" | b"*0\r\n")
+        && !matches!(reply.first(), Some(b'-'))
+}
+
+fn is_node_fault(reply: &[u8]) -> bool {
+    [&b"-NOAUTH"[..], b"-WRONGPASS", b"-MOVED ", b"-ASK "]
+        .iter()
+        .any(|fault| reply.starts_with(fault))
+}

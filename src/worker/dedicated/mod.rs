@@ -1,0 +1,329 @@
+//! Connections that one client has for itself: while it waits for data, and while it watches keys.
+//!
+//! ```text
+//!                ┌─ idle (by node and protocol) ◀── answered ──┐
+//!  a request ────┤                                             ├── Busy ── client gone: half-closed, read to its end
+//!                └─ none idle, room left: a new one ───────────┘   ▲
+//!                                                        Pinned (its client watches keys, nothing asked)
+//! ```
+//!
+//! Each has a task of its own and carries one request at a time. A request is written only when the `SELECT` before it
+//! is confirmed. How many may be in use to one node is bounded over all workers; beyond, clients get `TRYAGAIN`.
+//!
+//! Nothing is popped for a client that is gone without saying so: such a connection is half-closed, which ends a wait on
+//! the node, and a reply that still comes is counted and logged.
+
+mod connection;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Weak;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Waker;
+
+use slab::Slab;
+
+use super::engine::Engine;
+use crate::ids::{DbIndex, NodeIndex, ShardId};
+use crate::metrics::Limit;
+use crate::resp::Protocol;
+
+/// An idle connection is kept this long, in microseconds.
+const IDLE_US: u64 = 30_000_000;
+/// Idle connections that a worker keeps for one node and protocol.
+const IDLE_MAX: usize = 16;
+
+/// All dedicated connections of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    slots: Slab<Slot>,
+    idle: BTreeMap<(NodeIndex, bool), Vec<usize>>,
+    /// Where new tasks find the engine.
+    engine: Weak<RefCell<Engine>>,
+}
+
+/// One connection, from the engine's side. Its task has the socket.
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    node: NodeIndex,
+    protocol: Protocol,
+    waker: Option<Waker>,
+    job: Option<Job>,
+    /// The client that it is kept for between two requests: index, generation.
+    pinned: Option<(usize, u32)>,
+    end: End,
+    idle_since: Option<u64>,
+    /// The node's name for this connection, for `CLIENT UNBLOCK`. 0 before it is known.
+    node_client: i64,
+    /// Its place under the limit, unless it is idle.
+    place: Option<Place>,
+}
+
+/// How a connection is to end, if it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    No,
+    /// At once: it is idle.
+    Close,
+    /// Its client is gone: half-closed, read to its end.
+    Gone,
+    /// The proxy stops: half-closed; what was asked is answered by what comes, or has not run.
+    Stop,
+}
+
+/// What is asked over a connection.
+#[derive(Debug)]
+pub(super) struct Job {
+    /// Who asked: client, generation, sequence number. None: the proxy itself.
+    pub(super) owner: Option<(u32, u32, u32)>,
+    pub(super) shard: ShardId,
+    pub(super) db: DbIndex,
+    pub(super) name: &'static str,
+    pub(super) bytes: Vec<u8>,
+    /// Frames that the node answers.
+    pub(super) frames: u32,
+    /// A fence stands behind it.
+    pub(super) fenced: bool,
+    /// It is a transaction: the first frame must be `+OK`.
+    pub(super) transaction: bool,
+    /// Worker time when it came.
+    pub(super) since: u64,
+    /// Worker time at which its client is told that no answer came. None: it may wait for ever.
+    pub(super) deadline: Option<u64>,
+}
+
+/// Which connection a client has: its place and generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Dedicated {
+    index: usize,
+    generation: u32,
+}
+
+/// A place under the limit of one node; given back when dropped.
+#[derive(Debug)]
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        if count.fetch_add(1, Relaxed) >= max {
+            count.fetch_sub(1, Relaxed);
+            return None;
+        }
+        Some(Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Pool {
+    /// Tells the pool where its engine is.
+    pub(super) fn set_engine(&mut self, engine: Weak<RefCell<Engine>>) {
+        self.engine = engine;
+    }
+
+    fn slot(&mut self, dedicated: Dedicated) -> Option<&mut Slot> {
+        self.slots
+            .get_mut(dedicated.index)
+            .filter(|slot| slot.generation == dedicated.generation)
+    }
+}
+
+impl Slot {
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Engine {
+    /// A connection to a shard's node that nobody else uses, if one may be had.
+    pub(super) fn acquire_dedicated(
+        &mut self,
+        shard: ShardId,
+        protocol: Protocol,
+    ) -> Result<Dedicated, String> {
+        let node = self.topology.placement(shard).node;
+        let count = &self.shared.dedicated[node.index()];
+        let Some(place) = Place::take(count, self.shared.limits.dedicated) else {
+            self.metrics.limits[Limit::Dedicated].inc();
+            return Err(format!(
+                "TRYAGAIN preshard: shard {shard}: all connections to its node for commands that wait are in use \
+                 ([nodes] dedicated_max); it has not run"
+            ));
+        };
+        let place = Some(place);
+        let key = (node, protocol == Protocol::Resp3);
+        if let Some(index) = self.dedicated.idle.get_mut(&key).and_then(Vec::pop)
+            && let Some(slot) = self.dedicated.slots.get_mut(index)
+        {
+            slot.idle_since = None;
+            slot.place = place;
+            return Ok(Dedicated {
+                index,
+                generation: slot.generation,
+            });
+        }
+        let generation = self.next_generation();
+        let index = self.dedicated.slots.insert(Slot {
+            generation,
+            node,
+            protocol,
+            waker: None,
+            job: None,
+            pinned: None,
+            end: End::No,
+            idle_since: None,
+            node_client: 0,
+            place,
+        });
+        let dedicated = Dedicated { index, generation };
+        if let Some(engine) = self.dedicated.engine.upgrade() {
+            let order = self.node_order(node, protocol);
+            tokio::task::spawn_local(connection::keep(engine, dedicated, order));
+        }
+        Ok(dedicated)
+    }
+
+    /// Asks something over a connection that carries nothing.
+    pub(super) fn ask_dedicated(&mut self, dedicated: Dedicated, job: Job) {
+        if let Some(slot) = self.dedicated.slot(dedicated) {
+            slot.job = Some(job);
+            slot.wake();
+        }
+    }
+
+    /// Keeps a connection for a client between its requests, or no longer.
+    pub(super) fn pin_dedicated(&mut self, dedicated: Dedicated, client: Option<(usize, u32)>) {
+        if let Some(slot) = self.dedicated.slot(dedicated) {
+            slot.pinned = client;
+        }
+    }
+
+    /// The client of a connection is gone, and with it what it waited for.
+    pub(super) fn abandon_dedicated(&mut self, dedicated: Dedicated) {
+        if let Some(slot) = self.dedicated.slot(dedicated) {
+            slot.end = End::Gone;
+            if let Some(job) = &mut slot.job {
+                job.owner = None;
+            }
+            slot.wake();
+        }
+    }
+
+    /// The proxy stops: whoever waits for data is let go.
+    pub(super) fn stop_waiting(&mut self) {
+        for (_, slot) in &mut self.dedicated.slots {
+            if slot.job.is_some() && slot.end == End::No {
+                slot.end = End::Stop;
+                slot.wake();
+            }
+        }
+    }
+
+    /// Closes connections that were not used for long; answers what waited too long. Called by the sweep.
+    pub(super) fn dedicated_deadlines(&mut self) {
+        let now = self.now;
+        for (index, slot) in &mut self.dedicated.slots {
+            let idle = slot.idle_since.is_some_and(|since| now - since >= IDLE_US);
+            if idle {
+                slot.end = End::Close;
+                let key = (slot.node, slot.protocol == Protocol::Resp3);
+                if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+                    idle.retain(|&other| other != index);
+                }
+            }
+            let overdue = slot
+                .job
+                .as_ref()
+                .and_then(|job| job.deadline)
+                .is_some_and(|deadline| now >= deadline);
+            if idle || overdue {
+                slot.wake();
+            }
+        }
+    }
+
+    /// Where the node of a connection knows it, and by which number.
+    pub(super) fn waits_on_node(&mut self, dedicated: Dedicated) -> Option<(NodeIndex, i64)> {
+        let slot = self.dedicated.slot(dedicated)?;
+        (slot.node_client != 0).then_some((slot.node, slot.node_client))
+    }
+
+    /// Dedicated connections to a node: those in use, those idle.
+    pub(super) fn count_dedicated(&self, node: NodeIndex) -> (u64, u64) {
+        let slots = self.dedicated.slots.iter().map(|(_, slot)| slot);
+        slots
+            .filter(|slot| slot.node == node)
+            .fold((0, 0), |(used, idle), slot| match slot.idle_since {
+                Some(_) => (used, idle + 1),
+                None => (used + 1, idle),
+            })
+    }
+
+    /// What a connection carried is answered: it waits for the next request, of its client or of anyone.
+    fn dedicated_answered(&mut self, dedicated: Dedicated) {
+        let now = self.now;
+        let Some(slot) = self.dedicated.slot(dedicated) else {
+            return;
+        };
+        slot.job = None;
+        if slot.pinned.is_none() && slot.end == End::No {
+            slot.idle_since = Some(now);
+            slot.place = None;
+            let key = (slot.node, slot.protocol == Protocol::Resp3);
+            let idle = self.dedicated.idle.entry(key).or_default();
+            if idle.len() < IDLE_MAX {
+                idle.push(dedicated.index);
+            } else if let Some(slot) = self.dedicated.slot(dedicated) {
+                slot.end = End::Close;
+                slot.wake();
+            }
+        }
+    }
+
+    /// A connection has ended. What it still carried is answered with this line, if anybody waits for it.
+    fn dedicated_ended(&mut self, dedicated: Dedicated, line: &str) {
+        if self.dedicated.slot(dedicated).is_none() {
+            return;
+        }
+        let slot = self.dedicated.slots.remove(dedicated.index);
+        let key = (slot.node, slot.protocol == Protocol::Resp3);
+        if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+            idle.retain(|&index| index != dedicated.index);
+        }
+        if let Some((client, generation)) = slot.pinned {
+            self.watch_lost(client, generation);
+        }
+        if let Some((client, generation, seq)) = slot.job.and_then(|job| job.owner) {
+            let reply = crate::resp::error_line(line);
+            self.complete_dedicated(client, generation, seq, &reply, false);
+        }
+    }
+
+    /// Answers a client's request that went over a connection of its own.
+    fn complete_dedicated(&mut self, client: u32, generation: u32, seq: u32, reply: &[u8], from_node: bool) {
+        let index = client as usize;
+        if !self.client_is_gone(index, generation) {
+            self.clients[index].waits_at = None;
+            self.clients[index].info.waits(None);
+        }
+        self.complete(index, generation, seq, reply, from_node);
+        if !self.client_is_gone(index, generation) {
+            self.clients[index].wake();
+        }
+    }
+
+    /// The client that asks something over a connection.
+    pub(super) fn asker_of(&mut self, dedicated: Dedicated) -> Option<(usize, u32)> {
+        let job = self.dedicated.slot(dedicated)?.job.as_ref()?;
+        job.owner
+            .map(|(client, generation, _)| (client as usize, generation))
+    }
+}

@@ -1,0 +1,308 @@
+//! Commands that may wait for data, and those that guard a transaction: over a connection of the client's own.
+//!
+//! While its request is under way the client's next ones wait behind it, and its socket is watched: who leaves is not
+//! waited for any more.
+
+use std::time::Duration;
+
+use super::client::Via;
+use super::dispatch::{Admission, to_u32};
+use super::input::Taken;
+use crate::command::{Spec, Wait, wait_of};
+use crate::ids::{NodeIndex, ShardId};
+use crate::metrics::RequestClass;
+use crate::resp::{self, Args};
+use crate::route;
+use crate::worker::backend::Shape;
+use crate::worker::dedicated::{Dedicated, Job};
+use crate::worker::engine::Engine;
+
+/// What a node may take longer than the wait that was asked for.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// What a client watches.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::worker) struct Watching {
+    pub(in crate::worker) at: Dedicated,
+    pub(in crate::worker) shard: ShardId,
+    /// Its connection is lost: whether the keys have changed cannot be known.
+    pub(in crate::worker) lost: bool,
+}
+
+impl Engine {
+    /// Sends a command that may wait.
+    pub(super) fn handle_blocking(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        shard: ShardId,
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Taken {
+        let at = match self.own_connection(index, shard) {
+            Ok(Some(at)) => at,
+            Ok(None) => return self.wait_for_answers(index),
+            Err(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        };
+        let limit = match wait_of(spec, args) {
+            Wait::Forever => None,
+            Wait::UpTo(wait) => Some(wait.saturating_add(SLACK)),
+            Wait::No => Some(SLACK),
+        };
+        self.count_request(index, spec);
+        let job = self.job(index, spec, shard, (frame.to_vec(), 1), limit);
+        self.ask_own(index, at, job);
+        Taken::Yes
+    }
+
+    /// `WATCH key …`
+    pub(super) fn watch(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>) -> Taken {
+        if self.clients[index].transaction.is_some() {
+            self.answer_error(index, "ERR WATCH inside MULTI is not allowed");
+            return Taken::Yes;
+        }
+        let db = self.clients[index].db;
+        let shard = match route::shard_of_keys(spec, args, &self.topology, db, &mut self.route_scratch) {
+            Ok(shard) => shard,
+            Err(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        };
+        let watching = self.clients[index].watching;
+        let at = match watching {
+            // `EXEC` will refuse in any case.
+            Some(Watching { lost: true, .. }) => {
+                self.answer(index, b"+OK\r\n", RequestClass::Local);
+                return Taken::Yes;
+            }
+            Some(watching) if watching.shard != shard => {
+                let line = format!(
+                    "CROSSSLOT this client watches keys of shard {}, and this key is on shard {shard}; use a hash tag such as \
+                     {{x}} in all keys of a transaction, or SELECT a pinned database",
+                    watching.shard
+                );
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+            Some(watching) if self.goes_by(index, Via::Dedicated) => Ok(Some(watching.at)),
+            Some(_) => Ok(None),
+            None => self.own_connection(index, shard),
+        };
+        let at = match at {
+            Ok(Some(at)) => at,
+            Ok(None) => return self.wait_for_answers(index),
+            Err(line) => {
+                self.answer_error(index, &line);
+                return Taken::Yes;
+            }
+        };
+        self.count_request(index, spec);
+        let generation = self.clients[index].generation;
+        self.pin_dedicated(at, Some((index, generation)));
+        self.clients[index].watching = Some(Watching {
+            at,
+            shard,
+            lost: false,
+        });
+        let job = self.job(
+            index,
+            spec,
+            shard,
+            (args.frame().to_vec(), 1),
+            self.answer_limit(),
+        );
+        self.ask_own(index, at, job);
+        Taken::Yes
+    }
+
+    /// `UNWATCH` outside of a transaction.
+    pub(super) fn unwatch(&mut self, index: usize, spec: &'static Spec, frame: &[u8]) -> Taken {
+        let Some(watching) = self.clients[index].watching.filter(|watching| !watching.lost) else {
+            self.count_request(index, spec);
+            self.clients[index].watching = None;
+            self.answer(index, b"+OK\r\n", RequestClass::Local);
+            return Taken::Yes;
+        };
+        if !self.goes_by(index, Via::Dedicated) {
+            return self.wait_for_answers(index);
+        }
+        self.count_request(index, spec);
+        self.clients[index].watching = None;
+        self.pin_dedicated(watching.at, None);
+        let job = self.job(
+            index,
+            spec,
+            watching.shard,
+            (frame.to_vec(), 1),
+            self.answer_limit(),
+        );
+        self.ask_own(index, watching.at, job);
+        Taken::Yes
+    }
+
+    /// Forgets what a client watches: its transaction is over.
+    pub(super) fn release_watch(&mut self, index: usize) {
+        let Some(watching) = self.clients[index].watching.take() else {
+            return;
+        };
+        if watching.lost {
+            return;
+        }
+        self.pin_dedicated(watching.at, None);
+        let job = Job {
+            owner: None,
+            shard: watching.shard,
+            db: self.topology.placement(watching.shard).db,
+            name: "unwatch",
+            bytes: b"*1\r\n$7\r\nUNWATCH\r\n".to_vec(),
+            frames: 1,
+            fenced: false,
+            transaction: false,
+            since: self.now,
+            deadline: self.answer_limit().map(|limit| self.now + micros(limit)),
+        };
+        self.ask_dedicated(watching.at, job);
+    }
+
+    /// Sends a transaction over the connection that watches its keys.
+    pub(super) fn exec_watched(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        watching: Watching,
+        (bytes, frames): (Vec<u8>, u32),
+        fenced: bool,
+    ) {
+        // Whatever comes of it, the keys are not watched any more.
+        self.clients[index].watching = None;
+        self.pin_dedicated(watching.at, None);
+        let mut job = self.job(index, spec, watching.shard, (bytes, frames), self.answer_limit());
+        job.transaction = true;
+        job.fenced = fenced;
+        self.ask_own(index, watching.at, job);
+    }
+
+    /// The connection that watched for a client is lost.
+    pub(in crate::worker) fn watch_lost(&mut self, index: usize, generation: u32) {
+        if !self.client_is_gone(index, generation)
+            && let Some(watching) = &mut self.clients[index].watching
+        {
+            watching.lost = true;
+        }
+    }
+
+    /// A connection of its own for a client that has nothing in flight. None: it has.
+    fn own_connection(&mut self, index: usize, shard: ShardId) -> Result<Option<Dedicated>, String> {
+        if !self.goes_by(index, Via::Dedicated) {
+            return Ok(None);
+        }
+        let protocol = self.clients[index].protocol;
+        let lane = self.lane(shard, protocol);
+        if let Admission::Down(line) = self.admission(lane) {
+            return Err(line);
+        }
+        self.acquire_dedicated(shard, protocol).map(Some)
+    }
+
+    fn job(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        shard: ShardId,
+        (bytes, frames): (Vec<u8>, u32),
+        limit: Option<Duration>,
+    ) -> Job {
+        self.metrics.shard_request(shard, bytes.len());
+        let seq = self.push_slot(index, bytes.len(), RequestClass::Blocking);
+        Job {
+            owner: Some((to_u32(index), self.clients[index].generation, seq)),
+            shard,
+            db: self.topology.placement(shard).db,
+            name: spec.name,
+            bytes,
+            frames,
+            fenced: false,
+            transaction: false,
+            since: self.now,
+            deadline: limit.map(|limit| self.now + micros(limit)),
+        }
+    }
+
+    fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
+        self.clients[index].waits_at = Some(at);
+        self.ask_dedicated(at, job);
+        self.tell_where_it_waits(at);
+    }
+
+    /// Tells the registry where a client waits, for `CLIENT UNBLOCK`.
+    pub(in crate::worker) fn tell_where_it_waits(&mut self, at: Dedicated) {
+        let place = self.waits_on_node(at);
+        let Some((client, generation)) = self.asker_of(at) else {
+            return;
+        };
+        if !self.client_is_gone(client, generation) {
+            self.clients[client].info.waits(place);
+        }
+    }
+
+    /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`: the node decides, as it may be answering at this moment.
+    pub(super) fn client_unblock(&mut self, index: usize, args: &Args<'_>) -> Taken {
+        let id: Option<u64> = std::str::from_utf8(args.get(2))
+            .ok()
+            .and_then(|id| id.parse().ok());
+        let reason = args.try_get(3);
+        let known = reason.is_none_or(|reason| {
+            reason.eq_ignore_ascii_case(b"TIMEOUT") || reason.eq_ignore_ascii_case(b"ERROR")
+        });
+        let Some(id) = id else {
+            self.answer_error(index, "ERR value is not an integer or out of range");
+            return Taken::Yes;
+        };
+        if !known || args.len() > 4 {
+            self.answer_error(index, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
+            return Taken::Yes;
+        }
+        let place = self.shared.registry.get(id).and_then(|info| info.waits_at());
+        let shard = place.and_then(|(node, _)| self.some_shard_of(node));
+        let (Some((_, number)), Some(shard)) = (place, shard) else {
+            self.answer(index, b":0\r\n", RequestClass::Local);
+            return Taken::Yes;
+        };
+        if !self.goes_by(index, Via::Shared) {
+            return self.wait_for_answers(index);
+        }
+        let lane = self.lane(shard, self.clients[index].protocol);
+        let number = number.to_string();
+        let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", number.as_bytes()];
+        words.extend(reason);
+        let mut frame = Vec::new();
+        resp::write_request(&mut frame, &words);
+        self.forward_block(index, lane, (Shape::Plain, 1), &frame)
+    }
+
+    fn some_shard_of(&self, node: NodeIndex) -> Option<ShardId> {
+        let mut placements = self.topology.placements_by_shard();
+        placements
+            .find(|(_, placement)| placement.node == node)
+            .map(|(shard, _)| shard)
+    }
+
+    /// How long a node may take for what does not wait.
+    fn answer_limit(&self) -> Option<Duration> {
+        match self.shared.limits.request_timeout_us {
+            0 => None,
+            deadline => Some(Duration::from_micros(deadline)),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    // Who waits for centuries waits for ever.
+    u64::try_from(duration.as_micros())
+        .unwrap_or(u64::MAX / 4)
+        .min(u64::MAX / 4)
+}
