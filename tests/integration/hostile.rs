@@ -412,7 +412,6 @@ fn commands_that_would_change_a_shared_connection_never_do() {
             "reset",
             "monitor",
             "multi",
-            "watch",
             "debug",
             "client|reply",
             "client|tracking",
