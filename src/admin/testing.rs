@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::{AdminContext, Rates};
 use crate::command;
-use crate::config::{Config, OnEmpty};
+use crate::config::{Config, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
@@ -41,6 +41,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         password: None,
         credentials: NodeCredentials::default(),
         on_empty: OnEmpty::Serve,
+        on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
         max_clients: 100,

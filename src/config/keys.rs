@@ -375,6 +375,13 @@ pub const KEYS: &[Key] = &[
         "`refuse` turns a lost cache into an outage, `serve` turns lost data into an empty shard; both are logged.",
     ),
     key(
+        "nodes.on_gap",
+        Kind::Choice(&["resubscribe", "close"]),
+        "resubscribe",
+        "What to do with subscribers when the connection that hears a node breaks: subscribe anew, or close them too.",
+        "With `resubscribe` they do not learn that they may have missed messages, with `close` all of them reconnect.",
+    ),
+    key(
         "nodes.reconnect_backoff_max",
         Kind::Time(Duration::from_millis(10), MINUTE),
         "500ms",

@@ -134,6 +134,8 @@ pub struct Nodes {
     pub batches_in_flight: Batches,
     /// What to do with a known node that lost its data.
     pub on_empty: OnEmpty,
+    /// What to do with subscribers that may have missed messages.
+    pub on_gap: OnGap,
     /// Longest pause between attempts to connect.
     pub reconnect_backoff_max: Duration,
 }
@@ -146,6 +148,16 @@ pub enum Batches {
     Auto,
     /// Always this many, 1 to 8.
     Fixed(u8),
+}
+
+/// What to do with subscribers when what a node publishes was not heard for a while.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnGap {
+    /// They stay, and are not told.
+    #[default]
+    Resubscribe,
+    /// They are closed, as one Redis would have closed them.
+    Close,
 }
 
 /// What to do with a known node that comes back without data.

@@ -1,7 +1,7 @@
 //! The settings in force, as text: each key of the file with the value that counts, secrets left out.
 
 use super::units::{format_bytes, format_duration};
-use super::{Batches, Config, LogFormat, LogLevel, OnEmpty, PasswordHash, StorePlace};
+use super::{Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
 use crate::topology::Address;
 use std::time::Duration;
 
@@ -78,6 +78,10 @@ impl Config {
             OnEmpty::Serve => "serve",
             OnEmpty::Refuse => "refuse",
         };
+        let on_gap = match nodes.on_gap {
+            OnGap::Resubscribe => "resubscribe",
+            OnGap::Close => "close",
+        };
         vec![
             ("nodes.username", nodes.username.clone().unwrap_or_default()),
             ("nodes.password", secret(nodes.password.as_ref())),
@@ -90,6 +94,7 @@ impl Config {
             ("nodes.dedicated_max", nodes.dedicated_max.to_string()),
             ("nodes.batches_in_flight", batches),
             ("nodes.on_empty", on_empty.to_owned()),
+            ("nodes.on_gap", on_gap.to_owned()),
             (
                 "nodes.reconnect_backoff_max",
                 format_duration(nodes.reconnect_backoff_max),

@@ -10,7 +10,7 @@ use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
 use super::{
-    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, Proxy, StorePlace, TopologySeed,
+    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, StorePlace, TopologySeed,
 };
 use crate::topology::{Address, Node, validate};
 use std::collections::HashMap;
@@ -96,6 +96,10 @@ impl Reader<'_> {
             on_empty: self.choice(
                 "nodes.on_empty",
                 &[("serve", OnEmpty::Serve), ("refuse", OnEmpty::Refuse)],
+            ),
+            on_gap: self.choice(
+                "nodes.on_gap",
+                &[("resubscribe", OnGap::Resubscribe), ("close", OnGap::Close)],
             ),
             reconnect_backoff_max: self.time("nodes.reconnect_backoff_max"),
         }

@@ -166,6 +166,7 @@ label! {
         ProtocolError "protocol_error" "a malformed request",
         OutputLimit "output_limit" "unread replies beyond `output_bytes_hard`",
         SlowSubscriber "slow_subscriber" "unread messages beyond `output_bytes_hard`",
+        SubscriptionGap "subscription_gap" "it may have missed messages of a node, and `on_gap` is \"close\"",
         OutputStalled "output_stalled" "unread replies without progress for too long",
         Auth "auth" "not authenticated, or the right was taken away",
         Drain "drain" "the proxy stops",

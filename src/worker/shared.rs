@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
-use crate::config::{OnEmpty, PasswordHash, Secret};
+use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
 use crate::resp::RequestLimits;
@@ -130,6 +130,8 @@ pub struct Shared {
     pub credentials: NodeCredentials,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
+    /// What to do with subscribers that may have missed messages.
+    pub on_gap: OnGap,
     /// Redis version to claim instead of the nodes' lowest.
     pub redis_version: Option<String>,
     /// Address that INFO and CONFIG GET show.

@@ -18,7 +18,7 @@ use super::session::Client;
 use super::shared::{Limits, NodeCredentials, NodesView, Shared};
 use super::stream::{Accepted, Stream};
 use crate::command;
-use crate::config::OnEmpty;
+use crate::config::{OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::topology::{Node, Topology};
@@ -82,6 +82,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         password: None,
         credentials: NodeCredentials::default(),
         on_empty: OnEmpty::Serve,
+        on_gap: OnGap::Resubscribe,
         redis_version: None,
         data_address: RwLock::default(),
         max_clients: 100,

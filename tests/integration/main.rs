@@ -28,9 +28,7 @@ mod differential;
 mod faults;
 mod harness;
 mod hostile;
-mod keyspace;
 mod limits;
-
 mod pubsub;
 mod scripts;
 mod startup;

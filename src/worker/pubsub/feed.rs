@@ -18,8 +18,9 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 
 use super::line::State;
+use crate::config::OnGap;
 use crate::ids::NodeIndex;
-use crate::metrics::{LinkClose, NodeCells, Wire};
+use crate::metrics::{Disconnect, LinkClose, NodeCells, Wire};
 use crate::resp::{Protocol, ReplyScanner};
 use crate::worker::backend::{ConnectError, Ready, connect};
 use crate::worker::engine::Engine;
@@ -317,9 +318,25 @@ impl Engine {
             let name = self.node_name(node);
             tracing::warn!(event = "subscriptions_interrupted", node = name, worker = self.worker, reason = ?why);
         }
+        if wanted && self.shared.on_gap == OnGap::Close {
+            self.close_listeners();
+        }
         let state = if wanted { State::Connecting } else { State::Off };
         self.pubsub.hub.handle_end(node, state);
         self.answer_subscribers();
+    }
+
+    /// Closes everybody who listens to something: Redis would have closed them with the node.
+    fn close_listeners(&mut self) {
+        let listeners: Vec<(usize, u32)> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.listens)
+            .map(|(index, client)| (index, client.generation))
+            .collect();
+        for (index, generation) in listeners {
+            self.close_client(index, generation, Disconnect::SubscriptionGap);
+        }
     }
 
     /// Has the feeds look that have something to ask, or are to be connected.

@@ -155,7 +155,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => node.clone().prop_map(Act::Lose),
         6 => node.clone().prop_map(Act::Serve),
         6 => (node.clone(), 1_usize..5).prop_map(|(node, frames)| Act::Hear(node, frames)),
-        6 => (node.clone(), kind(), 0_u8..10).prop_map(|(node, kind, channel)| Act::Publish(node, kind, channel)),
+        6 => (node.clone(), kind(), 0_u8..11).prop_map(|(node, kind, channel)| Act::Publish(node, kind, channel)),
         1 => node.prop_map(Act::Ping),
     ]
 }
@@ -200,7 +200,6 @@ impl World {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for each thing that can happen")]
     fn act(&mut self, act: &Act) {
         match act {
             Act::Subscribe(client, kind, numbers) => {
@@ -220,25 +219,7 @@ impl World {
                 }
                 self.settle(*client, request, new);
             }
-            Act::Unsubscribe(client, kind, number) => {
-                let named = number.map(|number| name(*kind, number));
-                let peer = &mut self.peers[*client];
-                let who = (*client, peer.generation);
-                let request = self
-                    .hub
-                    .unsubscribe(who, *kind, named.into_iter(), Protocol::Resp3);
-                match named {
-                    Some(name) => {
-                        peer.names[*kind as usize].remove(name);
-                        peer.confirmed[*kind as usize].remove(name);
-                    }
-                    None => {
-                        peer.names[*kind as usize].clear();
-                        peer.confirmed[*kind as usize].clear();
-                    }
-                }
-                self.settle(*client, request, Vec::new());
-            }
+            Act::Unsubscribe(client, kind, number) => self.unsubscribe(*client, *kind, *number),
             Act::Leave(client) => {
                 self.hub.leave(*client);
                 let generation = self.peers[*client].generation + 1;
@@ -265,27 +246,43 @@ impl World {
                     self.hear(*node);
                 }
             }
-            Act::Publish(node, kind, number) => {
-                let channels = ["a", "ab", "b", "c", "__keyspace@", "__keyevent@"];
-                let number = usize::from(*number);
-                let kind = if *kind == Kind::Pattern {
-                    Kind::Channel
-                } else {
-                    *kind
-                };
-                let channel = match channels.get(number) {
-                    Some(&"__keyspace@") => "__keyspace@4__:k".to_owned(),
-                    Some(&"__keyevent@") => format!("__keyevent@{}__:set", 8 + node),
-                    Some(channel) => (*channel).to_owned(),
-                    None => format!("__keyevent@{number}__:set"),
-                };
-                self.publish(*node, kind, channel.as_bytes());
-            }
+            Act::Publish(node, kind, number) => self.publish_one(*node, *kind, usize::from(*number)),
             Act::Ping(node) if self.servers[*node].up => self.hub.ping(index(*node)),
             Act::Connect(_) | Act::Fail(_) | Act::Lose(_) | Act::Ping(_) => {}
         }
         self.poll();
         self.check_counts();
+    }
+
+    fn publish_one(&mut self, node: usize, kind: Kind, number: usize) {
+        let channels = ["a", "ab", "b", "c", "__keyspace@4__:k"];
+        // The last ones are databases of one node or the other, or of none.
+        let channel = channels.get(number).map_or_else(
+            || format!("__keyevent@{number}__:set"),
+            |channel| (*channel).to_owned(),
+        );
+        let kind = if kind == Kind::Pattern {
+            Kind::Channel
+        } else {
+            kind
+        };
+        self.publish(node, kind, channel.as_bytes());
+    }
+
+    fn unsubscribe(&mut self, client: usize, kind: Kind, number: Option<u8>) {
+        let named = number.map(|number| name(kind, number));
+        let peer = &mut self.peers[client];
+        let who = (client, peer.generation);
+        let request = self
+            .hub
+            .unsubscribe(who, kind, named.into_iter(), Protocol::Resp3);
+        for names in [&mut peer.names, &mut peer.confirmed] {
+            match named {
+                Some(name) => drop(names[kind as usize].remove(name)),
+                None => names[kind as usize].clear(),
+            }
+        }
+        self.settle(client, request, Vec::new());
     }
 
     fn settle(&mut self, client: usize, request: Request, new: Vec<Joins>) {
