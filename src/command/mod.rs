@@ -28,7 +28,7 @@ mod script;
 mod spec;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod waiting;
 
 pub use flags::{Categories, Flags, KeyFlags};

@@ -81,6 +81,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("role", Local::Role),
     ("info", Local::Info),
     ("wait", Local::Wait),
+    ("waitaof", Local::Wait),
     ("config|get", Local::ConfigGet),
     ("command", Local::Command),
     ("command|count", Local::CommandCount),
@@ -152,7 +153,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
 
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
-    (WAITING, "waitaof"),
     (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
@@ -165,8 +165,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `WAIT 1` is refused.
-pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
 /// Why `SCRIPT KILL` is refused.
 pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
 /// Why `CLIENT TRACKING` is refused.
@@ -288,7 +286,7 @@ fn in_pairs<T: Copy>(pairs: &[(&str, T)], name: &str) -> Option<T> {
 
 /// Commands of which some argument changes what they mean: `resolve` looks at them.
 pub(super) fn has_rules(name: &str) -> bool {
-    matches!(name, "copy" | "mset" | "msetnx" | "wait" | "xread" | "xreadgroup")
+    matches!(name, "copy" | "mset" | "msetnx" | "xread" | "xreadgroup")
 }
 
 /// Every name that is judged, as often as it is.

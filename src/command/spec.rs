@@ -365,7 +365,7 @@ pub enum Local {
     Role,
     /// `INFO [section …]`
     Info,
-    /// `WAIT 0 timeout`; any other number is refused by [`super::resolve`]
+    /// `WAIT replicas timeout`, `WAITAOF local replicas timeout`
     Wait,
     /// `CONFIG GET pattern …`
     ConfigGet,

@@ -30,6 +30,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod pubsub;
+mod replicas;
 mod scripts;
 mod startup;
 mod transactions;

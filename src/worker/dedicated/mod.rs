@@ -313,6 +313,9 @@ impl Engine {
         if !self.client_is_gone(index, generation) {
             self.clients[index].waits_at = None;
             self.clients[index].info.waits(None);
+            if self.replicas_counted(index, seq, reply) {
+                return;
+            }
         }
         self.complete(index, generation, seq, reply, from_node);
         if !self.client_is_gone(index, generation) {

@@ -17,6 +17,7 @@ mod input;
 #[cfg(test)]
 mod input_tests;
 mod local;
+mod replicas;
 mod reply;
 #[cfg(test)]
 mod reply_tests;
