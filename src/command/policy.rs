@@ -80,6 +80,8 @@ const LOCAL: &[(&str, Local)] = &[
     ("time", Local::Time),
     ("role", Local::Role),
     ("info", Local::Info),
+    ("function|kill", Local::KillCode),
+    ("script|kill", Local::KillCode),
     ("wait", Local::Wait),
     ("waitaof", Local::Wait),
     ("config|get", Local::ConfigGet),
@@ -153,7 +155,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
 
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
-    (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
         "it would have to stop and wake clients of every worker",
@@ -165,8 +166,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `SCRIPT KILL` is refused.
-pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
 /// Why `CLIENT TRACKING` is refused.
 pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";
 /// Why `COPY … DB` is refused.

@@ -365,6 +365,8 @@ pub enum Local {
     Role,
     /// `INFO [section …]`
     Info,
+    /// `SCRIPT KILL`, `FUNCTION KILL`: asked of the nodes over connections of their own
+    KillCode,
     /// `WAIT replicas timeout`, `WAITAOF local replicas timeout`
     Wait,
     /// `CONFIG GET pattern …`

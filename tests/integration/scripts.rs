@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Node, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_until};
 
 fn small() -> (Vec<Node>, Proxy) {
     let nodes = vec![Node::start(), Node::start()];
@@ -203,4 +203,61 @@ fn a_script_that_would_make_a_node_answer_twice_never_reaches_it() {
         assert_eq!(client.ask("PING"), Reply::Simple("PONG".into()));
     }
     assert_eq!(calls(), before);
+}
+
+/// Two nodes that say soon that they are busy.
+fn soon_busy() -> (Vec<Node>, Proxy) {
+    let options = NodeOptions {
+        more: ["--lua-time-limit", "50"].map(str::to_owned).to_vec(),
+        ..NodeOptions::default()
+    };
+    let nodes = vec![Node::with(options.clone()), Node::with(options)];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("request_timeout = \"30s\"")
+        .announce(&["probe_failed", "node_down", "link_closed", "node_unreachable"])
+        .start();
+    (nodes, proxy)
+}
+
+#[test]
+fn a_script_that_does_not_end_is_killed_and_one_that_wrote_is_not() {
+    let (nodes, proxy) = soon_busy();
+    let (mut runs, mut kills) = (proxy.client(), proxy.client3());
+    assert_eq!(kills.ask("SCRIPT KILL"), nodes[0].client().ask("SCRIPT KILL"));
+    for shard in [0, 7] {
+        let key = key_in(shard, 8, "endless:");
+        runs.command(&["EVAL", "while true do end", "1", &key]);
+        wait_until("the script is killed", Duration::from_secs(20), || {
+            kills.ask("SCRIPT KILL").is_ok()
+        });
+        assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
+        runs.call(&["SET", &key, "1"]).expect_ok();
+    }
+    assert_eq!(kills.ask("SCRIPT KILL"), nodes[0].client().ask("SCRIPT KILL"));
+    let key = key_in(0, 8, "endless:");
+    runs.command(&[
+        "EVAL",
+        "redis.call('SET', KEYS[1], '2') while redis.call('EXISTS', KEYS[1]) == 1 do end",
+        "1",
+        &key,
+    ]);
+    wait_until("the script cannot be killed", Duration::from_secs(20), || {
+        let reply = kills.ask("SCRIPT KILL");
+        assert!(!reply.is_ok(), "{reply:?}");
+        reply.error().is_some_and(|line| line.starts_with("UNKILLABLE "))
+    });
+}
+
+#[test]
+fn a_function_that_does_not_end_is_killed() {
+    let (nodes, proxy) = soon_busy();
+    let (mut runs, mut kills) = (proxy.client(), proxy.client());
+    let code = "#!lua name=l\nredis.register_function('endless', function() while true do end end)";
+    assert_eq!(runs.call(&["FUNCTION", "LOAD", code]), Reply::from("l"));
+    runs.command(&["FCALL", "endless", "1", "a"]);
+    wait_until("the function is killed", Duration::from_secs(20), || {
+        kills.ask("FUNCTION KILL").is_ok()
+    });
+    assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
+    assert_eq!(kills.ask("FUNCTION KILL"), nodes[0].client().ask("FUNCTION KILL"));
 }

@@ -102,16 +102,29 @@ pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectErr
     }
 }
 
-async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
+/// Asks one question over a connection that is neither checked nor kept: for a node that answers little else.
+pub(in crate::worker) async fn ask_once(order: &Order, words: &[&[u8]]) -> Result<Vec<u8>, ConnectError> {
+    let mut talk = open(order).await?;
+    log_in(order, &mut talk).await?;
+    let mut frame = Vec::new();
+    resp::write_request(&mut frame, words);
+    talk.ask(&frame).await
+}
+
+async fn open(order: &Order) -> Result<Talk, ConnectError> {
     let stream = match &order.topology.node(order.node).address {
         Address::Tcp { host, port } => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
     stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
-    let mut talk = Talk {
+    Ok(Talk {
         stream,
         read: Vec::new(),
-    };
+    })
+}
+
+async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
+    let mut talk = open(order).await?;
     log_in(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = if order.serves_shards {

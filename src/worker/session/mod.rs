@@ -16,6 +16,7 @@ mod dispatch;
 mod input;
 #[cfg(test)]
 mod input_tests;
+mod kill;
 mod local;
 mod replicas;
 mod reply;

@@ -31,6 +31,7 @@ impl Engine {
         self.count_request(index, spec);
         let value = match local {
             Local::Ping => return self.ping(index, args),
+            Local::KillCode => return self.kill_code(index, spec),
             Local::Wait => return self.wait_for_replicas(index, spec, args),
             Local::ClientUnblock => return self.client_unblock(index, args),
             Local::Echo => Value::bulk(args.get(1)),
