@@ -80,7 +80,7 @@ async fn ask(order: Order, spec: &'static Spec, node: String, _place: Place) -> 
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no answer within {ANSWER_MAX:?}"),
     };
-    resp::error_line(&format!(
+    resp::error_line(format!(
         "CLUSTERDOWN preshard: node {node} could not be asked whether it runs a script: {why}"
     ))
 }
