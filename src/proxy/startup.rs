@@ -5,11 +5,13 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::ServeError;
 use crate::command;
 use crate::config::{Batches, Config, OnEmpty, StorePlace};
 use crate::control::{self, Preflight};
+use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::FileStore;
@@ -42,6 +44,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
     metrics.set_assignment((&topology).into());
     empty.iter().for_each(|node| metrics.node_came_back_empty(node));
     let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
+    let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
         limits: limits(config, &topology),
         password: config.proxy.password.clone(),
@@ -57,6 +60,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         registry: Registry::default(),
         scripts: Arc::default(),
         dedicated,
+        empty_nodes,
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -96,6 +100,11 @@ async fn topology(
         store.save(&topology).map_err(refuse)?;
         tracing::info!(event = "seeded", store = %path.display(), cluster = topology.cluster_id, shards = topology.shards);
     }
+    let new = topology
+        .nodes_by_index()
+        .filter(|(_, node)| (seeding || empty.contains(&node.name)) && !spared.contains(&node.name));
+    let new: Vec<NodeIndex> = new.map(|(node, _)| node).collect();
+    control::bring_functions(&topology, credentials, deadline, &new, seeding).await;
     let marked = control::mark_nodes(&topology, credentials, deadline, &spared).await;
     marked.map_err(ServeError::Refused)?;
     Ok((topology, store, empty))

@@ -261,3 +261,65 @@ fn a_function_that_does_not_end_is_killed() {
     assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
     assert_eq!(kills.ask("FUNCTION KILL"), nodes[0].client().ask("FUNCTION KILL"));
 }
+
+const WHERE: &str = "#!lua name=where\nredis.register_function('where', function(keys) return keys[1] end)";
+
+/// The function is there for keys of every shard.
+fn is_everywhere(client: &mut crate::harness::Client) {
+    for shard in 0..8 {
+        let key = key_in(shard, 8, "f:");
+        assert_eq!(
+            client.call(&["FCALL", "where", "1", &key]),
+            Reply::from(key.as_str())
+        );
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_empty_has_the_functions_before_it_is_asked_for_them() {
+    let mut nodes = [Node::start(), Node::start()];
+    let addresses = [nodes[0].address(), nodes[1].address()];
+    let proxy = Setup::of(&addresses)
+        .announce(&["node_down", "node_empty", "link_closed", "probe_failed"])
+        .start();
+    let mut client = proxy.client();
+    assert_eq!(client.call(&["FUNCTION", "LOAD", WHERE]), Reply::from("where"));
+    is_everywhere(&mut client);
+    let key = key_in(7, 8, "f:");
+    for _ in 0..3 {
+        nodes[1].kill();
+        nodes[1].restart();
+        let mut reply = Reply::Null;
+        wait_until("the node serves again", Duration::from_secs(20), || {
+            reply = client.call(&["FCALL", "where", "1", &key]);
+            !["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN"]
+                .iter()
+                .any(|word| reply.error().is_some_and(|line| line.starts_with(word)))
+        });
+        assert_eq!(reply, Reply::from(key.as_str()), "the first answer is right");
+        is_everywhere(&mut client);
+    }
+}
+
+#[test]
+fn functions_are_brought_to_new_nodes_and_to_those_that_lost_them_while_the_proxy_was_away() {
+    let mut nodes = [Node::start(), Node::start()];
+    let addresses = [nodes[0].address(), nodes[1].address()];
+    // The application had one server before.
+    nodes[1].client().call(&["FUNCTION", "LOAD", WHERE]);
+    let setup = Setup::of(&addresses).announce(&["node_empty", "node_down", "link_closed"]);
+    let mut proxy = setup.start();
+    is_everywhere(&mut proxy.client());
+    let setup = setup.store(&proxy.store);
+    assert!(proxy.stop().success());
+    nodes[1].kill();
+    nodes[1].restart();
+    let mut again = setup.start();
+    is_everywhere(&mut again.client());
+    // What was deleted is not brought back.
+    again.client().ask("FUNCTION DELETE where").expect_ok();
+    assert!(again.stop().success());
+    let last = setup.start();
+    let reply = last.client().call(&["FCALL", "where", "1", "a"]);
+    reply.expect_error("ERR Function not found");
+}
