@@ -19,7 +19,7 @@ fn sum_of(node: &Node, body: &str) -> String {
 
 #[test]
 fn a_script_runs_on_the_shard_of_its_keys() {
-    let (_nodes, proxy) = small();
+    let (nodes, proxy) = small();
     let mut client = proxy.client();
     for shard in 0..8 {
         let key = key_in(shard, 8, "script:");
@@ -38,7 +38,19 @@ fn a_script_runs_on_the_shard_of_its_keys() {
     client
         .call(&["EVAL", GET, "2", &one, &other])
         .expect_error("CROSSSLOT ");
-    client.call(&["EVAL", "return 1", "0"]).expect_error("CROSSSLOT ");
+    let keyless = "return redis.call('GET', 'a')";
+    client.call(&["EVAL", keyless, "0"]).expect_error("CROSSSLOT ");
+    let sum = sum_of(&nodes[0], keyless);
+    client.call(&["EVALSHA", &sum, "0"]).expect_error("NOSCRIPT ");
+    client.call(&["SCRIPT", "LOAD", keyless]);
+    client.call(&["EVALSHA", &sum, "0"]).expect_error("CROSSSLOT ");
+    // What can touch no key needs none.
+    assert_eq!(
+        client.call(&["EVAL", "return ARGV[1]", "0", "x"]),
+        Reply::from("x")
+    );
+    let sum = sum_of(&nodes[0], "return ARGV[1]");
+    assert_eq!(client.call(&["EVALSHA", &sum, "0", "y"]), Reply::from("y"));
     client.ask("SELECT 1").expect_ok();
     assert_eq!(client.call(&["EVAL", "return 1", "0"]), Reply::Int(1));
     client
