@@ -14,6 +14,8 @@
 mod accept;
 mod startup;
 
+pub use startup::open_store;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -25,6 +25,7 @@ mod commands;
 mod crowd;
 mod demo;
 mod differential;
+mod etcd;
 mod faults;
 mod harness;
 mod hostile;
