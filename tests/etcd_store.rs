@@ -7,6 +7,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     dead_code,
+    unused_imports,
     unreachable_pub,
     reason = "a test that cannot go on should stop where it is; it stands on a part of the integration tests' harness"
 )]
