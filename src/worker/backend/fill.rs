@@ -4,7 +4,8 @@
 //! * At most `k` written batches may be unanswered (1 on this machine): while the node works on one, the next
 //!   gathers. No timer is involved: the answer is the clock. A large queue does not wait.
 //! * Requests of one shard stay together behind one `SELECT`, and the database that is selected already goes first.
-//! * Behind a `SELECT` that is not confirmed goes only what the node reads together with it ([`SELECT_WINDOW`]).
+//! * Behind a `SELECT` that is not confirmed goes only what the node reads together with it: what is in the same write
+//!   and in the window ([`SELECT_WINDOW`]).
 
 use std::io;
 use std::task::{Context, Poll};
@@ -82,19 +83,22 @@ impl Engine {
             link.backlog.prefer(db);
         }
         let mut moved_any = false;
+        // What an earlier write has selected may have been refused already: this one selects for itself.
+        let mut unsure = link.selects_due > 0;
         while let Some((_, db)) = link.backlog.front() {
             let room = limits.link_in_flight.saturating_sub(link.due.len());
             if room == 0 || link.due_bytes >= limits.link_in_flight_bytes {
                 self.metrics.limits[Limit::LinkInFlight].inc();
                 break;
             }
-            let other_db = link.db != Some(db);
+            let other_db = unsure || link.db != Some(db);
             let bytes_max = window(link, other_db);
             let fits = link.backlog.front_bytes() <= bytes_max;
             if other_db && (fits || link.selects_due == 0) {
                 // With nothing behind it, if what it is for is too large to be read with it: the next turn finds it
                 // confirmed.
                 push_select(link, db, &mut self.spares);
+                unsure = false;
                 moved_any = true;
             }
             if !fits {
