@@ -39,8 +39,8 @@ pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
 pub use script::{has_odd_header, reaches_out};
 pub use spec::{
-    BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script, Spec,
-    Special, Split, Transaction,
+    BeginSearch, Class, Cluster, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script,
+    Spec, Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
 pub use waiting::{Wait, wait_of};

@@ -84,6 +84,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: None,
+        cluster: None,
         data_address: RwLock::default(),
         max_clients: 100,
         config_file: PathBuf::new(),

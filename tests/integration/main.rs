@@ -21,6 +21,7 @@
 mod blocking;
 mod broken;
 mod clients;
+mod cluster;
 mod commands;
 mod crowd;
 mod demo;
