@@ -19,12 +19,14 @@ mod glob;
 mod introspect;
 mod keys;
 mod options;
+pub mod page;
 mod policy;
 #[cfg(test)]
 mod property_tests;
 mod refusal;
 mod resolve;
 mod script;
+mod service;
 mod spec;
 mod table;
 #[cfg(test)]
