@@ -39,7 +39,7 @@ pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
-pub use script::{has_odd_header, reaches_out};
+pub use script::judge_code;
 pub use spec::{
     BeginSearch, Class, Cluster, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script,
     Spec, Special, Split, Transaction,

@@ -9,8 +9,9 @@ const HEAD: &str = "\
 <!-- Generated from src/command/table.tsv and src/command/policy.rs: PRESHARD_BLESS=1 cargo test --lib command -->
 
 Every command and subcommand that preshard knows, in Redis's groups. `PRESHARD SHOW COMMANDS` shows the same of a running
-proxy, with the number of calls; `PRESHARD EXPLAIN SUNION a b` tells what becomes of one request. What a served command
-does differently is in [DIFFERENCES.md](DIFFERENCES.md).
+proxy, with the number of calls; `PRESHARD EXPLAIN SUNION a b` tells what becomes of one request, and `preshard audit` what
+becomes of all that an application sends ([AUDIT.md](AUDIT.md)). What a served command does differently is in
+[DIFFERENCES.md](DIFFERENCES.md).
 
 Database 0 is sharded: its keys live on many nodes. Databases 1 to `pinned` are *pinned*: each is one whole shard on one node,
 as a Redis of its own.

@@ -14,6 +14,8 @@
 mod accept;
 mod startup;
 
+pub use accept::Listener;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -100,7 +102,7 @@ async fn run(
     tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
     let clients = Arc::new(AtomicUsize::new(0));
     for address in &config.proxy.listen {
-        let listener = accept::Listener::bind(address)?;
+        let listener = Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
         if let Ok(mut shown) = shared.data_address.write()
             && (shown.is_empty() || shown.starts_with("unix:"))

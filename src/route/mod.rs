@@ -17,8 +17,10 @@
 mod split;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use split::{Part, Splitting};
+pub use transaction::{Place, place_in_transaction};
 
 use crate::command::{self, Class, FanOut, Local, PubSub, Script, Spec, Split, Transaction};
 use crate::ids::ShardId;

@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 }
 
 /// Runs a program to its end; it must succeed.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let shown = format!("{command:?}");
     let Output {
         status,
@@ -80,12 +80,15 @@ fn redis_benchmark_runs_without_an_error() {
     }
 }
 
+/// The path of one of `tests/clients`.
+pub(crate) fn script(name: &str) -> PathBuf {
+    root().join("tests/clients").join(name)
+}
+
 /// Runs one of `tests/clients` against the proxy; it prints `ok` at its end.
-pub(crate) fn run_script(mut command: Command, script: &str, proxy: &Proxy) {
-    let said = run(command
-        .arg(root().join("tests/clients").join(script))
-        .arg(proxy.data.port().to_string()));
-    assert_eq!(said.lines().last(), Some("ok"), "{script} said:\n{said}");
+pub(crate) fn run_script(mut command: Command, name: &str, proxy: &Proxy) {
+    let said = run(command.arg(script(name)).arg(proxy.data.port().to_string()));
+    assert_eq!(said.lines().last(), Some("ok"), "{name} said:\n{said}");
 }
 
 pub(crate) fn python() -> Command {
