@@ -132,8 +132,10 @@ impl Judge {
             Class::Local(local) => Some(local),
             _ => None,
         };
-        if local == Some(Local::Select) && state.queue.is_none() && sharded == Outcome::Runs {
-            state.db = database(args).and_then(|db| u16::try_from(db).ok()).unwrap_or(0);
+        if local == Some(Local::Select) && state.queue.is_none() {
+            // The server behind may have more databases than preshard would; what follows was meant for that one.
+            let db = database(args).and_then(|db| u16::try_from(db).ok());
+            state.db = db.unwrap_or(state.db);
         } else if ends {
             *state = State::default();
         }

@@ -122,6 +122,23 @@ impl Audit {
 
     /// One sentence.
     fn verdict(&self, sums: &Sums) -> String {
+        let mut text = self.judgement(sums);
+        let blind: u64 = self.tally.blind.values().sum();
+        if sums.as_sent == 0 && self.tally.scripts > 0 {
+            text.push_str(", if its scripts stay with the keys that they declare");
+        }
+        if blind > 0 {
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "; {} could not be judged to the end",
+                several(blind, "client")
+            );
+        }
+        text
+    }
+
+    fn judgement(&self, sums: &Sums) -> String {
         let pinned = self.options.pinned;
         let &Sums {
             requests, as_sent, ..
@@ -132,29 +149,22 @@ impl Audit {
         if as_sent == 0 {
             return format!("all {requests} requests would run through preshard as they were sent");
         }
-        let mut text = format!(
-            "{as_sent} of {requests} requests ({}) would not run through preshard as they were sent",
-            percent(as_sent, requests)
-        );
         let nowhere = sums.pinned.min(as_sent);
-        // Writing to a string cannot fail.
-        let _ = match nowhere {
-            0 => write!(
-                text,
-                "; all of them would run in a pinned database (SELECT 1 to {pinned}), unchanged"
-            ),
-            _ if nowhere == as_sent => write!(
-                text,
-                "; a pinned database would not help: the application must change"
-            ),
-            _ => write!(
-                text,
-                "; {} of them would run in a pinned database (SELECT 1 to {pinned}), {nowhere} nowhere: there the \
+        let elsewhere = match nowhere {
+            0 => format!("all of them would run in a pinned database (SELECT 1 to {pinned}), unchanged"),
+            _ if nowhere == as_sent => {
+                "a pinned database would not help: the application must change".to_owned()
+            }
+            _ => format!(
+                "{} of them would run in a pinned database (SELECT 1 to {pinned}), {nowhere} nowhere: there the \
                  application must change",
                 as_sent - nowhere
             ),
         };
-        text
+        let part = percent(as_sent, requests);
+        format!(
+            "{as_sent} of {requests} requests ({part}) would not run through preshard as they were sent; {elsewhere}"
+        )
     }
 
     /// What was found, by reason, the most frequent first.

@@ -9,6 +9,8 @@ use crate::command::{Class, Spec};
 const NAMES_MAX: usize = 64;
 /// Examples of one reason in one row.
 const EXAMPLES_MAX: usize = 4;
+/// Databases that are told apart.
+const DATABASES_MAX: usize = 256;
 /// Lines about clients that could not be judged.
 const BLIND_MAX: usize = 16;
 
@@ -108,7 +110,8 @@ impl Tally {
             ..
         } = judged;
         self.requests += 1;
-        if spec.is_none_or(|spec| !matches!(spec.class, Class::Local(_))) {
+        let is_told = self.databases.len() < DATABASES_MAX || self.databases.contains_key(&db);
+        if is_told && spec.is_none_or(|spec| !matches!(spec.class, Class::Local(_))) {
             *self.databases.entry(db).or_default() += 1;
         }
         self.note_kind(spec, &sharded);
