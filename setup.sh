@@ -16,7 +16,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 clients=$root/target/clients
 
 # The client libraries that the tests drive, one exact version each.
-python_packages='redis==8.1.0'
+python_packages='redis==8.1.0 valkey-glide==2.6.0'
 node_packages='ioredis@6.0.0 redis@6.3.1'
 
 say() { printf 'setup: %s\n' "$*"; }

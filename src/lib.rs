@@ -1,6 +1,7 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
 pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod command;
 pub mod config;

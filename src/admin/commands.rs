@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::AdminContext;
 use super::value::{int, row, shown, text};
 use super::words::is;
-use crate::command::{self, Class, Spec};
+use crate::command;
 use crate::resp::{Args, Value};
 
 pub(super) fn commands(context: &AdminContext, args: &Args<'_>, rest: usize) -> Result<Value, String> {
@@ -29,10 +29,10 @@ pub(super) fn commands(context: &AdminContext, args: &Args<'_>, rest: usize) -> 
     .collect();
     let specs = command::all()
         .iter()
-        .filter(|spec| is_listed(spec) && spec.is_supported() != unsupported);
+        .filter(|spec| !spec.only_leads_on() && spec.is_supported() != unsupported);
     let rows = specs.map(|spec| {
         let calls = int(calls.get(spec.name).copied().unwrap_or(0));
-        let (how, why) = service(spec);
+        let (how, why) = (spec.class.word(), spec.class.reason());
         let name = ("command", text(spec.title().to_ascii_lowercase()));
         if unsupported {
             row([
@@ -51,26 +51,4 @@ pub(super) fn commands(context: &AdminContext, args: &Args<'_>, rest: usize) -> 
         }
     });
     Ok(Value::Array(rows.collect()))
-}
-
-/// A container is only the way to its subcommands.
-fn is_listed(spec: &Spec) -> bool {
-    !spec.container || spec.facts.subcommands.is_empty() || spec.is_supported()
-}
-
-/// One word for how a command is served, and the reason if it is not.
-pub(super) const fn service(spec: &Spec) -> (&'static str, &'static str) {
-    match spec.class {
-        Class::Single => ("single", ""),
-        Class::SameShard => ("same-shard", ""),
-        Class::Split(_) => ("split", ""),
-        Class::FanOut(_) => ("fan-out", ""),
-        Class::Local(_) => ("local", ""),
-        Class::Transaction(_) => ("transaction", ""),
-        Class::Blocking => ("blocking", ""),
-        Class::Script(_) => ("script", ""),
-        Class::PubSub(_) => ("pub/sub", ""),
-        Class::NotYet(why) => ("not-yet", why),
-        Class::Refused(why) => ("refused", why),
-    }
 }

@@ -5,9 +5,8 @@
 use std::collections::BTreeSet;
 
 use super::AdminContext;
-use super::commands::service;
 use super::value::{int, row, shown, text};
-use crate::command::{self, FanOut, Spec, Split};
+use crate::command::{self, Class, FanOut, Spec};
 use crate::ids::{NodeIndex, ShardId};
 use crate::resp::{ArgRange, Args, Value};
 use crate::route::{self, Plan, Scratch};
@@ -80,13 +79,10 @@ impl<'a> Told<'a> {
 
     fn plan(&mut self, spec: &Spec, plan: &Plan, topology: &Topology) {
         match plan {
-            Plan::Local(_) => {
-                self.strategy = "local";
-                self.detail = "answered by preshard itself";
-            }
+            Plan::Local(local) => self.served(Class::Local(*local)),
             Plan::One(shard) => {
                 // A split whose keys all live together is not split.
-                self.strategy = if service(spec).0 == "single" {
+                self.strategy = if matches!(spec.class, Class::Single) {
                     "single"
                 } else {
                     "same-shard"
@@ -95,34 +91,30 @@ impl<'a> Told<'a> {
                 self.shards.insert(*shard);
             }
             Plan::Split(split, splitting) => {
-                self.strategy = "split";
-                self.detail = merged(*split);
+                self.served(Class::Split(*split));
                 self.shards
                     .extend(splitting.parts().iter().map(|part| part.shard));
             }
             Plan::Blocking(shard) => {
-                self.strategy = "blocking";
-                self.detail = "sent to its shard over a connection of its own, which may wait";
+                self.served(Class::Blocking);
                 self.shards.insert(*shard);
             }
-            Plan::Script(_, shard) => {
-                self.strategy = "script";
-                self.detail = "sent to its shard over connections for scripts, with a fence behind it";
+            Plan::Script(script, shard) => {
+                self.served(Class::Script(*script));
                 self.shards.insert(*shard);
             }
-            Plan::Transaction(_) => {
-                self.strategy = "transaction";
-                self.detail = "queued by preshard; EXEC sends all of it to the shard of its keys at once";
-            }
-            Plan::PubSub(_) => {
-                self.strategy = "pub/sub";
-                self.detail = "channels live on no shard";
-            }
+            Plan::Transaction(transaction) => self.served(Class::Transaction(*transaction)),
+            Plan::PubSub(pubsub) => self.served(Class::PubSub(*pubsub)),
             Plan::FanOut(fan_out) => {
-                self.strategy = "fan-out";
+                self.served(Class::FanOut(*fan_out));
                 self.fan_out(*fan_out, topology);
             }
         }
+    }
+
+    const fn served(&mut self, class: Class) {
+        self.strategy = class.word();
+        self.detail = class.detail();
     }
 
     fn fan_out(&mut self, fan_out: FanOut, topology: &Topology) {
@@ -144,18 +136,6 @@ impl<'a> Told<'a> {
                 .filter(|_| shards == 0)
                 .map(|(node, _)| node),
         );
-        self.detail = match fan_out {
-            FanOut::Dbsize => "asked of every shard, summed",
-            FanOut::Keys => "asked of every shard, joined",
-            FanOut::Scan => "shards in turn; the cursor says where it goes on",
-            FanOut::Randomkey => "asked of one shard after the other until one has a key",
-            FanOut::Flushdb => "sent to every sharded database",
-            FanOut::Flushall => "sent to every sharded and every pinned database",
-            FanOut::ScriptLoad => "sent to every node",
-            FanOut::ScriptExists => "asked of every node; true where all have the script",
-            FanOut::ScriptFlush | FanOut::EveryNode => "sent to every node",
-            FanOut::AnyNode => "asked of one node, which stands for all",
-        };
     }
 
     fn into_value(self, topology: &Topology) -> Value {
@@ -186,15 +166,5 @@ impl<'a> Told<'a> {
             }
         }
         told
-    }
-}
-
-const fn merged(split: Split) -> &'static str {
-    match split {
-        Split::Mget => "one part for each shard; values in the order asked",
-        Split::Mset => "one part for each shard; OK if all succeed",
-        Split::Del | Split::Unlink | Split::Exists | Split::Touch => {
-            "one part for each shard; counts are summed"
-        }
     }
 }

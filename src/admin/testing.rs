@@ -44,6 +44,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         empty_nodes: Vec::new(),
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),
+        cluster: None,
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
         max_clients: 100,
         config_file: config.file.clone(),

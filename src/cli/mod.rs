@@ -5,6 +5,7 @@
 //! | `serve` | stopped as asked | the store or the nodes forbid it | the config or the arguments are wrong | an address or the system refuses |
 //! | `check` | all is well | a node or the store is not | likewise | |
 //! | `demo` | proved, stopped as asked (130: stopped earlier) | the proof failed | the arguments are wrong | |
+//! | `audit` | stopped as asked | | the arguments are wrong | the server is not reachable, or an address refuses |
 //! | `admin` | answered | answered with an error | the arguments are wrong | not reachable |
 //!
 //! Answers go to the standard output, everything else to the standard error stream.
@@ -16,6 +17,7 @@
 )]
 
 mod admin;
+mod audit;
 mod check;
 mod demo;
 mod json;
@@ -44,6 +46,8 @@ enum Command {
     Demo(demo::Demo),
     /// Tell every mistake of a config, and with --connect whether the nodes fit
     Check(check::Check),
+    /// Pass clients through to one plain Redis, and report which of their requests would not run behind preshard
+    Audit(audit::AuditArgs),
     /// Send PRESHARD WORDS to the admin listener of a running proxy and print the answer
     Admin(admin::Admin),
 }
@@ -62,6 +66,7 @@ pub fn run() -> ExitCode {
         Command::Serve(config) => serve::serve(&config.path),
         Command::Demo(demo) => demo::demo(&demo),
         Command::Check(check) => check::check(&check),
+        Command::Audit(audit) => audit::audit(&audit),
         Command::Admin(admin) => admin::admin(&admin),
     };
     ExitCode::from(status)

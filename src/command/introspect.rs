@@ -7,7 +7,7 @@ use super::flags::{Categories, Flags, KeyFlags};
 use super::glob::glob_matches;
 use super::keys::{follow, keys};
 use super::resolve::name;
-use super::spec::{BeginSearch, Class, FindKeys, KeyFact, KeySpec, Local, Spec, Special};
+use super::spec::{BeginSearch, Class, Cluster, FindKeys, KeyFact, KeySpec, Local, Spec, Special};
 use super::table::{all, by_id, lookup, subcommand};
 use super::{KeyError, docs};
 use crate::resp::{Args, Value};
@@ -29,7 +29,7 @@ pub fn introspect(spec: &Spec, args: &Args<'_>) -> Option<Value> {
         Local::CommandList => Some(list(args)),
         Local::CommandGetkeys => Some(getkeys(args, false)),
         Local::CommandGetkeysandflags => Some(getkeys(args, true)),
-        Local::Help => Some(help(spec)),
+        Local::Help | Local::Cluster(Cluster::Help) => Some(help(spec)),
         Local::AclCat => Some(acl_cat(args)),
         _ => None,
     }

@@ -19,12 +19,14 @@ mod glob;
 mod introspect;
 mod keys;
 mod options;
+pub mod page;
 mod policy;
 #[cfg(test)]
 mod property_tests;
 mod refusal;
 mod resolve;
 mod script;
+mod service;
 mod spec;
 mod table;
 #[cfg(test)]
@@ -37,10 +39,10 @@ pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
-pub use script::{has_odd_header, reaches_out, touches_nothing};
+pub use script::{judge_code, touches_nothing};
 pub use spec::{
-    BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script, Spec,
-    Special, Split, Transaction,
+    BeginSearch, Class, Cluster, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script,
+    Spec, Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
 pub use waiting::{Wait, wait_of};

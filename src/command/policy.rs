@@ -3,7 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
-use super::spec::{Class, FanOut, Local, PubSub, Script, Split, Transaction};
+use super::spec::{Class, Cluster, FanOut, Local, PubSub, Script, Split, Transaction};
 
 const SINGLE: &str = "\
     append bitcount bitfield bitfield_ro bitpos decr decrby delifeq dump expire expireat expiretime geoadd geodist \
@@ -30,11 +30,28 @@ const HELP: &str = "\
     acl|help client|help command|help config|help function|help latency|help memory|help module|help object|help \
     pubsub|help script|help slowlog|help xgroup|help xinfo|help";
 
-/// Commands about clusters that only read: clients ask to find out that there is none.
-const CLUSTER_DISABLED: &str = "\
-    asking readonly readwrite cluster|count-failure-reports cluster|countkeysinslot cluster|getkeysinslot \
-    cluster|getslotmigrations cluster|help cluster|info cluster|keyslot cluster|links cluster|myid cluster|myshardid \
-    cluster|nodes cluster|replicas cluster|shards cluster|slaves cluster|slot-stats cluster|slots";
+/// Commands about clusters that only read: clients ask to find out whether there is one.
+const CLUSTER: &[(&str, Cluster)] = &[
+    ("asking", Cluster::Mode),
+    ("readonly", Cluster::Mode),
+    ("readwrite", Cluster::Mode),
+    ("cluster|count-failure-reports", Cluster::CountFailureReports),
+    ("cluster|countkeysinslot", Cluster::Countkeysinslot),
+    ("cluster|getkeysinslot", Cluster::Getkeysinslot),
+    ("cluster|getslotmigrations", Cluster::Getslotmigrations),
+    ("cluster|help", Cluster::Help),
+    ("cluster|info", Cluster::Info),
+    ("cluster|keyslot", Cluster::Keyslot),
+    ("cluster|links", Cluster::Links),
+    ("cluster|myid", Cluster::Myid),
+    ("cluster|myshardid", Cluster::Myshardid),
+    ("cluster|nodes", Cluster::Nodes),
+    ("cluster|replicas", Cluster::Replicas),
+    ("cluster|shards", Cluster::Shards),
+    ("cluster|slaves", Cluster::Replicas),
+    ("cluster|slot-stats", Cluster::SlotStats),
+    ("cluster|slots", Cluster::Slots),
+];
 
 /// The container itself is only reached without a subcommand, which its arity refuses.
 const CONTAINERS: &str = "\
@@ -243,13 +260,11 @@ pub(super) fn judged(name: &str) -> Option<Class> {
     if in_words(HELP, name) {
         return Some(Class::Local(Local::Help));
     }
-    if in_words(CLUSTER_DISABLED, name) {
-        return Some(Class::Local(Local::ClusterDisabled));
-    }
     in_pairs(SPLIT, name)
         .map(Class::Split)
         .or_else(|| in_pairs(FAN_OUT, name).map(Class::FanOut))
         .or_else(|| in_pairs(LOCAL, name).map(Class::Local))
+        .or_else(|| in_pairs(CLUSTER, name).map(|cluster| Class::Local(Local::Cluster(cluster))))
         .or_else(|| in_pairs(SCRIPT, name).map(Class::Script))
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| in_pairs(PUBSUB, name).map(Class::PubSub))
@@ -291,7 +306,7 @@ pub(super) fn has_rules(name: &str) -> bool {
 /// Every name that is judged, as often as it is.
 #[cfg(test)]
 pub(super) fn all_names() -> Vec<&'static str> {
-    let lists = [SINGLE, SAME_SHARD, BLOCKING, HELP, CLUSTER_DISABLED].into_iter();
+    let lists = [SINGLE, SAME_SHARD, BLOCKING, HELP].into_iter();
     let lists = lists
         .chain(NOT_YET.iter().map(|&(_, names)| names))
         .chain(REFUSED.iter().map(|&(_, names)| names));
@@ -299,6 +314,7 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(SPLIT.iter().map(|&(name, _)| name));
     names.extend(FAN_OUT.iter().map(|&(name, _)| name));
     names.extend(LOCAL.iter().map(|&(name, _)| name));
+    names.extend(CLUSTER.iter().map(|&(name, _)| name));
     names.extend(SCRIPT.iter().map(|&(name, _)| name));
     names.extend(TRANSACTION.iter().map(|&(name, _)| name));
     names.extend(PUBSUB.iter().map(|&(name, _)| name));

@@ -11,11 +11,32 @@
 /// Commands that no script may call, since they reach what is not its shard's.
 const REACHING_OUT: [&[u8]; 6] = [b"select", b"move", b"swapdb", b"migrate", b"flushall", b"copy"];
 
+/// Whether code may run, as far as its text tells.
+///
+/// # Errors
+/// It says that it would leave its database.
+pub fn judge_code(code: &[u8]) -> Result<(), String> {
+    if has_odd_header(code) {
+        return Err(
+            "ERR the first line of this script has quotes, backslashes or control characters, which preshard refuses: \
+             some servers answer such a line twice"
+                .to_owned(),
+        );
+    }
+    match reaches_out(code) {
+        None => Ok(()),
+        Some(name) => Err(format!(
+            "ERR this script calls {name}, which is not available through preshard: a shard is one database of a node, \
+             and a script must stay in it"
+        )),
+    }
+}
+
 /// The first command in a script's text that would reach out of its database, in upper case.
 ///
 /// `COPY` counts only where a `DB` stands among its quoted words. The text is read once, from front to back.
 #[must_use]
-pub fn reaches_out(body: &[u8]) -> Option<&'static str> {
+fn reaches_out(body: &[u8]) -> Option<&'static str> {
     let mut at = 0;
     while let Some(found) = memchr::memmem::find(&body[at..], b"call") {
         at += found + b"call".len();
@@ -60,7 +81,7 @@ pub fn touches_nothing(body: &[u8]) -> bool {
 /// Redis 7.0 repeats an unknown flag of that line in its error, a line break included, and so answers twice. No engine,
 /// name or flag needs such bytes.
 #[must_use]
-pub fn has_odd_header(body: &[u8]) -> bool {
+fn has_odd_header(body: &[u8]) -> bool {
     let end = memchr::memchr(b'\n', body).unwrap_or(body.len());
     body.starts_with(b"#!")
         && body[..end]

@@ -342,6 +342,44 @@ pub enum PubSub {
     Shardnumsub,
 }
 
+/// Commands about clusters that change nothing. Without cluster emulation all are answered as by a server that has
+/// cluster support disabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// `READONLY`, `READWRITE`, `ASKING`
+    Mode,
+    /// `CLUSTER COUNT-FAILURE-REPORTS node`
+    CountFailureReports,
+    /// `CLUSTER COUNTKEYSINSLOT slot`
+    Countkeysinslot,
+    /// `CLUSTER GETKEYSINSLOT slot count`
+    Getkeysinslot,
+    /// `CLUSTER GETSLOTMIGRATIONS`
+    Getslotmigrations,
+    /// `CLUSTER HELP`
+    Help,
+    /// `CLUSTER INFO`
+    Info,
+    /// `CLUSTER KEYSLOT key`
+    Keyslot,
+    /// `CLUSTER LINKS`
+    Links,
+    /// `CLUSTER MYID`
+    Myid,
+    /// `CLUSTER MYSHARDID`
+    Myshardid,
+    /// `CLUSTER NODES`
+    Nodes,
+    /// `CLUSTER REPLICAS node` and its older name
+    Replicas,
+    /// `CLUSTER SHARDS`
+    Shards,
+    /// `CLUSTER SLOT-STATS …`
+    SlotStats,
+    /// `CLUSTER SLOTS`
+    Slots,
+}
+
 /// Commands that preshard answers itself, one for each reply to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Local {
@@ -411,8 +449,8 @@ pub enum Local {
     ClientTrackinginfo,
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`
     ClientUnblock,
-    /// `CLUSTER …` reads, `READONLY`, `READWRITE`, `ASKING`: what a server without cluster support says
-    ClusterDisabled,
+    /// `CLUSTER …` reads, `READONLY`, `READWRITE`, `ASKING`
+    Cluster(Cluster),
     /// `ACL CAT [category]`
     AclCat,
     /// `ACL WHOAMI`

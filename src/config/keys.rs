@@ -32,6 +32,8 @@ pub enum Kind {
     AddressOrOff,
     /// A whole number between two bounds.
     Count(u64, u64),
+    /// `true` or `false`, as TOML writes them.
+    Switch,
     /// `auto`, or a whole number between two bounds.
     CountOrAuto(u64, u64),
     /// A size with its unit, between two bounds in bytes.
@@ -109,9 +111,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
 /// Keys and whole sections that later versions have. Their neutral values are accepted; anything else
 /// is refused, never silently ignored.
 pub const LATER: &[&str] = &[
-    "proxy.cluster_emulation",
     "proxy.proxy_protocol",
-    "proxy.advertise",
     "proxy.hold_max",
     "nodes.tls",
     "nodes.dedicated_max",
@@ -267,6 +267,23 @@ pub const KEYS: &[Key] = &[
         "7.2.4",
         "The version that `INFO` and `HELLO` tell. Unset: the lowest version among the nodes.",
         "Client libraries switch features by it; a higher one than the nodes have makes them send unknown commands.",
+    ),
+    key(
+        "proxy.cluster_emulation",
+        Kind::Switch,
+        "false",
+        "Answers clients that speak to a Redis Cluster (`CLUSTER SLOTS`, `READONLY`, …) as a cluster of one node, which is \
+         this proxy and has every slot.",
+        "None by itself. Clients in cluster mode use database 0 only, and refuse commands over several slots that preshard \
+         would split.",
+    ),
+    unset(
+        "proxy.advertise",
+        Kind::Text("an address that clients can reach, `host:port` or `[v6]:port`"),
+        "redis.example:6380",
+        "The address that `cluster_emulation` tells clients. Unset: the first TCP address of `listen`, as it was bound.",
+        "Clients in cluster mode leave the address that they were given and connect to this one: where they cannot reach it, \
+         they fail.",
     ),
     key(
         "admin.listen",
@@ -487,6 +504,7 @@ impl Kind {
             Self::Addresses => "an address or a list of addresses".into(),
             Self::AddressOrOff => "an address or \"off\"".into(),
             Self::Count(min, max) => format!("a whole number between {min} and {max}"),
+            Self::Switch => "true or false".into(),
             Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
             Self::Bytes(min, max) => {
                 format!("a size between {} and {}", format_bytes(min), format_bytes(max))
@@ -516,7 +534,7 @@ impl Kind {
         match self {
             Self::Bytes(..) => SIZE_HINT,
             Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
-            Self::Count(..) => "write it without quotes",
+            Self::Count(..) | Self::Switch => "write it without quotes",
             Self::Addresses
             | Self::AddressOrOff
             | Self::CountOrAuto(..)

@@ -96,6 +96,10 @@ pub struct Proxy {
     pub keys_max: usize,
     /// The version to tell clients; none: the lowest among the nodes.
     pub redis_version: Option<String>,
+    /// Answer as a Redis Cluster of one node.
+    pub cluster_emulation: bool,
+    /// The address of that node; none: the first TCP address of `listen`.
+    pub advertise: Option<Address>,
 }
 
 /// `[admin]`: the admin and HTTP ports.

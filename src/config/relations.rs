@@ -13,6 +13,7 @@ pub(super) fn check(raw: &mut Raw, config: &Config) {
     check_sizes(raw, config);
     check_layout(raw, config);
     check_listeners(raw, config);
+    check_advertised(raw, config);
 }
 
 fn check_sizes(raw: &mut Raw, config: &Config) {
@@ -97,8 +98,38 @@ fn check_listeners(raw: &mut Raw, config: &Config) {
         raw.tell(raw.origin("admin.listen"), what, hint);
     }
 }
+
+/// Clients in cluster mode must be told an address that leads here.
+fn check_advertised(raw: &mut Raw, config: &Config) {
+    let proxy = &config.proxy;
+    // An address that was given and is wrong has been told.
+    if !proxy.cluster_emulation || proxy.advertise.is_some() || raw.values.contains_key("proxy.advertise") {
+        return;
+    }
+    let what = match proxy.listen.iter().find(|address| address.port().is_some()) {
+        None => "proxy.cluster_emulation needs a TCP address to tell clients, and proxy.listen has none"
+            .to_owned(),
+        Some(address) if address.is_wildcard() => {
+            format!(
+                "proxy.cluster_emulation tells clients where to connect, and proxy.listen {address} stands for every address \
+                 of this machine"
+            )
+        }
+        Some(_) => return,
+    };
+    let hint = "set proxy.advertise to the host:port by which clients reach this proxy";
+    raw.tell(raw.origin("proxy.cluster_emulation"), what, hint);
+}
+
 /// What is allowed but worth a line in the log.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
+    let unused = config
+        .proxy
+        .advertise
+        .as_ref()
+        .filter(|_| !config.proxy.cluster_emulation);
+    let unused = unused
+        .map(|address| format!("proxy.advertise {address} has no effect: proxy.cluster_emulation is false"));
     let open = config
         .proxy
         .listen
@@ -111,5 +142,6 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
              set proxy.password_file, or keep others out by other means"
         )
     })
+    .chain(unused)
     .collect()
 }

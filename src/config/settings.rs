@@ -52,6 +52,15 @@ impl Config {
                 "proxy.redis_version",
                 proxy.redis_version.clone().unwrap_or_default(),
             ),
+            ("proxy.cluster_emulation", proxy.cluster_emulation.to_string()),
+            (
+                "proxy.advertise",
+                proxy
+                    .advertise
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ),
         ]
     }
 

@@ -251,11 +251,45 @@ fn the_environment_wins_over_the_file_and_is_checked_like_it() {
 
 #[test]
 fn what_later_versions_have_may_be_off_but_not_on() {
-    let off = "[proxy]\ncluster_emulation = false\nproxy_protocol = \"off\"\nadvertise = \"\"\n[commands]\n";
+    let off = "[proxy]\nproxy_protocol = \"off\"\nhold_max = \"\"\n[commands]\n";
     assert!(parse(off).is_ok());
     assert_eq!(
-        told(parse("[proxy]\ncluster_emulation = true\nadvertise = \"h\"\n")).len(),
+        told(parse("[proxy]\nproxy_protocol = true\n[nodes]\ntls = true\n")).len(),
         2
+    );
+}
+
+#[test]
+fn cluster_emulation_needs_an_address_that_leads_here() {
+    let parsed = |lines: &str| parse(&format!("[proxy]\ncluster_emulation = true\n{lines}\n"));
+    let config = parsed("").unwrap();
+    assert!(config.proxy.cluster_emulation && config.proxy.advertise.is_none());
+    let config = parsed("listen = \"0.0.0.0:1\"\nadvertise = \"Shop.example:6380\"").unwrap();
+    assert_eq!(config.proxy.advertise.unwrap().to_string(), "shop.example:6380");
+    for (lines, wrong) in [
+        (
+            "listen = \"0.0.0.0:6380\"",
+            "0.0.0.0:6380 stands for every address",
+        ),
+        ("listen = [\"unix:/run/p\", \"[::]:6380\"]", "[::]:6380"),
+        ("listen = \"unix:/run/p\"", "proxy.listen has none"),
+        ("advertise = \"0.0.0.0:6380\"", "no client can connect to that"),
+        ("advertise = \"unix:/run/p\"", "over TCP only"),
+        ("advertise = \"h:0\"", "has no port"),
+        ("advertise = \"h\"", "'h' has no port"),
+    ] {
+        let found = told(parsed(lines));
+        assert_eq!(found.len(), 1, "{lines}: {found:?}");
+        assert!(found[0].contains(wrong), "{found:?}");
+    }
+    let off = parse("[proxy]\nadvertise = \"h:1\"\n").unwrap();
+    assert!(off.warnings[0].contains("has no effect"), "{:?}", off.warnings);
+    assert!(told(parse("[proxy]\ncluster_emulation = \"yes\"\n"))[0].contains("must be true or false"));
+    assert!(
+        with_env("", &[("PRESHARD__PROXY__CLUSTER_EMULATION", "true")])
+            .unwrap()
+            .proxy
+            .cluster_emulation
     );
 }
 

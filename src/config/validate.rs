@@ -68,6 +68,8 @@ impl Reader<'_> {
             drain_timeout: self.time("proxy.drain_timeout"),
             keys_max: self.count("proxy.keys_max"),
             redis_version: self.version("proxy.redis_version"),
+            cluster_emulation: self.switch("proxy.cluster_emulation"),
+            advertise: self.advertised("proxy.advertise"),
         }
     }
 
@@ -188,6 +190,32 @@ impl Reader<'_> {
             let Kind::Count(min, max) = kind else { return None };
             number(text, min, max).and_then(|number| T::try_from(number).ok())
         })
+    }
+
+    fn switch(&mut self, path: &str) -> bool {
+        self.one(path, "", |text, _| text.parse().ok())
+    }
+
+    /// An address to tell others: it must lead somewhere.
+    fn advertised(&mut self, path: &str) -> Option<Address> {
+        let given = self.given(path).filter(|given| !given.text.is_empty())?;
+        let address = self.address(path, &given)?;
+        let wrong = if address.unix_path().is_some() {
+            "is a path, and clients in cluster mode connect over TCP only"
+        } else if address.is_wildcard() {
+            "stands for every address of this machine, and no client can connect to that"
+        } else if address.port() == Some(0) {
+            "has no port"
+        } else {
+            return Some(address);
+        };
+        let what = format!("{path} {address} {wrong}");
+        self.raw.tell(
+            given.origin,
+            what,
+            "write the host and port by which clients reach this proxy",
+        );
+        None
     }
 
     fn batches(&mut self, path: &str) -> Batches {

@@ -28,13 +28,19 @@ const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// A bound address.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub enum Listener {
+    /// A TCP socket.
     Tcp(TcpListener),
+    /// A Unix socket, and its path.
     Unix(UnixListener, String),
 }
 
 impl Listener {
-    pub(super) fn bind(address: &Address) -> Result<Self, ServeError> {
+    /// Binds an address; port 0 takes a free one, and a socket file that nobody answers at is replaced.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub fn bind(address: &Address) -> Result<Self, ServeError> {
         let bound = match address {
             Address::Tcp { host, port } => bind_tcp(host, *port),
             Address::Unix(path) => {
@@ -47,7 +53,9 @@ impl Listener {
         })
     }
 
-    pub(super) fn address(&self) -> String {
+    /// Where it listens, as a client would write it.
+    #[must_use]
+    pub fn address(&self) -> String {
         match self {
             Self::Tcp(listener) => listener
                 .local_addr()
@@ -57,7 +65,10 @@ impl Listener {
     }
 
     /// The next socket, with the address of its peer.
-    async fn next(&self) -> io::Result<(Accepted, String)> {
+    ///
+    /// # Errors
+    /// The socket was gone already, or the process has no more file descriptors.
+    pub async fn next(&self) -> io::Result<(Accepted, String)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;

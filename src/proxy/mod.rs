@@ -14,6 +14,7 @@
 mod accept;
 mod startup;
 
+pub use accept::Listener;
 pub use startup::open_store;
 
 use std::io;
@@ -105,7 +106,7 @@ async fn run(
     }
     let clients = Arc::new(AtomicUsize::new(0));
     for address in &config.proxy.listen {
-        let listener = accept::Listener::bind(address)?;
+        let listener = Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
         if let Ok(mut shown) = shared.data_address.write()
             && (shown.is_empty() || shown.starts_with("unix:"))

@@ -19,7 +19,7 @@ use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::topology::Topology;
 use crate::worker::Directory;
 use crate::worker::registry::Registry;
-use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, batches_for};
+use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodesView, Shared, batches_for};
 
 /// A node that answers nothing for this long after a deadline passed is connected anew.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -51,6 +51,10 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         metrics.map_err(|error| ServeError::Refused(format!("the metrics table is not valid: {error}")))?;
     metrics.set_assignment((&topology).into());
     empty.iter().for_each(|node| metrics.node_came_back_empty(node));
+    let cluster = config
+        .proxy
+        .cluster_emulation
+        .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
     let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
     let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
@@ -60,6 +64,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),
+        cluster,
         data_address: RwLock::default(),
         max_clients: config.proxy.max_clients,
         config_file: config.file.clone(),

@@ -17,8 +17,10 @@
 mod split;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 pub use split::{Part, Splitting};
+pub use transaction::{Place, place_in_transaction};
 
 use crate::command::{self, Class, FanOut, Local, PubSub, Script, Spec, Split, Transaction};
 use crate::ids::ShardId;
@@ -73,7 +75,7 @@ pub fn route(
     match spec.class {
         Class::Local(local) => Ok(Plan::Local(local)),
         Class::FanOut(fan_out) => match pinned {
-            Some(shard) if runs_whole_on_pinned(fan_out) => Ok(Plan::One(shard)),
+            Some(shard) if fan_out.is_of_one_keyspace() => Ok(Plan::One(shard)),
             Some(_) | None => Ok(Plan::FanOut(fan_out)),
         },
         Class::Single | Class::SameShard | Class::Split(_) => {
@@ -220,17 +222,4 @@ fn shown(key: &[u8]) -> String {
         text.push('…');
     }
     text
-}
-
-/// Whether the node's own command covers a pinned database, which is one whole database of one node.
-const fn runs_whole_on_pinned(fan_out: FanOut) -> bool {
-    match fan_out {
-        FanOut::Dbsize | FanOut::Keys | FanOut::Scan | FanOut::Randomkey | FanOut::Flushdb => true,
-        FanOut::Flushall
-        | FanOut::ScriptLoad
-        | FanOut::ScriptExists
-        | FanOut::ScriptFlush
-        | FanOut::EveryNode
-        | FanOut::AnyNode => false,
-    }
 }

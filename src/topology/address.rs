@@ -65,6 +65,17 @@ impl Address {
         }
     }
 
+    /// Whether it stands for every address of the machine, which a listener may use and nobody can connect to.
+    #[must_use]
+    pub fn is_wildcard(&self) -> bool {
+        match self {
+            Self::Unix(_) => false,
+            Self::Tcp { host, .. } => host
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_unspecified()),
+        }
+    }
+
     /// The port of a TCP endpoint.
     #[must_use]
     pub const fn port(&self) -> Option<u16> {

@@ -14,8 +14,8 @@ use super::backend::Owner;
 use super::engine::Engine;
 use super::pubsub::Kind;
 use super::scripts::Sha;
-use super::session::{Admission, Taken, Via, judge_code, to_u32};
-use crate::command::{FanOut, Spec, Split};
+use super::session::{Admission, Taken, Via, to_u32};
+use crate::command::{self, FanOut, Spec, Split};
 use crate::ids::{NodeIndex, ShardId};
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
@@ -318,7 +318,7 @@ impl Engine {
                 Rule::AllOk
             }
             FanOut::EveryNode if spec.name == "function|load" => {
-                judge_code(args.get(args.len() - 1))?;
+                command::judge_code(args.get(args.len() - 1))?;
                 Rule::First
             }
             FanOut::EveryNode | FanOut::AnyNode => Rule::First,

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use sha1::{Digest as _, Sha1};
 use tokio::sync::Notify;
 
 use super::pubsub::Directory;
@@ -121,6 +122,33 @@ pub struct NodeView {
     pub keys: Vec<(u16, u64, u64)>,
 }
 
+/// How the proxy looks to clients that speak to a Redis Cluster: one node with every slot.
+#[derive(Debug)]
+pub struct ClusterNode {
+    /// The id of the node, 40 hexadecimal digits.
+    pub id: String,
+    /// The id of its shard in the cluster's sense, likewise.
+    pub shard_id: String,
+    /// The address that was set; none: that of the data listener.
+    advertise: Option<Address>,
+}
+
+impl ClusterNode {
+    /// The node of a cluster; its ids stay the same as long as the cluster's name does.
+    #[must_use]
+    pub fn new(cluster_id: &str, advertise: Option<Address>) -> Self {
+        let id = |what: &str| -> String {
+            let sum = Sha1::digest(format!("preshard {what} {cluster_id}"));
+            sum.iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        Self {
+            id: id("node"),
+            shard_id: id("shard"),
+            advertise,
+        }
+    }
+}
+
 /// What all workers share.
 pub struct Shared {
     /// Limits of the data plane.
@@ -135,6 +163,8 @@ pub struct Shared {
     pub on_gap: OnGap,
     /// Redis version to claim instead of the nodes' lowest.
     pub redis_version: Option<String>,
+    /// Whether, and as what, it answers clients in cluster mode.
+    pub cluster: Option<ClusterNode>,
     /// Address that INFO and CONFIG GET show.
     pub data_address: RwLock<String>,
     /// `maxclients`.
@@ -183,6 +213,27 @@ impl Shared {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Host and port that clients in cluster mode are told.
+    #[must_use]
+    pub fn advertised(&self, node: &ClusterNode) -> (String, u16) {
+        let bound = || self.data_address().parse().ok();
+        match node.advertise.clone().or_else(bound) {
+            Some(Address::Tcp { host, port }) => (host, port),
+            // An empty host means "where you are connected to"; the config does not let it come to this.
+            Some(Address::Unix(_)) | None => (String::new(), 0),
+        }
+    }
+
+    /// What INFO and HELLO call the mode.
+    #[must_use]
+    pub const fn redis_mode(&self) -> &'static str {
+        if self.cluster.is_some() {
+            "cluster"
+        } else {
+            "standalone"
+        }
     }
 
     /// Milliseconds since the start of the process.

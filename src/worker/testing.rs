@@ -85,6 +85,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         on_gap: OnGap::Resubscribe,
         empty_nodes: Vec::new(),
         redis_version: None,
+        cluster: None,
         data_address: RwLock::default(),
         max_clients: 100,
         config_file: PathBuf::new(),

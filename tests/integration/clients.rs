@@ -16,7 +16,7 @@ fn root() -> PathBuf {
 }
 
 /// Runs a program to its end; it must succeed.
-fn run(command: &mut Command) -> String {
+pub(crate) fn run(command: &mut Command) -> String {
     let shown = format!("{command:?}");
     let Output {
         status,
@@ -80,25 +80,28 @@ fn redis_benchmark_runs_without_an_error() {
     }
 }
 
+/// The path of one of `tests/clients`.
+pub(crate) fn script(name: &str) -> PathBuf {
+    root().join("tests/clients").join(name)
+}
+
 /// Runs one of `tests/clients` against the proxy; it prints `ok` at its end.
-fn run_script(mut command: Command, script: &str, proxy: &Proxy) {
-    let said = run(command
-        .arg(root().join("tests/clients").join(script))
-        .arg(proxy.data.port().to_string()));
-    assert_eq!(said.lines().last(), Some("ok"), "{script} said:\n{said}");
+pub(crate) fn run_script(mut command: Command, name: &str, proxy: &Proxy) {
+    let said = run(command.arg(script(name)).arg(proxy.data.port().to_string()));
+    assert_eq!(said.lines().last(), Some("ok"), "{name} said:\n{said}");
+}
+
+pub(crate) fn python() -> Command {
+    Command::new(root().join("target/clients/python/bin/python"))
 }
 
 #[test]
 fn redis_py_works() {
     let (_nodes, proxy) = behind();
-    run_script(
-        Command::new(root().join("target/clients/python/bin/python")),
-        "redis_py.py",
-        &proxy,
-    );
+    run_script(python(), "redis_py.py", &proxy);
 }
 
-fn node_js() -> Command {
+pub(crate) fn node_js() -> Command {
     let mut command = Command::new("node");
     command.env("NODE_PATH", root().join("target/clients/node/node_modules"));
     command
@@ -119,11 +122,7 @@ fn node_redis_works() {
 #[test]
 fn redis_py_publishes_and_subscribes() {
     let (_nodes, proxy) = behind();
-    run_script(
-        Command::new(root().join("target/clients/python/bin/python")),
-        "redis_py_pubsub.py",
-        &proxy,
-    );
+    run_script(python(), "redis_py_pubsub.py", &proxy);
 }
 
 #[test]

@@ -18,9 +18,11 @@
     reason = "a test that cannot go on should stop, loudly, where it is"
 )]
 
+mod audit;
 mod blocking;
 mod broken;
 mod clients;
+mod cluster;
 mod commands;
 mod crowd;
 mod demo;

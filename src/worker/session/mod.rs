@@ -37,7 +37,6 @@ use tokio::io::ReadBuf;
 pub(super) use client::{Client, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;
-pub(super) use script::judge_code;
 
 use super::engine::Engine;
 use crate::metrics::Disconnect;

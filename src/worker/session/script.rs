@@ -9,7 +9,7 @@
 use super::client::Via;
 use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
-use crate::command::{Script, Spec, has_odd_header, reaches_out, touches_nothing};
+use crate::command::{Script, Spec, judge_code, touches_nothing};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::{self, Args};
@@ -193,26 +193,5 @@ impl Engine {
         self.enqueue_entry(lane, again, &bytes);
         self.metrics.scripts_healed.inc();
         true
-    }
-}
-
-/// Whether code may run, as far as its text tells.
-///
-/// # Errors
-/// It says that it would leave its database.
-pub(in crate::worker) fn judge_code(code: &[u8]) -> Result<(), String> {
-    if has_odd_header(code) {
-        return Err(
-            "ERR the first line of this script has quotes, backslashes or control characters, which preshard refuses: \
-             some servers answer such a line twice"
-                .to_owned(),
-        );
-    }
-    match reaches_out(code) {
-        None => Ok(()),
-        Some(name) => Err(format!(
-            "ERR this script calls {name}, which is not available through preshard: a shard is one database of a node, \
-             and a script must stay in it"
-        )),
     }
 }

@@ -14,11 +14,11 @@
 use super::blocking::Watching;
 use super::client::{Special, Via};
 use super::input::Taken;
-use crate::command::{Class, Local, PubSub, Spec, Transaction};
+use crate::command::{Class, Local, Spec, Transaction};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, Limit, RequestClass};
 use crate::resp::Args;
-use crate::route::{self, Plan};
+use crate::route::{self, Place};
 use crate::worker::backend::{Shape, push_fence};
 use crate::worker::engine::Engine;
 
@@ -57,14 +57,6 @@ impl Queued {
     pub(in crate::worker) fn held_bytes(&self) -> usize {
         self.counted
     }
-}
-
-/// Where a queued command runs.
-enum Place {
-    /// On this shard, and no other.
-    Shard(ShardId),
-    /// On any node.
-    Anywhere,
 }
 
 impl Engine {
@@ -144,26 +136,12 @@ impl Engine {
         args: &Args<'_>,
     ) -> Result<Place, String> {
         let db = self.clients[index].db;
-        match route::route(spec, args, &self.topology, db, &mut self.route_scratch)? {
-            Plan::One(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
-            Plan::Script(script, shard) => {
-                let lane = self.script_lane(shard, self.clients[index].protocol);
-                self.learn(index, lane, script, args)?;
-                Ok(Place::Shard(shard))
-            }
-            Plan::Local(Local::Ping | Local::Echo | Local::Time)
-            | Plan::Transaction(_)
-            | Plan::PubSub(PubSub::Publish | PubSub::Spublish) => Ok(Place::Anywhere),
-            Plan::Split(..) | Plan::FanOut(_) => Err(format!(
-                "CROSSSLOT '{}' would reach several shards, and a transaction runs on one; use a hash tag such as \
-                 {{x}} in all its keys, or SELECT a pinned database before MULTI",
-                spec.name
-            )),
-            Plan::Local(_) | Plan::PubSub(_) => Err(format!(
-                "ERR '{}' cannot be queued: a transaction runs on a node, and this is answered by preshard itself",
-                spec.title()
-            )),
+        let place = route::place_in_transaction(spec, args, &self.topology, db, &mut self.route_scratch)?;
+        if let Place::Script(script, shard) = place {
+            let lane = self.script_lane(shard, self.clients[index].protocol);
+            self.learn(index, lane, script, args)?;
         }
+        Ok(place)
     }
 
     fn queue(&mut self, index: usize, spec: &'static Spec, place: Place, frame: &[u8]) {
@@ -171,7 +149,7 @@ impl Engine {
         let Some(queued) = &mut self.clients[index].transaction else {
             return;
         };
-        if let Place::Shard(shard) = place {
+        if let Place::Shard(shard) | Place::Script(_, shard) = place {
             let first = *queued.shard.get_or_insert(shard);
             if first != shard {
                 queued.failed = true;

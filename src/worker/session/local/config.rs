@@ -29,10 +29,15 @@ impl Engine {
             .map(|node| node.maxmemory_policy.clone())
             .find(|policy| !policy.is_empty());
         let no = || "no".to_owned();
+        let cluster = if self.shared.cluster.is_some() {
+            "yes"
+        } else {
+            "no"
+        };
         vec![
             ("appendonly", no()),
             ("bind", String::new()),
-            ("cluster-enabled", no()),
+            ("cluster-enabled", cluster.to_owned()),
             ("databases", (self.topology.pinned + 1).to_string()),
             ("maxclients", self.shared.max_clients.to_string()),
             ("maxmemory", "0".to_owned()),

@@ -73,7 +73,7 @@ impl Engine {
             (Value::bulk("version"), Value::bulk(self.shared.redis_version())),
             (Value::bulk("proto"), Value::Int(proto)),
             (Value::bulk("id"), Value::Int(id)),
-            (Value::bulk("mode"), Value::bulk("standalone")),
+            (Value::bulk("mode"), Value::bulk(self.shared.redis_mode())),
             (Value::bulk("role"), Value::bulk("master")),
             (Value::bulk("modules"), Value::Array(Vec::new())),
         ])

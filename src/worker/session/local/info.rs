@@ -62,7 +62,10 @@ impl Engine {
                 ("connected_slaves", "0"),
                 ("master_repl_offset", "0"),
             ]),
-            "cluster" => fields(&[("cluster_enabled", "0")]),
+            "cluster" => {
+                let enabled = if self.shared.cluster.is_some() { "1" } else { "0" };
+                fields(&[("cluster_enabled", enabled)])
+            }
             "keyspace" => self.info_keyspace(),
             _ => self.info_preshard(),
         };
@@ -80,7 +83,7 @@ impl Engine {
         fields(&[
             ("redis_version", &version),
             ("redis_git_sha1", "00000000"),
-            ("redis_mode", "standalone"),
+            ("redis_mode", self.shared.redis_mode()),
             ("os", std::env::consts::OS),
             ("arch_bits", "64"),
             ("multiplexing_api", "epoll"),

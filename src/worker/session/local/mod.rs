@@ -4,6 +4,7 @@
 //! the control side heard last.
 
 mod clients;
+mod cluster;
 mod config;
 mod hello;
 mod info;
@@ -71,7 +72,7 @@ impl Engine {
             | Local::ClientSetinfo
             | Local::ClientSetname
             | Local::ClientTrackinginfo => self.client_command(index, local, args),
-            Local::ClusterDisabled => Value::error("ERR This instance has cluster support disabled"),
+            Local::Cluster(cluster) => self.cluster_command(spec, cluster, args),
             Local::AclWhoami => Value::bulk("default"),
             Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest | Local::SlowlogGet => {
                 Value::Array(Vec::new())
