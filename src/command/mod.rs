@@ -30,6 +30,7 @@ mod table;
 #[cfg(test)]
 mod testing;
 mod waiting;
+mod writing;
 
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
@@ -44,3 +45,4 @@ pub use spec::{
 };
 pub use table::{all, by_id, lookup, subcommand};
 pub use waiting::{Wait, wait_of};
+pub use writing::may_write;

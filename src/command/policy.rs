@@ -97,10 +97,13 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|list", Local::ClientList),
     ("client|no-evict", Local::ClientNoEvict),
     ("client|no-touch", Local::ClientNoTouch),
+    ("client|pause", Local::ClientPause),
+    ("client|reply", Local::ClientReply),
     ("client|setinfo", Local::ClientSetinfo),
     ("client|setname", Local::ClientSetname),
     ("client|trackinginfo", Local::ClientTrackinginfo),
     ("client|unblock", Local::ClientUnblock),
+    ("client|unpause", Local::ClientUnpause),
     ("acl|cat", Local::AclCat),
     ("acl|whoami", Local::AclWhoami),
     ("module|list", Local::ModuleList),
@@ -155,14 +158,6 @@ const NOT_YET: &[(&str, &str)] = &[
     (WAITING, "waitaof"),
     (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
-    (
-        "it would have to stop and wake clients of every worker",
-        "client|pause client|unpause",
-    ),
-    (
-        "a reply that is left out cannot be counted by a pipeline yet",
-        "client|reply",
-    ),
 ];
 
 /// Why `WAIT 1` is refused.

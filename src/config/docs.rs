@@ -114,7 +114,7 @@ fn setting(key: &Key) -> String {
 }
 
 fn literal(kind: Kind, text: &str) -> String {
-    let number = matches!(kind, Kind::Count(..)) || text == "0";
+    let number = matches!(kind, Kind::Count(..) | Kind::Flag) || text == "0";
     if number {
         text.to_owned()
     } else {

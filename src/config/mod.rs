@@ -51,6 +51,8 @@ pub struct Config {
     pub nodes: Nodes,
     /// `[topology]`
     pub topology: TopologySeed,
+    /// `[slowlog]`
+    pub slowlog: SlowLog,
     /// `[log]`
     pub log: Log,
     /// What is allowed but should be logged at start.
@@ -190,6 +192,17 @@ pub struct TopologySeed {
 pub enum StorePlace {
     /// In a file, for one proxy.
     File(PathBuf),
+}
+
+/// `[slowlog]`: requests that took long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowLog {
+    /// From this time on a request is kept; none: none is.
+    pub slower_than: Option<Duration>,
+    /// Requests that are kept.
+    pub entries_max: usize,
+    /// Whether their arguments are kept too.
+    pub show_args: bool,
 }
 
 /// `[log]`

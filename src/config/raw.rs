@@ -132,7 +132,7 @@ impl Raw {
     fn read_value(&mut self, key: &'static Key, value: &Spanned<DeValue<'_>>) {
         let origin = Origin::File(value.span());
         let texts = match (value.get_ref(), key.kind) {
-            (DeValue::String(text), kind) if !matches!(kind, Kind::Count(..)) => {
+            (DeValue::String(text), kind) if !matches!(kind, Kind::Count(..) | Kind::Flag) => {
                 vec![(text.to_string(), origin)]
             }
             (DeValue::Integer(number), Kind::Count(..) | Kind::CountOrAuto(..) | Kind::TimeOrZero(..)) => {
@@ -140,6 +140,7 @@ impl Raw {
                 let text = decimal.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string());
                 vec![(text, origin)]
             }
+            (DeValue::Boolean(on), Kind::Flag) => vec![(on.to_string(), origin)],
             (DeValue::Array(list), Kind::Addresses) => {
                 let mut texts = Vec::new();
                 for item in list {

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
+use super::slowlog::SlowLog;
 use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
@@ -150,6 +152,10 @@ pub struct Shared {
     pub scripts: Arc<ScriptCache>,
     /// Connections that one client has for itself, by node.
     pub dedicated: Vec<Arc<AtomicUsize>>,
+    /// `CLIENT PAUSE`.
+    pub pause: ClientPause,
+    /// Requests that took long.
+    pub slowlog: SlowLog,
     /// Who listens to which channel.
     pub channels: Arc<Directory>,
     /// What is known of the nodes.
