@@ -216,6 +216,7 @@ fn shorten_one(arg: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::resp::{RequestLimits, RequestScanner, write_request};
+    use crate::worker::testing::{connect, engine, in_runtime, limits};
 
     fn entry(name: &str) -> SlowEntry {
         SlowEntry {
@@ -274,5 +275,39 @@ mod tests {
             .unwrap();
         let shown = name_and_size(spec, 77);
         assert_eq!(shown, [&b"OBJECT"[..], b"ENCODING", b"... (77 bytes)"]);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_request_goes_with_its_answer_in_whatever_order() {
+        in_runtime(async {
+            let mut engine = engine(limits());
+            engine.slow_us = 0;
+            let peer = connect(&mut engine).await;
+            let get = command::lookup(b"get").unwrap().id;
+            let mut frame = Vec::new();
+            write_request(&mut frame, &[b"GET", b"key"]);
+            let mut ranges = Vec::new();
+            let _ = RequestScanner::default().scan(&frame, &mut ranges, &RequestLimits::default());
+            let args = Args::new(&frame, &ranges);
+            let seqs: Vec<u32> = (0..5)
+                .map(|_| {
+                    let seq = engine.push_slot(peer.index, get, 10, RequestClass::Read);
+                    engine.remember_args(peer.index, seq, &args);
+                    seq
+                })
+                .collect();
+            // What was answered at once has no place to remember it by.
+            engine.remember_args(peer.index, seqs[4].wrapping_add(1), &args);
+            let kept = |engine: &Engine| {
+                let shown = engine.clients[peer.index].shown_args.as_ref();
+                shown.map_or(0, |shown| shown.len())
+            };
+            assert_eq!(kept(&engine), 5);
+            for (answered, place) in [3, 0, 4, 1, 2].into_iter().enumerate() {
+                engine.complete(peer.index, peer.generation, seqs[place], b"+OK\r\n", true);
+                assert_eq!(kept(&engine), 4 - answered);
+            }
+            assert!(engine.shared.slowlog.is_empty(), "it is off");
+        });
     }
 }

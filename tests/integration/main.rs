@@ -20,6 +20,7 @@
 
 mod blocking;
 mod broken;
+mod client_state;
 mod clients;
 mod commands;
 mod crowd;
@@ -29,7 +30,10 @@ mod faults;
 mod harness;
 mod hostile;
 mod limits;
+mod pause;
 mod pubsub;
 mod scripts;
+mod silence;
+mod slowlog;
 mod startup;
 mod transactions;

@@ -15,7 +15,7 @@ use super::blocking::Watching;
 use super::dispatch::to_u32;
 use super::script::CalledBySum;
 use super::transaction::Queued;
-use crate::command::CommandId;
+use crate::command::{self, Class, CommandId};
 use crate::metrics::{Disconnect, RequestClass, Wire};
 use crate::resp::{ArgRange, Protocol, RequestScanner};
 use crate::worker::dedicated::Dedicated;
@@ -382,7 +382,9 @@ impl Client {
     }
 
     fn flags(&self) -> ClientFlags {
-        let waits = self.waits_at.is_some() || self.pause == Pause::Clients;
+        let command = command::by_id(self.last_command);
+        let for_data = command.is_some_and(|spec| !matches!(spec.class, Class::Transaction(_)));
+        let waits = self.pause == Pause::Clients || self.waits_at.is_some() && for_data;
         ClientFlags::NONE
             .with_if(self.transaction.is_some(), ClientFlags::MULTI)
             .with_if(waits, ClientFlags::BLOCKED)

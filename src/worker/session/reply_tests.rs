@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass};
 use crate::worker::engine::Engine;
+use crate::worker::session::Special;
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 
 /// What a client asks for.
@@ -72,26 +73,33 @@ proptest! {
 
     #[test]
     fn replies_leave_in_the_order_asked(
-        requests in prop::collection::vec((asked(), any::<u32>(), any::<bool>()), 1..60),
+        requests in prop::collection::vec((asked(), any::<u32>(), any::<bool>(), prop::bool::weighted(0.2)), 1..60),
     ) {
         in_runtime(async {
             let mut engine = engine(limits());
             let mut peer = connect(&mut engine).await;
             let mut expected = Vec::new();
             let mut due = Vec::new();
-            for (number, (asked, rank, _)) in requests.iter().enumerate() {
+            for (number, (asked, rank, _, silent)) in requests.iter().enumerate() {
                 let length = match asked {
                     Asked::Local => 3,
                     Asked::Node(length) | Asked::Pieces(length) => *length,
                 };
-                expected.extend(reply(number, length));
+                // `CLIENT REPLY OFF`, for this request.
+                let special = &mut engine.clients[peer.index].special;
+                special.unset(Special::SILENT);
+                if *silent {
+                    special.set(Special::SILENT);
+                } else {
+                    expected.extend(reply(number, length));
+                }
                 if let Some(seq) = ask(&mut engine, &peer, number, asked) {
                     due.push((*rank, number, seq));
                 }
             }
             due.sort_unstable();
             for (_, number, seq) in due {
-                let (asked, _, turn_ends) = &requests[number];
+                let (asked, _, turn_ends, _) = &requests[number];
                 settle(&mut engine, &peer, number, seq, asked);
                 if *turn_ends {
                     engine.begin_turn();
