@@ -400,6 +400,30 @@ fn names_are_checked_and_bounded() {
 }
 
 #[test]
+fn a_connection_whose_wait_somebody_ended_serves_nobody_else() {
+    let (nodes, proxy) = small();
+    let (mut client, mut other) = (proxy.client(), proxy.client());
+    let id = id_of(&mut client);
+    let idle = || metric(&proxy, "preshard_node_dedicated_idle");
+    assert_eq!(client.ask("BLPOP {t}q 0.01"), Reply::Null);
+    wait_until("its connection is kept for the next one", PATIENCE, || {
+        idle() == 1
+    });
+    client.send(&words("BLPOP {t}q 0"));
+    wait_until("it waits", PATIENCE, || {
+        nodes.iter().map(|node| node.info("blocked_clients")).sum::<u64>() == 1
+    });
+    assert_eq!(other.call(&["CLIENT", "UNBLOCK", &id]).int(), 1);
+    assert_eq!(client.reply(), Reply::Null);
+    // An order that comes late would end the wait of whoever has it then.
+    wait_until("its connection is closed", PATIENCE, || {
+        idle() == 0 && metric(&proxy, "preshard_node_dedicated_used") == 0
+    });
+    assert_eq!(client.ask("BLPOP {t}q 0.01"), Reply::Null);
+    wait_until("the next one is kept", PATIENCE, || idle() == 1);
+}
+
+#[test]
 fn who_unblocks_one_client_never_hits_another() {
     let (_nodes, proxy) = small();
     let stop = AtomicBool::new(false);

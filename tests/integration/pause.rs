@@ -270,6 +270,12 @@ fn to_wait_for_its_end_is_no_idleness() {
     let begin = Instant::now();
     for other in &mut others {
         assert_eq!(other.reply().error(), None);
+    }
+    let end = Instant::now();
+    wait_until("idle clients would be closed", PATIENCE, || {
+        end.elapsed() > Duration::from_millis(400)
+    });
+    for other in &mut others {
         assert_eq!(other.ask("PING").error(), None, "closed right behind the pause");
     }
     assert!(begin.elapsed() > Duration::from_secs(2));

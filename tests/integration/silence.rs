@@ -14,6 +14,15 @@ fn small() -> (Vec<Node>, Proxy) {
     (nodes, proxy)
 }
 
+fn metric(proxy: &Proxy, name: &str) -> u64 {
+    let (_, metrics) = proxy.http_get("/metrics");
+    metrics
+        .lines()
+        .filter(|line| line.starts_with(name))
+        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+        .sum()
+}
+
 fn words(line: &str) -> Vec<u8> {
     frame(&line.split(' ').collect::<Vec<_>>())
 }
@@ -185,8 +194,8 @@ fn large_and_small_replies_of_all_shards_keep_their_places_round_those_that_are_
 
 #[test]
 fn what_nobody_reads_takes_no_memory_and_closes_nobody() {
-    let nodes = [Node::start()];
-    let proxy = Setup::of(&[nodes[0].address()])
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .proxy("output_bytes_soft = \"64KiB\"")
         .proxy("output_bytes_hard = \"1MiB\"")
         .start();
@@ -200,6 +209,22 @@ fn what_nobody_reads_takes_no_memory_and_closes_nobody() {
     }
     client.command(&["CLIENT", "REPLY", "ON"]);
     assert!(client.reply().is_ok());
+    // Nor while an older request of another node is not answered.
+    let other_node = usize::from(crate::harness::shard_of("{t}large", 8) < 4);
+    let elsewhere = key_in(other_node as u16 * 4, 8, "k:");
+    client.call(&["SET", &elsewhere, "1"]).expect_ok();
+    let read = || metric(&proxy, "preshard_shard_reply_bytes_total");
+    let before = read();
+    nodes[other_node].freeze();
+    client.command(&["CLIENT", "REPLY", "SKIP"]);
+    client.command(&["GET", &elsewhere]);
+    for _ in 0..3 {
+        client.command(&["CLIENT", "REPLY", "SKIP"]);
+        client.command(&["GET", "{t}large"]);
+    }
+    wait_until("they are answered", PATIENCE, || read() > before + 9_000_000);
+    nodes[other_node].thaw();
+    assert_eq!(client.ask("ECHO still"), Reply::from("still"));
     let resident = proxy.resident_bytes();
     assert!(resident < 100_000_000, "{resident}");
     assert_eq!(client.ask("GET {t}none"), Reply::Null);
