@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
 use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
 
@@ -328,5 +329,37 @@ fn a_goodbye_in_silence_closes_all_the_same() {
             client.send(&words(last));
         }
         assert_eq!(client.until_closed(), b"", "{last}");
+    }
+}
+
+#[test]
+fn a_large_reply_that_is_cut_closes_only_who_has_its_half() {
+    let nodes = [Node::start()];
+    let relay = Relay::to(nodes[0].socket());
+    let proxy = Setup::of(&[relay.address()])
+        .announce(crate::faults::FAULT_EVENTS)
+        .start();
+    let mut client = proxy.client();
+    client
+        .call(&["SET", "{t}large", &format!("marked{}", "x".repeat(2_000_000))])
+        .expect_ok();
+    client.call(&["SET", "{t}small", "1"]).expect_ok();
+    for silent in [true, false] {
+        let struck = relay.fired();
+        relay.arm("marked", Fault::CutReply(500_000));
+        if silent {
+            client.send(&words("CLIENT REPLY SKIP"));
+        }
+        client.send(&[words("GET {t}large"), words("PING")].concat());
+        relay.await_fault(struck + 1);
+        if silent {
+            assert_eq!(client.reply(), Reply::Simple("PONG".into()));
+            wait_until("the node is back", PATIENCE, || {
+                client.ask("GET {t}small") == Reply::from("1")
+            });
+        } else {
+            let half = client.until_closed();
+            assert!(half.len() < 600_000, "{}", half.len());
+        }
     }
 }
