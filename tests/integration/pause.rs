@@ -228,16 +228,14 @@ fn unpause_wakes_clients_of_all_workers_and_the_admin_port_ends_any_pause() {
 fn who_leaves_or_is_killed_while_it_waits_is_gone_and_has_done_nothing() {
     let (_nodes, proxy) = small();
     let mut observer = proxy.client();
-    let [mut leaver, mut killed, half_closed] = [(); 3].map(|()| proxy.client());
+    let [mut leaver, mut killed, mut half_closed] = [(); 3].map(|()| proxy.client());
     let id = killed.ask("CLIENT ID").int().to_string();
     observer.ask("CLIENT PAUSE 3600000 WRITE").expect_ok();
     leaver.send(&words("SET left 1"));
     leaver.send(&[words("SET left 2"), vec![b'x'; 10_000]].concat());
     killed.send(&words("SET killed 1"));
-    (&half_closed)
-        .stream()
-        .shutdown(std::net::Shutdown::Write)
-        .unwrap();
+    half_closed.send(&words("SET half 1"));
+    half_closed.stream().shutdown(std::net::Shutdown::Write).unwrap();
     wait_until("two wait", PATIENCE, || {
         metric(&proxy, "preshard_paused_clients") == 2
     });
@@ -252,7 +250,7 @@ fn who_leaves_or_is_killed_while_it_waits_is_gone_and_has_done_nothing() {
         1
     );
     observer.ask("CLIENT UNPAUSE").expect_ok();
-    assert_eq!(observer.ask("EXISTS left killed").int(), 0);
+    assert_eq!(observer.ask("EXISTS left killed half").int(), 0);
 }
 
 #[test]

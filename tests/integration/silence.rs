@@ -61,79 +61,80 @@ fn answers(mut client: Client, lines: &[&str], at_once: bool) -> Vec<u8> {
     before_the_end(&mut client)
 }
 
+const SCRIPTS: &[&[&str]] = &[
+    &["CLIENT REPLY SKIP", "PING", "PING"],
+    &["CLIENT REPLY SKIP", "", "PING", "ECHO a"],
+    &["CLIENT REPLY SKIP", "CLIENT REPLY ON", "PING"],
+    &["CLIENT REPLY SKIP", "CLIENT REPLY SKIP", "ECHO a", "ECHO b"],
+    &["CLIENT REPLY SKIP", "NOSUCH", "PING"],
+    &["CLIENT REPLY SKIP", "GET", "PING"],
+    &["CLIENT REPLY SKIP", "CLIENT REPLY OFF", "PING"],
+    &["CLIENT REPLY SKIP", "RESET", "PING"],
+    &["CLIENT REPLY SKIP", "CLIENT REPLY bogus", "PING"],
+    &["CLIENT REPLY SKIP", "MULTI", "SET {t}a 1", "EXEC"],
+    &[
+        "MULTI",
+        "SET {t}a 1",
+        "INCR {t}a",
+        "EXEC",
+        "CLIENT REPLY SKIP",
+        "GET {t}a",
+    ],
+    &["CLIENT REPLY SKIP", "WATCH {t}a", "MULTI", "GET {t}a", "EXEC"],
+    &[
+        "CLIENT REPLY SKIP",
+        "SELECT 3",
+        "SET a 1",
+        "GET a",
+        "CLIENT REPLY SKIP",
+        "SELECT 0",
+        "GET {t}zz",
+    ],
+    &["CLIENT REPLY SKIP", "EVAL #!lua\nreturn{1,2} 1 {t}a", "GET {t}zz"],
+    &["CLIENT REPLY SKIP", "BLPOP {t}none 0.01", "GET {t}zz"],
+    &["CLIENT REPLY SKIP", "SUBSCRIBE c", "UNSUBSCRIBE c", "PING"],
+    &[
+        "CLIENT REPLY OFF",
+        "PING",
+        "NOSUCH",
+        "GET",
+        "CLIENT REPLY SKIP",
+        "ECHO a",
+        "CLIENT REPLY ON",
+        "ECHO b",
+    ],
+    &[
+        "CLIENT REPLY OFF",
+        "MSET a 1 b 2 c 3 d 4",
+        "MGET a b c d",
+        "DEL a b",
+        "DBSIZE",
+        "CLIENT REPLY ON",
+        "MGET a b c",
+    ],
+    &["CLIENT REPLY OFF", "MULTI", "SET {t}a 1", "EXEC"],
+    &[
+        "CLIENT REPLY OFF",
+        "MULTI",
+        "SET {t}a 5",
+        "CLIENT REPLY bogus",
+        "DISCARD",
+        "CLIENT REPLY ON",
+        "GET {t}a",
+    ],
+    &["CLIENT REPLY OFF", "RESET", "PING"],
+    &["CLIENT REPLY OFF", "HELLO 3"],
+    &["CLIENT REPLY OFF", "SUBSCRIBE c", "PING", "GET x", "UNSUBSCRIBE"],
+    &["CLIENT REPLY bogus", "PING"],
+    &["CLIENT REPLY", "PING"],
+];
+
 #[test]
 fn what_is_left_out_is_what_redis_leaves_out() {
     let (_nodes, proxy) = small();
     let plain = Node::start();
-    let scripts: &[&[&str]] = &[
-        &["CLIENT REPLY SKIP", "PING", "PING"],
-        &["CLIENT REPLY SKIP", "", "PING", "ECHO a"],
-        &["CLIENT REPLY SKIP", "CLIENT REPLY ON", "PING"],
-        &["CLIENT REPLY SKIP", "CLIENT REPLY SKIP", "ECHO a", "ECHO b"],
-        &["CLIENT REPLY SKIP", "NOSUCH", "PING"],
-        &["CLIENT REPLY SKIP", "GET", "PING"],
-        &["CLIENT REPLY SKIP", "CLIENT REPLY OFF", "PING"],
-        &["CLIENT REPLY SKIP", "RESET", "PING"],
-        &["CLIENT REPLY SKIP", "CLIENT REPLY bogus", "PING"],
-        &["CLIENT REPLY SKIP", "MULTI", "SET {t}a 1", "EXEC"],
-        &[
-            "MULTI",
-            "SET {t}a 1",
-            "INCR {t}a",
-            "EXEC",
-            "CLIENT REPLY SKIP",
-            "GET {t}a",
-        ],
-        &["CLIENT REPLY SKIP", "WATCH {t}a", "MULTI", "GET {t}a", "EXEC"],
-        &[
-            "CLIENT REPLY SKIP",
-            "SELECT 3",
-            "SET a 1",
-            "GET a",
-            "CLIENT REPLY SKIP",
-            "SELECT 0",
-            "GET {t}zz",
-        ],
-        &["CLIENT REPLY SKIP", "EVAL #!lua\nreturn{1,2} 1 {t}a", "GET {t}zz"],
-        &["CLIENT REPLY SKIP", "BLPOP {t}none 0.01", "GET {t}zz"],
-        &["CLIENT REPLY SKIP", "SUBSCRIBE c", "UNSUBSCRIBE c", "PING"],
-        &[
-            "CLIENT REPLY OFF",
-            "PING",
-            "NOSUCH",
-            "GET",
-            "CLIENT REPLY SKIP",
-            "ECHO a",
-            "CLIENT REPLY ON",
-            "ECHO b",
-        ],
-        &[
-            "CLIENT REPLY OFF",
-            "MSET a 1 b 2 c 3 d 4",
-            "MGET a b c d",
-            "DEL a b",
-            "DBSIZE",
-            "CLIENT REPLY ON",
-            "MGET a b c",
-        ],
-        &["CLIENT REPLY OFF", "MULTI", "SET {t}a 1", "EXEC"],
-        &[
-            "CLIENT REPLY OFF",
-            "MULTI",
-            "SET {t}a 5",
-            "CLIENT REPLY bogus",
-            "DISCARD",
-            "CLIENT REPLY ON",
-            "GET {t}a",
-        ],
-        &["CLIENT REPLY OFF", "RESET", "PING"],
-        &["CLIENT REPLY OFF", "HELLO 3"],
-        &["CLIENT REPLY OFF", "SUBSCRIBE c", "PING", "GET x", "UNSUBSCRIBE"],
-        &["CLIENT REPLY bogus", "PING"],
-        &["CLIENT REPLY", "PING"],
-    ];
     for three in [false, true] {
-        for script in scripts {
+        for script in SCRIPTS {
             for at_once in [true, false] {
                 let [mut ours, mut theirs] = [proxy.client(), plain.client()];
                 if three {
