@@ -69,6 +69,7 @@ impl AdminContext {
             Action::ShowClients => Ok(show::clients(self)),
             Action::ShowConfig => Ok(show::config(self)),
             Action::ShowStats => Ok(show::stats(self)),
+            Action::ShowSlowlog => show::slowlog(self, args.try_get(rest)),
             Action::ShowCommands => commands::commands(self, args, rest),
             Action::ShardInfo => shard::info(self, args.get(rest)),
             Action::ShardOf => Ok(shard::of(self, args.get(rest))),

@@ -142,7 +142,13 @@ impl Session {
             ("getname", 2) => Ok(Value::bulk(self.name.as_str())),
             ("setname", 3) => self.set_name(args.get(2)).map(|()| Value::OK),
             ("setinfo", 4) => Ok(Value::OK),
-            ("id" | "getname" | "setname" | "setinfo", _) => Err(format!(
+            // The way out when all of them are paused: on the data port this would wait as well.
+            ("unpause", 2) => {
+                self.context.shared.pause.end();
+                tracing::info!(event = "clients_unpaused", admin = self.id);
+                Ok(Value::OK)
+            }
+            ("id" | "getname" | "setname" | "setinfo" | "unpause", _) => Err(format!(
                 "ERR wrong number of arguments for 'client|{verb}' command"
             )),
             _ => Err(format!(

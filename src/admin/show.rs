@@ -127,6 +127,29 @@ fn client_row(line: &str) -> Value {
     Value::Map(fields.into_iter().map(typed).collect())
 }
 
+/// `SHOW SLOWLOG`: one row a slow request, the newest first; all of them, or so many.
+pub(super) fn slowlog(context: &AdminContext, count: Option<&[u8]>) -> Result<Value, String> {
+    let count = match count {
+        None => usize::MAX,
+        Some(count) => std::str::from_utf8(count)
+            .ok()
+            .and_then(|count| count.parse().ok())
+            .ok_or("ERR count must be a whole number")?,
+    };
+    let rows = context.shared.slowlog.newest(count).into_iter().map(|entry| {
+        let words = entry.args.iter().map(|arg| String::from_utf8_lossy(arg));
+        row([
+            ("id", int(entry.id)),
+            ("time", int(entry.at)),
+            ("duration_us", int(entry.took_us)),
+            ("command", text(words.collect::<Vec<_>>().join(" "))),
+            ("addr", text(entry.address.as_str())),
+            ("name", text(entry.name.as_str())),
+        ])
+    });
+    Ok(Value::Array(rows.collect()))
+}
+
 /// `SHOW CONFIG`: one row a key of the config file.
 pub(super) fn config(context: &AdminContext) -> Value {
     let rows = context.config.settings().into_iter();

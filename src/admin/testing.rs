@@ -14,9 +14,10 @@ use crate::config::{Config, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
-use crate::worker::Directory;
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
+use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::{ClientPause, Directory};
 
 /// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
 pub(super) fn context(extra: &str) -> AdminContext {
@@ -53,6 +54,12 @@ pub(super) fn context(extra: &str) -> AdminContext {
         registry: Registry::default(),
         scripts: Arc::default(),
         dedicated: vec![Arc::default(), Arc::default()],
+        pause: ClientPause::default(),
+        slowlog: SlowLog::new(SlowLogSettings {
+            slower_than_us: Some(10_000),
+            entries_max: 128,
+            show_args: false,
+        }),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),

@@ -36,6 +36,7 @@ pub(super) enum Action {
     ShowConfig,
     ShowStats,
     ShowCommands,
+    ShowSlowlog,
     ShardInfo,
     ShardOf,
     Explain,
@@ -169,7 +170,13 @@ pub const WORDS: &[Word] = &[
     ),
     later("SHOW", "HOTKEYS", "", "Keys that are asked for most."),
     later("SHOW", "BIGKEYS", "", "Keys that take the most memory."),
-    later("SHOW", "SLOWLOG", "", "Requests that took long."),
+    word(
+        "SHOW",
+        "SLOWLOG",
+        ("[count]", 0, 1),
+        "Requests that took long, the newest first.",
+        Action::ShowSlowlog,
+    ),
     word(
         "SHARD",
         "INFO",

@@ -32,6 +32,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod waiting;
+mod writing;
 
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
@@ -46,3 +47,4 @@ pub use spec::{
 };
 pub use table::{all, by_id, lookup, subcommand};
 pub use waiting::{Wait, wait_of};
+pub use writing::may_write;

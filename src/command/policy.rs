@@ -117,10 +117,13 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|list", Local::ClientList),
     ("client|no-evict", Local::ClientNoEvict),
     ("client|no-touch", Local::ClientNoTouch),
+    ("client|pause", Local::ClientPause),
+    ("client|reply", Local::ClientReply),
     ("client|setinfo", Local::ClientSetinfo),
     ("client|setname", Local::ClientSetname),
     ("client|trackinginfo", Local::ClientTrackinginfo),
     ("client|unblock", Local::ClientUnblock),
+    ("client|unpause", Local::ClientUnpause),
     ("acl|cat", Local::AclCat),
     ("acl|whoami", Local::AclWhoami),
     ("module|list", Local::ModuleList),
@@ -171,17 +174,7 @@ const PUBSUB: &[(&str, PubSub)] = &[
 ];
 
 /// What this version lacks, and the commands that need it.
-const NOT_YET: &[(&str, &str)] = &[
-    (TRACKING, "client|caching client|tracking"),
-    (
-        "it would have to stop and wake clients of every worker",
-        "client|pause client|unpause",
-    ),
-    (
-        "a reply that is left out cannot be counted by a pipeline yet",
-        "client|reply",
-    ),
-];
+const NOT_YET: &[(&str, &str)] = &[(TRACKING, "client|caching client|tracking")];
 
 /// Why `CLIENT TRACKING` is refused.
 pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";

@@ -7,6 +7,9 @@ use super::flags::{Categories, Flags, KeyFlags};
 pub struct CommandId(pub u16);
 
 impl CommandId {
+    /// No command.
+    pub const NONE: Self = Self(u16::MAX);
+
     /// The id as an index into [`super::all`], or into a metric's cells, one for each command.
     #[must_use]
     pub const fn index(self) -> usize {
@@ -441,6 +444,10 @@ pub enum Local {
     ClientNoEvict,
     /// `CLIENT NO-TOUCH ON|OFF`
     ClientNoTouch,
+    /// `CLIENT PAUSE timeout [WRITE|ALL]`
+    ClientPause,
+    /// `CLIENT REPLY ON|OFF|SKIP`
+    ClientReply,
     /// `CLIENT SETINFO LIB-NAME|LIB-VER value`
     ClientSetinfo,
     /// `CLIENT SETNAME name`
@@ -449,6 +456,8 @@ pub enum Local {
     ClientTrackinginfo,
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`
     ClientUnblock,
+    /// `CLIENT UNPAUSE`
+    ClientUnpause,
     /// `CLUSTER …` reads, `READONLY`, `READWRITE`, `ASKING`
     Cluster(Cluster),
     /// `ACL CAT [category]`

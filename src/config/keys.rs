@@ -105,6 +105,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "topology",
         "Where the shard map is kept, and how the first one is made when the store is empty.",
     ),
+    (
+        "slowlog",
+        "Requests that took long: `SLOWLOG GET` on the data port, `PRESHARD SHOW SLOWLOG` on the admin port.",
+    ),
     ("log", "Structured logs on the standard error stream."),
 ];
 
@@ -121,7 +125,6 @@ pub const LATER: &[&str] = &[
     "commands",
     "user",
     "tls",
-    "slowlog",
 ];
 
 /// The table of nodes is a list of tables, not a plain key; see [`NODES_WHAT`].
@@ -454,6 +457,27 @@ pub const KEYS: &[Key] = &[
         "15",
         "How many further databases clients may `SELECT`, each one whole shard. Used once, when the store is empty.",
         "Each needs one more database on the nodes and lives on one node as a whole.",
+    ),
+    key(
+        "slowlog.slower_than",
+        Kind::TimeOrZero(MILLISECOND, HOUR, "off"),
+        "10ms",
+        "From this time on, from reading a request to its answer, a request is kept; commands that wait for data never are.",
+        "A lock and a few hundred bytes for each slow request. Unlike Redis's, the time has the network and queues in it.",
+    ),
+    key(
+        "slowlog.entries_max",
+        Kind::Count(1, 10_000),
+        "128",
+        "Slow requests that are kept; the oldest goes first.",
+        "Up to 2 KiB each, with arguments up to 6 KiB.",
+    ),
+    key(
+        "slowlog.show_args",
+        Kind::Switch,
+        "false",
+        "Whether entries have the requests' arguments (32 of 128 bytes at most), or only the command and the request's size.",
+        "Whoever may send `SLOWLOG` sees keys and values of others, and every request is copied: a tenth of the throughput.",
     ),
     key(
         "log.format",

@@ -51,6 +51,8 @@ pub struct Config {
     pub nodes: Nodes,
     /// `[topology]`
     pub topology: TopologySeed,
+    /// `[slowlog]`
+    pub slowlog: SlowLog,
     /// `[log]`
     pub log: Log,
     /// What is allowed but should be logged at start.
@@ -205,6 +207,17 @@ pub enum StorePlace {
         /// What its keys begin with, without slashes around it.
         prefix: String,
     },
+}
+
+/// `[slowlog]`: requests that took long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlowLog {
+    /// From this time on a request is kept; none: none is.
+    pub slower_than: Option<Duration>,
+    /// Requests that are kept.
+    pub entries_max: usize,
+    /// Whether their arguments are kept too.
+    pub show_args: bool,
 }
 
 /// `[log]`

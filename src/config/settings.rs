@@ -19,6 +19,10 @@ impl Config {
         settings.extend(self.admin_settings());
         settings.extend(self.nodes_settings());
         settings.extend(self.topology_settings());
+        let slowlog = &self.slowlog;
+        settings.push(("slowlog.slower_than", time(slowlog.slower_than)));
+        settings.push(("slowlog.entries_max", slowlog.entries_max.to_string()));
+        settings.push(("slowlog.show_args", slowlog.show_args.to_string()));
         settings.push(("log.format", log_format(self.log.format).to_owned()));
         settings.push(("log.level", log_level(self.log.level).to_owned()));
         settings
@@ -202,8 +206,11 @@ mod tests {
             .map(|key| key.path.replace("password_file", "password"))
             .collect();
         expected.retain(|path| !path.ends_with("password_sha256"));
-        let log = expected.iter().position(|path| path == "log.format").unwrap();
-        expected.insert(log, "topology.nodes".to_owned());
+        let slowlog = expected
+            .iter()
+            .position(|path| path == "slowlog.slower_than")
+            .unwrap();
+        expected.insert(slowlog, "topology.nodes".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
         assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");
     }

@@ -10,7 +10,8 @@ use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
 use super::{
-    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, StorePlace, TopologySeed,
+    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog, StorePlace,
+    TopologySeed,
 };
 use crate::topology::{Address, Node, validate};
 use std::collections::HashMap;
@@ -37,6 +38,7 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
         admin: reader.admin(),
         nodes: reader.nodes(),
         topology: reader.topology(),
+        slowlog: reader.slowlog(),
         log: reader.log(),
         warnings: Vec::new(),
     };
@@ -117,6 +119,14 @@ impl Reader<'_> {
             shards: self.shards("topology.shards"),
             pinned: self.count("topology.pinned"),
             nodes: self.first_nodes(),
+        }
+    }
+
+    fn slowlog(&mut self) -> SlowLog {
+        SlowLog {
+            slower_than: self.time_or_zero("slowlog.slower_than"),
+            entries_max: self.count("slowlog.entries_max"),
+            show_args: self.switch("slowlog.show_args"),
         }
     }
 

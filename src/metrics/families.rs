@@ -289,6 +289,18 @@ pub static FAMILIES: &[Family] = &[
         "Scripts called by their sum that a node did not know: it was told, and the client did not see it.",
         |s, out| out.count(&[], s.sum(|w| w.scripts_healed.load())),
     ),
+    gauge(
+        "preshard_paused_clients",
+        &[],
+        "Clients whose requests wait for the end of CLIENT PAUSE.",
+        |s, out| out.count(&[], s.sum(|w| w.paused_clients.load())),
+    ),
+    counter(
+        "preshard_slowlog_entries_total",
+        &[],
+        "Requests that took longer than [slowlog] slower_than.",
+        |s, out| out.count(&[], s.sum(|w| w.slowlog_entries.load())),
+    ),
     // Shards.
     counter(
         "preshard_shard_requests_total",

@@ -45,6 +45,10 @@ pub struct WorkerMetrics {
     pub limits: By<Limit, Cell>,
     /// Parts that split and fan-out requests were made into.
     pub fanout_parts: Cell,
+    /// Clients whose requests wait for the end of `CLIENT PAUSE`.
+    pub paused_clients: Gauge,
+    /// Requests that came into the slow log.
+    pub slowlog_entries: Cell,
     /// Replies with data for clients that had left.
     pub popped_for_nobody: Cell,
     /// Scripts whose bodies are kept.
@@ -88,6 +92,8 @@ impl WorkerMetrics {
             output_buffer_bytes: Gauge::default(),
             limits: By::default(),
             fanout_parts: Cell::default(),
+            paused_clients: Gauge::default(),
+            slowlog_entries: Cell::default(),
             popped_for_nobody: Cell::default(),
             scripts: Gauge::default(),
             script_bytes: Gauge::default(),

@@ -17,9 +17,10 @@ use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::topology::Topology;
-use crate::worker::Directory;
 use crate::worker::registry::Registry;
 use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodesView, Shared, batches_for};
+use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::{ClientPause, Directory};
 
 /// A node that answers nothing for this long after a deadline passed is connected anew.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -74,6 +75,12 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         scripts: Arc::default(),
         dedicated,
         empty_nodes,
+        pause: ClientPause::default(),
+        slowlog: SlowLog::new(SlowLogSettings {
+            slower_than_us: config.slowlog.slower_than.map(micros32),
+            entries_max: config.slowlog.entries_max,
+            show_args: config.slowlog.show_args,
+        }),
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -261,6 +268,11 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         connect: nodes.connect_timeout,
         backoff_max: nodes.reconnect_backoff_max,
     }
+}
+
+/// An hour, the longest that may be set, fits.
+fn micros32(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn unix_time() -> u64 {

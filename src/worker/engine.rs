@@ -19,9 +19,11 @@ use super::backend::{Backlog, Lane, Link};
 use super::dedicated::Pool;
 use super::gather::Gather;
 use super::outbuf::Spares;
+use super::pause::PauseSeen;
 use super::pubsub::PubSub;
 use super::session::{Client, to_u32};
 use super::shared::Shared;
+use super::slowlog::SlowLogSettings;
 use crate::ids::ShardId;
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
@@ -63,6 +65,10 @@ pub(super) struct Engine {
     pub(super) sweep_asleep: bool,
     /// The proxy is stopping: what has been read is served, nothing more is read.
     pub(super) draining: bool,
+    pub(super) attention: Attention,
+    pub(super) pause: PauseSeen,
+    /// Answers that took so many microseconds are looked at again.
+    pub(super) slow_us: u32,
     /// Memory of requests that have not ended, of all clients.
     pub(super) held_bytes: usize,
 
@@ -73,6 +79,41 @@ pub(super) struct Engine {
     pub(super) scratch: Box<[u8]>,
     pub(super) args: Vec<ArgRange>,
     pub(super) route_scratch: route::Scratch,
+}
+
+/// What a request must be looked at for, whoever sends it. One comparison on the hot path tells that there is nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attention(u8);
+
+impl Attention {
+    pub(super) const NONE: Self = Self(0);
+    /// Clients are paused, all requests.
+    pub(super) const PAUSED: Self = Self(1);
+    /// Clients are paused, requests that may write.
+    pub(super) const WRITES_PAUSED: Self = Self(1 << 1);
+    /// The slow log shows arguments.
+    pub(super) const SHOWN: Self = Self(1 << 2);
+
+    /// What every request is looked at for as long as the process lives.
+    fn of_settings(slowlog: SlowLogSettings) -> Self {
+        if slowlog.show_args && slowlog.slower_than_us.is_some() {
+            Self::SHOWN
+        } else {
+            Self::NONE
+        }
+    }
+
+    pub(super) const fn has(self, what: Self) -> bool {
+        self.0 & what.0 != 0
+    }
+
+    pub(super) const fn set(&mut self, what: Self) {
+        self.0 |= what.0;
+    }
+
+    pub(super) const fn unset(&mut self, what: Self) {
+        self.0 &= !what.0;
+    }
 }
 
 impl std::fmt::Debug for Engine {
@@ -120,6 +161,7 @@ impl Engine {
                 script_lanes.push(lane(first_script_link + node * PROTOCOLS + protocol));
             }
         }
+        let slowlog = shared.slowlog.settings;
         let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
         Self {
             worker,
@@ -142,6 +184,9 @@ impl Engine {
             sweep_waker: None,
             sweep_asleep: false,
             draining: false,
+            attention: Attention::of_settings(slowlog),
+            pause: PauseSeen::default(),
+            slow_us: slowlog.looked_at_from_us(),
             held_bytes: 0,
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
@@ -151,11 +196,15 @@ impl Engine {
         }
     }
 
-    /// Starts a turn: reads the clock, and whether the proxy is stopping.
+    /// Starts a turn: reads the clock, whether the proxy is stopping, and whether clients are paused.
     #[inline]
     pub(super) fn begin_turn(&mut self) {
         self.draining = self.shared.is_draining();
         self.now = u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let pause = self.shared.pause.word();
+        if self.pause_changed(pause) {
+            self.look_at_pause(pause);
+        }
     }
 
     /// Ends a turn: what it brought is passed on.

@@ -351,7 +351,7 @@ impl Engine {
         work: Work,
         class: RequestClass,
     ) -> usize {
-        let seq = self.push_slot(index, bytes, class);
+        let seq = self.push_slot(index, spec.id, bytes, class);
         self.count_request(index, spec);
         let generation = self.next_generation();
         let client = &self.clients[index];

@@ -19,11 +19,13 @@ mod dedicated;
 mod engine;
 mod gather;
 mod outbuf;
+mod pause;
 mod pubsub;
 pub mod registry;
 pub mod scripts;
 mod session;
 pub mod shared;
+pub mod slowlog;
 mod stream;
 mod sweep;
 #[cfg(test)]
@@ -40,6 +42,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+pub use pause::ClientPause;
 pub use pubsub::Directory;
 pub use stream::Accepted;
 

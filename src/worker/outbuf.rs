@@ -66,6 +66,11 @@ impl OutBuf {
         self.chunk_bytes + self.tail.len() - self.written
     }
 
+    /// Bytes in the tail, and the number of chunks before it.
+    pub(super) fn parts(&self) -> (usize, usize) {
+        (self.tail.len() - self.written, self.chunks.len())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.chunk_bytes == 0 && self.tail.len() == self.written
     }

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command;
@@ -13,6 +16,124 @@ use crate::ids::NodeIndex;
 
 /// Bits of a node's number for a connection.
 const WAITS_BITS: u32 = 48;
+
+/// Bytes of each of a client's names.
+pub const NAME_MAX: usize = 1024;
+
+/// The letters that `CLIENT LIST` shows of a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClientFlags(u16);
+
+impl ClientFlags {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// It has subscribed.
+    pub const PUBSUB: Self = Self(1);
+    /// It is between `MULTI` and `EXEC`.
+    pub const MULTI: Self = Self(1 << 1);
+    /// It waits for data, or for the end of a pause.
+    pub const BLOCKED: Self = Self(1 << 2);
+    /// Its next `EXEC` will fail.
+    pub const DIRTY: Self = Self(1 << 3);
+    /// It is closed as soon as it is answered.
+    pub const CLOSING: Self = Self(1 << 4);
+    /// It is being closed.
+    pub const CLOSED: Self = Self(1 << 5);
+    /// It has come over a Unix socket.
+    pub const UNIX: Self = Self(1 << 6);
+    /// `CLIENT NO-EVICT ON`.
+    pub const NO_EVICT: Self = Self(1 << 7);
+    /// `CLIENT NO-TOUCH ON`.
+    pub const NO_TOUCH: Self = Self(1 << 8);
+
+    /// In the order that Redis prints them.
+    const LETTERS: [(Self, char); 9] = [
+        (Self::PUBSUB, 'P'),
+        (Self::MULTI, 'x'),
+        (Self::BLOCKED, 'b'),
+        (Self::DIRTY, 'd'),
+        (Self::CLOSING, 'c'),
+        (Self::CLOSED, 'A'),
+        (Self::UNIX, 'U'),
+        (Self::NO_EVICT, 'e'),
+        (Self::NO_TOUCH, 'T'),
+    ];
+    /// Letters of servers that no client of preshard has.
+    const FOREIGN: &'static str = "OSMituRBrI";
+    /// Stands for what no client has.
+    const NEVER: Self = Self(1 << 15);
+    /// Stands for `N`: the client has no letter.
+    const PLAIN: Self = Self(1 << 14);
+
+    /// Both together.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// With `other`, if that holds.
+    #[must_use]
+    pub const fn with_if(self, holds: bool, other: Self) -> Self {
+        if holds { self.with(other) } else { self }
+    }
+
+    /// Whether all of `other` are among them; `N` is among none.
+    #[must_use]
+    pub const fn has_all(self, other: Self) -> bool {
+        let own = if self.0 == 0 { Self::PLAIN.0 } else { self.0 };
+        own & other.0 == other.0
+    }
+
+    /// The flags of some letters, if all are known.
+    #[must_use]
+    pub fn parse(letters: &str) -> Option<Self> {
+        letters.chars().try_fold(Self::NONE, |flags, letter| {
+            let known = Self::LETTERS.iter().find(|(_, known)| *known == letter);
+            match known {
+                Some(&(flag, _)) => Some(flags.with(flag)),
+                None if letter == 'N' => Some(flags.with(Self::PLAIN)),
+                None => Self::FOREIGN.contains(letter).then(|| flags.with(Self::NEVER)),
+            }
+        })
+    }
+
+    /// The letters.
+    #[must_use]
+    pub fn letters(self) -> String {
+        if self == Self::NONE {
+            return "N".to_owned();
+        }
+        let has = Self::LETTERS.iter().filter(|(flag, _)| self.has_all(*flag));
+        has.map(|&(_, letter)| letter).collect()
+    }
+}
+
+/// What a client is, in `CLIENT KILL TYPE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientType {
+    /// Any that is none of the others.
+    Normal,
+    /// It has subscribed.
+    Pubsub,
+    /// What this server replicates: never.
+    Primary,
+    /// What replicates this server: never.
+    Replica,
+}
+
+impl ClientType {
+    /// The type of a word.
+    #[must_use]
+    pub fn parse(word: &[u8]) -> Option<Self> {
+        match word.to_ascii_lowercase().as_slice() {
+            b"normal" => Some(Self::Normal),
+            b"pubsub" => Some(Self::Pubsub),
+            b"master" | b"primary" => Some(Self::Primary),
+            b"replica" | b"slave" => Some(Self::Replica),
+            _ => None,
+        }
+    }
+}
 
 /// What others may know of one client.
 #[derive(Debug)]
@@ -41,6 +162,27 @@ pub struct ClientInfo {
     pub output_bytes: AtomicU64,
     /// Commands so far.
     pub commands: AtomicU64,
+    flags: AtomicU16,
+    /// Commands that are queued.
+    pub queued: AtomicU32,
+    /// Keys that are watched.
+    pub watched: AtomicU32,
+    /// Bytes of requests that are read and not handled.
+    pub input_bytes: AtomicU64,
+    /// Room behind them.
+    pub input_free_bytes: AtomicU64,
+    /// Bytes that are queued in a transaction.
+    pub queued_bytes: AtomicU64,
+    /// Reply bytes that lie in one piece, and the number of other pieces.
+    pub output_tail_bytes: AtomicU64,
+    /// Large pieces of replies.
+    pub output_pieces: AtomicU32,
+    /// Its socket is full.
+    pub write_blocked: AtomicBool,
+    /// Bytes that it has sent.
+    pub received: AtomicU64,
+    /// Bytes that it was sent.
+    pub transmitted: AtomicU64,
     /// Channels that it has subscribed to.
     pub sub: AtomicU32,
     /// Patterns that it has subscribed to.
@@ -49,6 +191,8 @@ pub struct ClientInfo {
     pub ssub: AtomicU32,
     /// Where it waits for data: the node's index and its number for the connection. 0: nowhere.
     waits: AtomicU64,
+    /// Somebody may be about to end its wait (`CLIENT UNBLOCK`): the connection that it waits on serves nobody else.
+    unblocking: AtomicBool,
     /// Set to have the worker close it.
     pub killed: AtomicBool,
     /// `CLIENT SETNAME`, `CLIENT SETINFO`.
@@ -83,10 +227,22 @@ impl ClientInfo {
             in_flight: AtomicU32::new(0),
             output_bytes: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            flags: AtomicU16::new(0),
+            queued: AtomicU32::new(0),
+            watched: AtomicU32::new(0),
+            input_bytes: AtomicU64::new(0),
+            input_free_bytes: AtomicU64::new(0),
+            queued_bytes: AtomicU64::new(0),
+            output_tail_bytes: AtomicU64::new(0),
+            output_pieces: AtomicU32::new(0),
+            write_blocked: AtomicBool::new(false),
+            received: AtomicU64::new(0),
+            transmitted: AtomicU64::new(0),
             sub: AtomicU32::new(0),
             psub: AtomicU32::new(0),
             ssub: AtomicU32::new(0),
             waits: AtomicU64::new(0),
+            unblocking: AtomicBool::new(false),
             killed: AtomicBool::new(false),
             names: Mutex::default(),
         }
@@ -100,12 +256,24 @@ impl ClientInfo {
                 .filter(|&number| number >> WAITS_BITS == 0)?;
             Some(u64::from(node.0) << WAITS_BITS | number)
         });
-        self.waits.store(packed.unwrap_or(0), Relaxed);
+        self.waits.store(packed.unwrap_or(0), SeqCst);
+    }
+
+    /// Where it waits for data, for somebody who is going to end that: the node, and the node's number for the
+    /// connection. From now on the connection is not given to anybody else ([`Self::was_unblocked`]).
+    pub(super) fn unblock(&self) -> Option<(NodeIndex, u64)> {
+        self.unblocking.store(true, SeqCst);
+        self.waits_at()
+    }
+
+    /// Its wait is over: whether an order to end it may still be on its way to the connection.
+    pub(super) fn was_unblocked(&self) -> bool {
+        self.unblocking.swap(false, SeqCst)
     }
 
     /// Where it waits for data: the node, and the node's number for the connection.
-    pub(super) fn waits_at(&self) -> Option<(NodeIndex, u64)> {
-        let packed = self.waits.load(Relaxed);
+    fn waits_at(&self) -> Option<(NodeIndex, u64)> {
+        let packed = self.waits.load(SeqCst);
         let node = u16::try_from(packed >> WAITS_BITS).ok()?;
         (packed != 0).then_some((NodeIndex(node), packed & ((1 << WAITS_BITS) - 1)))
     }
@@ -115,42 +283,115 @@ impl ClientInfo {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The line of `CLIENT LIST`, without its end.
+    /// What `CLIENT LIST` shows as letters.
+    pub(super) fn set_flags(&self, flags: ClientFlags) {
+        self.flags.store(flags.0, Relaxed);
+    }
+
+    /// What `CLIENT LIST` shows as letters. What it has subscribed to is known at once, the rest at the next sweep.
+    #[must_use]
+    pub fn flags(&self) -> ClientFlags {
+        let subscribed = [&self.sub, &self.psub, &self.ssub]
+            .iter()
+            .any(|count| count.load(Relaxed) > 0);
+        ClientFlags(self.flags.load(Relaxed)).with_if(subscribed, ClientFlags::PUBSUB)
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn kind(&self) -> ClientType {
+        if self.flags().has_all(ClientFlags::PUBSUB) {
+            ClientType::Pubsub
+        } else {
+            ClientType::Normal
+        }
+    }
+
+    /// The user that it has authenticated as; there is one only.
+    #[must_use]
+    pub const fn user(&self) -> &'static str {
+        "default"
+    }
+
+    /// Seconds since it connected.
+    #[must_use]
+    pub fn age_seconds(&self, now_ms: u64) -> i64 {
+        seconds_between(self.connected_ms, now_ms)
+    }
+
+    /// Seconds since its last request.
+    #[must_use]
+    pub fn idle_seconds(&self, now_ms: u64) -> i64 {
+        seconds_between(self.active_ms.load(Relaxed), now_ms)
+    }
+
+    /// The line of `CLIENT LIST`, without its end. Fields that it does not have here are 0: `argv-mem`, `rbs`, `rbp`.
     #[must_use]
     pub fn line(&self, now_ms: u64) -> String {
         let names = self.names().clone();
         let command = command::all().get(usize::from(self.last_command.load(Relaxed)));
-        let [sub, psub, ssub] = [&self.sub, &self.psub, &self.ssub].map(|count| count.load(Relaxed));
-        let subscribed = sub + psub + ssub > 0;
-        let mut line = String::with_capacity(256);
+        let flags = self.flags();
+        let number = |cell: &AtomicU64| cell.load(Relaxed);
+        let (input, input_free) = (number(&self.input_bytes), number(&self.input_free_bytes));
+        let (queued_bytes, output) = (number(&self.queued_bytes), number(&self.output_bytes));
+        let mut line = String::with_capacity(384);
         // Writing to a string cannot fail.
         let _ = write!(
             line,
-            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={} multi=-1 \
-             watch=0 qbuf=0 qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll={} omem={} tot-mem=0 \
-             events=r cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={} tot-cmds={} worker={}",
+            "id={} addr={} laddr={} fd=-1 name={} age={} idle={} flags={} db={} sub={} psub={} ssub={}",
             self.id,
             self.address,
             self.local_address,
             names.name,
-            now_ms.saturating_sub(self.connected_ms) / 1000,
-            now_ms.saturating_sub(self.active_ms.load(Relaxed)) / 1000,
-            if subscribed { "P" } else { "N" },
+            self.age_seconds(now_ms),
+            self.idle_seconds(now_ms),
+            flags.letters(),
             self.db.load(Relaxed),
-            sub,
-            psub,
-            ssub,
-            self.in_flight.load(Relaxed),
-            self.output_bytes.load(Relaxed),
+            self.sub.load(Relaxed),
+            self.psub.load(Relaxed),
+            self.ssub.load(Relaxed),
+        );
+        match self.queued.load(Relaxed) {
+            queued if flags.has_all(ClientFlags::MULTI) => {
+                let _ = write!(line, " multi={queued}");
+            }
+            _ => line.push_str(" multi=-1"),
+        }
+        let _ = write!(
+            line,
+            " watch={} qbuf={input} qbuf-free={input_free} argv-mem=0 multi-mem={queued_bytes} rbs=0 rbp=0 obl={} \
+             oll={} omem={output} tot-mem={} events={}",
+            self.watched.load(Relaxed),
+            number(&self.output_tail_bytes),
+            self.output_pieces.load(Relaxed),
+            input + input_free + queued_bytes + output,
+            if self.write_blocked.load(Relaxed) {
+                "rw"
+            } else {
+                "r"
+            },
+        );
+        let _ = write!(
+            line,
+            " cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} tot-cmds={} worker={} \
+             in-flight={}",
             command.map_or("NULL", |spec| spec.name),
+            self.user(),
             self.protocol.load(Relaxed),
             names.lib_name,
             names.lib_ver,
-            self.commands.load(Relaxed),
+            number(&self.received),
+            number(&self.transmitted),
+            number(&self.commands),
             self.worker,
+            self.in_flight.load(Relaxed),
         );
         line
     }
+}
+
+fn seconds_between(start_ms: u64, now_ms: u64) -> i64 {
+    i64::try_from(now_ms.saturating_sub(start_ms) / 1000).unwrap_or(i64::MAX)
 }
 
 /// All clients of the process.
@@ -184,6 +425,16 @@ impl Registry {
     #[must_use]
     pub fn get(&self, id: u64) -> Option<Arc<ClientInfo>> {
         self.clients().get(&id).cloned()
+    }
+
+    /// How many clients have all of these letters.
+    #[must_use]
+    pub fn count(&self, flags: ClientFlags) -> usize {
+        let clients = self.clients();
+        clients
+            .values()
+            .filter(|info| info.flags().has_all(flags))
+            .count()
     }
 
     /// All clients, by id.

@@ -13,9 +13,11 @@ use arc_swap::ArcSwap;
 use sha1::{Digest as _, Sha1};
 use tokio::sync::Notify;
 
+use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
+use super::slowlog::SlowLog;
 use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
@@ -183,6 +185,10 @@ pub struct Shared {
     pub dedicated: Vec<Arc<AtomicUsize>>,
     /// Rung by a link that finds its node empty, by node.
     pub empty_nodes: Vec<Notify>,
+    /// `CLIENT PAUSE`.
+    pub pause: ClientPause,
+    /// Requests that took long.
+    pub slowlog: SlowLog,
     /// Who listens to which channel.
     pub channels: Arc<Directory>,
     /// What is known of the nodes.

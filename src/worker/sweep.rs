@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::backend::Link;
 use super::engine::Engine;
-use super::session::Pause;
+use super::session::{Client, Pause};
 use crate::metrics::{Disconnect, Limit};
 
 const CORKED: Duration = Duration::from_millis(1);
@@ -29,6 +29,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         engine.begin_turn();
+        engine.wake_paused();
         if engine
             .sweep_waker
             .as_ref()
@@ -75,6 +76,12 @@ impl Engine {
         if !self.corked.is_empty() {
             return CORKED;
         }
+        let pace = self.pace_of_links();
+        self.until_pause_ends()
+            .map_or(pace, |pause_ends| pace.min(pause_ends))
+    }
+
+    fn pace_of_links(&self) -> Duration {
         let busy = self
             .links
             .iter()
@@ -101,6 +108,9 @@ impl Engine {
             self.metrics.scripts.set(scripts);
             self.metrics.script_bytes.set(bytes);
         }
+        let paused = |(_, client): &(usize, &Client)| client.pause == Pause::Clients;
+        let paused = self.clients.iter().filter(paused).count();
+        self.metrics.paused_clients.set(paused as u64);
         let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
         self.metrics
@@ -126,6 +136,7 @@ impl Engine {
             let waited = |since: u64| Duration::from_micros(self.now.saturating_sub(since));
             let idle_for = Duration::from_millis(now_ms.saturating_sub(client.active_ms));
             let age = Duration::from_millis(now_ms.saturating_sub(client.info.connected_ms));
+            let paused = client.pause == Pause::Clients;
             if client.pause == Pause::Queue && waited(client.paused_at) >= queue_wait {
                 client.refuse_when_full = true;
                 client.wake();
@@ -141,6 +152,8 @@ impl Engine {
                 Disconnect::AdminKill
             } else if stalled {
                 Disconnect::OutputStalled
+            } else if paused {
+                continue;
             } else if !client.authenticated && age >= handshake {
                 Disconnect::HandshakeTimeout
             } else if !idle.is_zero() && client.slots.is_empty() && !client.listens && idle_for >= idle {

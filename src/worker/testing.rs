@@ -12,10 +12,12 @@ use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
 
 use super::engine::Engine;
+use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
 use super::shared::{Limits, NodeCredentials, NodesView, Shared};
+use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
 use crate::command;
 use crate::config::{OnEmpty, OnGap};
@@ -94,6 +96,12 @@ pub(super) fn engine(limits: Limits) -> Engine {
         registry: Registry::default(),
         scripts: Arc::default(),
         dedicated: vec![Arc::default(), Arc::default()],
+        pause: ClientPause::default(),
+        slowlog: SlowLog::new(SlowLogSettings {
+            slower_than_us: None,
+            entries_max: 128,
+            show_args: false,
+        }),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),

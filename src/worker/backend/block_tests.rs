@@ -1,5 +1,6 @@
 //! Several frames for one request: whatever a node sends, nobody is given a frame that is not his.
 
+use crate::command::CommandId;
 use crate::ids::ShardId;
 use crate::metrics::{LinkClose, RequestClass};
 use crate::worker::backend::{Entry, Owner, Shape, State};
@@ -11,7 +12,7 @@ const LINK: usize = 0;
 /// Makes a request of a client look as if it had been sent.
 fn sent(engine: &mut Engine, peer: &Peer, shape: Shape, frames: u32) {
     let bytes = 20;
-    let seq = engine.push_slot(peer.index, 20, RequestClass::Multi);
+    let seq = engine.push_slot(peer.index, CommandId::NONE, 20, RequestClass::Multi);
     let link = &mut engine.links[LINK];
     link.state = State::Ready;
     link.due_bytes += bytes as usize;

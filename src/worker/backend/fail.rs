@@ -189,9 +189,16 @@ impl Engine {
     /// A client has half of a reply whose rest will not come: the only honest end is to close it.
     fn partial_reply(&mut self, entry: Entry) {
         if let Owner::Client {
-            index, generation, ..
+            index,
+            generation,
+            seq,
         } = entry.owner
         {
+            if !self.client_is_gone(index as usize, generation) && self.clients[index as usize].is_silent(seq)
+            {
+                self.uncertain(entry);
+                return;
+            }
             self.close_client(index as usize, generation, Disconnect::PartialReply);
         }
     }

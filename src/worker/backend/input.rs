@@ -226,7 +226,7 @@ impl Engine {
         let Owner::Client {
             index: client,
             generation,
-            ..
+            seq,
         } = owner
         else {
             return;
@@ -234,7 +234,7 @@ impl Engine {
         if let Some(front) = self.links[index].due.front() {
             self.metrics.shard_reply(front.shard, piece.len());
         }
-        if !self.append_piece(client as usize, generation, piece) {
+        if !self.append_piece(client as usize, generation, seq, piece) {
             self.links[index].reading = Reading::Skip;
         }
     }
@@ -257,9 +257,14 @@ impl Engine {
             return;
         };
         self.count_reply(index, entry, last.len());
-        if self.append_piece(client as usize, generation, last) {
-            self.complete(client as usize, generation, seq, b"", true);
-            self.release_held_back(client as usize);
+        let client = client as usize;
+        if self.append_piece(client, generation, seq, last) {
+            // Behind a reply that nobody sees, another one may be on its way.
+            let seen = !self.clients[client].is_silent(seq);
+            self.complete(client, generation, seq, b"", true);
+            if seen {
+                self.release_held_back(client);
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::link::{Batch, State};
 use super::queue::{Entry, Owner, Shape};
+use crate::command::CommandId;
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, LinkClose, RequestClass, Wire};
 use crate::worker::engine::Engine;
@@ -30,7 +31,7 @@ fn sent(engine: &mut Engine, owner: Owner) {
 }
 
 fn sent_by(engine: &mut Engine, peer: &Peer) {
-    let seq = engine.push_slot(peer.index, 20, RequestClass::Read);
+    let seq = engine.push_slot(peer.index, CommandId::NONE, 20, RequestClass::Read);
     let owner = Owner::Client {
         index: u32::try_from(peer.index).unwrap(),
         generation: peer.generation,

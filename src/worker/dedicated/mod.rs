@@ -55,6 +55,8 @@ struct Slot {
     pinned: Option<(usize, u32)>,
     end: End,
     idle_since: Option<u64>,
+    /// An order to end a wait may be on its way to it: it serves nobody else.
+    spoilt: bool,
     /// The node's name for this connection, for `CLIENT UNBLOCK`. 0 before it is known.
     node_client: i64,
     /// Its place under the limit, unless it is idle.
@@ -177,6 +179,7 @@ impl Engine {
             pinned: None,
             end: End::No,
             idle_since: None,
+            spoilt: false,
             node_client: 0,
             place,
         });
@@ -288,8 +291,9 @@ impl Engine {
             slot.idle_since = Some(now);
             slot.place = None;
             let key = (slot.node, slot.protocol == Protocol::Resp3);
+            let spoilt = slot.spoilt;
             let idle = self.dedicated.idle.entry(key).or_default();
-            if idle.len() < IDLE_MAX {
+            if idle.len() < IDLE_MAX && !spoilt {
                 idle.push(dedicated.index);
             } else if let Some(slot) = self.dedicated.slot(dedicated) {
                 slot.end = End::Close;
@@ -321,8 +325,15 @@ impl Engine {
     fn complete_dedicated(&mut self, client: u32, generation: u32, seq: u32, reply: &[u8], from_node: bool) {
         let index = client as usize;
         if !self.client_is_gone(index, generation) {
-            self.clients[index].waits_at = None;
-            self.clients[index].info.waits(None);
+            let client = &mut self.clients[index];
+            let at = client.waits_at.take();
+            client.info.waits(None);
+            client.publish();
+            if client.info.was_unblocked()
+                && let Some(slot) = at.and_then(|at| self.dedicated.slot(at))
+            {
+                slot.spoilt = true;
+            }
             if self.replicas_counted(index, seq, reply) {
                 return;
             }

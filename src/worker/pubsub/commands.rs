@@ -9,7 +9,7 @@ use crate::command::{Local, PubSub, Spec};
 use crate::metrics::{Limit, RequestClass};
 use crate::resp::{self, Args, Value};
 use crate::worker::engine::Engine;
-use crate::worker::session::{Pause, Taken};
+use crate::worker::session::{Marks, Pause, Taken};
 
 /// Channels and patterns of one client.
 const SUBSCRIPTIONS_MAX: usize = 10_000;
@@ -145,10 +145,14 @@ impl Engine {
     ) -> Taken {
         self.count_request(index, spec);
         if request.waits {
-            let seq = self.push_slot(index, args.frame().len(), RequestClass::Local);
+            let seq = self.push_slot(index, spec.id, args.frame().len(), RequestClass::Local);
+            // As in Redis: who wants no replies hears of its subscriptions all the same.
+            if let Some(slot) = self.clients[index].slots.back_mut() {
+                slot.marks.unset(Marks::SILENT);
+            }
             self.pubsub.hub.wait(request, seq);
         } else {
-            self.answer(index, &request.reply, RequestClass::Local);
+            self.answer_aloud(index, &request.reply, RequestClass::Local);
         }
         self.show_subscriptions(index);
         self.wake_feeds();

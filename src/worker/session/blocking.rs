@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::client::Via;
 use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
+use super::local::{number, wrong_subcommand};
 use crate::command::{Spec, Wait, wait_of};
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::RequestClass;
@@ -25,6 +26,8 @@ pub(super) const SLACK: Duration = Duration::from_secs(1);
 pub(in crate::worker) struct Watching {
     pub(in crate::worker) at: Dedicated,
     pub(in crate::worker) shard: ShardId,
+    /// How many keys; one that is watched again counts again.
+    pub(in crate::worker) keys: u32,
     /// Its connection is lost: whether the keys have changed cannot be known.
     pub(in crate::worker) lost: bool,
 }
@@ -106,6 +109,7 @@ impl Engine {
         self.clients[index].watching = Some(Watching {
             at,
             shard,
+            keys: watching.map_or(0, |watching| watching.keys) + to_u32(args.len() - 1),
             lost: false,
         });
         let job = self.job(
@@ -221,7 +225,7 @@ impl Engine {
         (bytes, frames): (Vec<u8>, u32),
         limit: Option<Duration>,
     ) -> Job {
-        let seq = self.push_slot(index, bytes.len(), RequestClass::Blocking);
+        let seq = self.push_slot(index, spec.id, bytes.len(), RequestClass::Blocking);
         self.job_of(index, seq, (spec.name, shard), (bytes, frames), limit)
     }
 
@@ -251,6 +255,7 @@ impl Engine {
 
     pub(super) fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
         self.clients[index].waits_at = Some(at);
+        self.clients[index].publish();
         self.ask_dedicated(at, job);
         self.tell_where_it_waits(at);
     }
@@ -267,38 +272,40 @@ impl Engine {
     }
 
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`: the node decides, as it may be answering at this moment.
-    pub(super) fn client_unblock(&mut self, index: usize, args: &Args<'_>) -> Taken {
-        let id: Option<u64> = std::str::from_utf8(args.get(2))
-            .ok()
-            .and_then(|id| id.parse().ok());
+    pub(super) fn client_unblock(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>) -> Taken {
         let reason = args.try_get(3);
         let known = reason.is_none_or(|reason| {
             reason.eq_ignore_ascii_case(b"TIMEOUT") || reason.eq_ignore_ascii_case(b"ERROR")
         });
-        let Some(id) = id else {
-            self.answer_error(index, "ERR value is not an integer or out of range");
+        if args.len() > 4 {
+            self.answer_error(index, &wrong_subcommand(args));
             return Taken::Yes;
-        };
-        if !known || args.len() > 4 {
+        }
+        if !known {
             self.answer_error(index, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
             return Taken::Yes;
         }
-        let place = self.shared.registry.get(id).and_then(|info| info.waits_at());
-        let shard = place.and_then(|(node, _)| self.some_shard_of(node));
-        let (Some((_, number)), Some(shard)) = (place, shard) else {
-            self.answer(index, b":0\r\n", RequestClass::Local);
+        let Some(id) = number(args.get(2)) else {
+            self.answer_error(index, "ERR value is not an integer or out of range");
             return Taken::Yes;
         };
         if !self.goes_by(index, Via::Shared) {
             return self.wait_for_answers(index);
         }
+        let info = u64::try_from(id).ok().and_then(|id| self.shared.registry.get(id));
+        let place = info.and_then(|info| info.unblock());
+        let shard = place.and_then(|(node, _)| self.some_shard_of(node));
+        let (Some((_, number)), Some(shard)) = (place, shard) else {
+            self.answer(index, b":0\r\n", RequestClass::Local);
+            return Taken::Yes;
+        };
         let lane = self.lane(shard, self.clients[index].protocol);
         let number = number.to_string();
         let mut words: Vec<&[u8]> = vec![b"CLIENT", b"UNBLOCK", number.as_bytes()];
         words.extend(reason);
         let mut frame = Vec::new();
         resp::write_request(&mut frame, &words);
-        self.forward_block(index, lane, (Shape::Plain, 1), &frame)
+        self.forward_block(index, spec, lane, (Shape::Plain, 1), &frame)
     }
 
     fn some_shard_of(&self, node: NodeIndex) -> Option<ShardId> {

@@ -12,15 +12,17 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
 use super::blocking::Watching;
+use super::dispatch::to_u32;
 use super::replicas::ReplicaWait;
 use super::script::CalledBySum;
 use super::transaction::Queued;
-use crate::command::CommandId;
+use crate::command::{self, Class, CommandId};
 use crate::metrics::{Disconnect, RequestClass, Wire};
 use crate::resp::{ArgRange, Protocol, RequestScanner};
 use crate::worker::dedicated::Dedicated;
 use crate::worker::outbuf::{OutBuf, Spares};
-use crate::worker::registry::ClientInfo;
+use crate::worker::registry::{ClientFlags, ClientInfo};
+use crate::worker::slowlog::ShownArgs;
 use crate::worker::stream::Stream;
 
 /// A request that is not answered.
@@ -31,9 +33,35 @@ pub(in crate::worker) struct Slot {
     /// Worker time in microseconds, wrapping.
     pub(in crate::worker) since: u32,
     pub(in crate::worker) bytes: u32,
+    /// What it asks, for the slow log; none for what the proxy answered itself.
+    pub(in crate::worker) command: CommandId,
     pub(in crate::worker) class: RequestClass,
+    pub(in crate::worker) marks: Marks,
+}
+
+const _: () = assert!(size_of::<Slot>() == 24, "there is one for each request in flight");
+
+/// What else is to be known of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::worker) struct Marks(u8);
+
+impl Marks {
     /// The last request of those that came with one read: when it is answered, the client is written to.
-    pub(in crate::worker) last_of_read: bool,
+    pub(in crate::worker) const LAST_OF_READ: Self = Self(1);
+    /// Its client asked for no reply.
+    pub(in crate::worker) const SILENT: Self = Self(2);
+
+    pub(in crate::worker) const fn has(self, mark: Self) -> bool {
+        self.0 & mark.0 != 0
+    }
+
+    pub(in crate::worker) const fn set(&mut self, mark: Self) {
+        self.0 |= mark.0;
+    }
+
+    pub(in crate::worker) const fn unset(&mut self, mark: Self) {
+        self.0 &= !mark.0;
+    }
 }
 
 /// Bytes of requests that have not ended, or that wait.
@@ -61,6 +89,8 @@ pub(in crate::worker) enum Pause {
     Queue,
     /// The next request must see everything before it answered.
     Barrier,
+    /// Clients are paused (`CLIENT PAUSE`).
+    Clients,
 }
 
 /// Which connections to nodes carry what a client has in flight. Two kinds at once could overtake each other.
@@ -83,11 +113,22 @@ impl Special {
     pub(in crate::worker) const NONE: Self = Self(0);
     /// Between `MULTI` and `EXEC`.
     pub(in crate::worker) const TRANSACTION: Self = Self(1);
-
+    /// `CLIENT REPLY OFF`.
+    pub(in crate::worker) const SILENT: Self = Self(1 << 1);
+    /// `CLIENT REPLY SKIP` was the last request.
+    pub(in crate::worker) const SKIPS_NEXT: Self = Self(1 << 2);
+    /// The request that is being handled has no reply.
+    pub(in crate::worker) const SKIPS: Self = Self(1 << 3);
     /// Subscribed, in RESP2: few commands mean anything.
     pub(in crate::worker) const SUBSCRIBED: Self = Self(1 << 4);
     /// Subscribing: what comes behind must see it done.
     pub(in crate::worker) const SUBSCRIBING: Self = Self(1 << 5);
+
+    /// Whether requests get no reply now.
+    #[inline]
+    pub(in crate::worker) const fn is_silent(self) -> bool {
+        self.0 & (Self::SILENT.0 | Self::SKIPS.0) != 0
+    }
 
     pub(in crate::worker) const fn has(self, state: Self) -> bool {
         self.0 & state.0 != 0
@@ -112,6 +153,12 @@ pub(in crate::worker) struct Client {
 
     pub(in crate::worker) last_command: CommandId,
     pub(in crate::worker) commands: u64,
+    /// Bytes read from it, and written to it.
+    pub(in crate::worker) received: u64,
+    pub(in crate::worker) transmitted: u64,
+    /// `CLIENT NO-EVICT ON`, `CLIENT NO-TOUCH ON`: shown only.
+    pub(in crate::worker) no_evict: bool,
+    pub(in crate::worker) no_touch: bool,
     /// Milliseconds after the start of the process, of the last read.
     pub(in crate::worker) active_ms: u64,
 
@@ -140,6 +187,8 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) waits_for: Option<usize>,
 
     pub(in crate::worker) slots: VecDeque<Slot>,
+    /// What the slow log may show of them.
+    pub(in crate::worker) shown_args: Option<Box<ShownArgs>>,
     pub(in crate::worker) head_seq: u32,
     pub(in crate::worker) request_bytes: usize,
     pub(in crate::worker) parked: Vec<u8>,
@@ -191,8 +240,12 @@ impl Client {
             generation,
             stream,
             waker: None,
-            last_command: CommandId(u16::MAX),
+            last_command: CommandId::NONE,
             commands: 0,
+            received: 0,
+            transmitted: 0,
+            no_evict: false,
+            no_touch: false,
             active_ms: info.connected_ms,
             protocol: Protocol::Resp2,
             db: 0,
@@ -210,6 +263,7 @@ impl Client {
             refuse_when_full: false,
             waits_for: None,
             slots: VecDeque::new(),
+            shown_args: None,
             head_seq: 0,
             request_bytes: 0,
             parked: Vec::new(),
@@ -246,16 +300,28 @@ impl Client {
             + self.transaction.as_ref().map_or(0, |queued| queued.held_bytes())
     }
 
-    /// Whether it is read though its next request must wait: it may leave while it waits for data, and is not waited for
-    /// then. What it sends meanwhile is kept up to a limit.
+    /// Whether it is read though its next request must wait: it may leave while it waits for data or for the end of a
+    /// pause, and is not waited for then. What it sends meanwhile is kept up to a limit.
     pub(in crate::worker) fn may_leave(&self) -> bool {
         const READ_AHEAD: usize = 64 * 1024;
-        self.waits_at.is_some()
-            && self.pause == Pause::Barrier
+        let waits = match self.pause {
+            Pause::Barrier => self.waits_at.is_some(),
+            Pause::Clients => true,
+            Pause::No | Pause::Limits | Pause::Queue => false,
+        };
+        waits
             && self
                 .partial
                 .as_ref()
                 .is_none_or(|partial| partial.buf.len() < READ_AHEAD)
+    }
+
+    /// Whether request `seq` is to have no reply.
+    pub(in crate::worker) fn is_silent(&self, seq: u32) -> bool {
+        let place = seq.wrapping_sub(self.head_seq) as usize;
+        self.slots
+            .get(place)
+            .is_some_and(|slot| slot.marks.has(Marks::SILENT))
     }
 
     pub(in crate::worker) fn wake(&self) {
@@ -275,7 +341,7 @@ impl Client {
     #[inline]
     pub(in crate::worker) fn take_head(&mut self) {
         if let Some(slot) = self.slots.pop_front() {
-            self.flush_due |= slot.last_of_read;
+            self.flush_due |= slot.marks.has(Marks::LAST_OF_READ);
         }
         self.head_seq = self.head_seq.wrapping_add(1);
     }
@@ -284,7 +350,7 @@ impl Client {
     #[inline]
     pub(in crate::worker) fn end_of_read(&mut self) {
         if let Some(slot) = self.slots.back_mut() {
-            slot.last_of_read = true;
+            slot.marks.set(Marks::LAST_OF_READ);
         }
     }
 
@@ -297,6 +363,44 @@ impl Client {
         info.in_flight
             .store(u32::try_from(self.slots.len()).unwrap_or(u32::MAX), Relaxed);
         info.output_bytes.store(self.output_bytes() as u64, Relaxed);
+        info.set_flags(self.flags());
+        let queued = self.transaction.as_ref();
+        info.queued
+            .store(queued.map_or(0, |queued| queued.commands()), Relaxed);
+        info.queued_bytes
+            .store(queued.map_or(0, |queued| queued.held_bytes()) as u64, Relaxed);
+        info.watched
+            .store(self.watching.map_or(0, |watching| watching.keys), Relaxed);
+        let input = self.partial.as_ref().map_or((0, 0), |partial| {
+            let unread = partial.buf.len() - partial.start;
+            (unread, partial.buf.capacity() - partial.buf.len())
+        });
+        info.input_bytes.store(input.0 as u64, Relaxed);
+        info.input_free_bytes.store(input.1 as u64, Relaxed);
+        let (tail, pieces) = self.out.parts();
+        info.output_tail_bytes.store(tail as u64, Relaxed);
+        info.output_pieces.store(to_u32(pieces), Relaxed);
+        info.write_blocked.store(self.write_blocked, Relaxed);
+        info.received.store(self.received, Relaxed);
+        info.transmitted.store(self.transmitted, Relaxed);
+    }
+
+    fn flags(&self) -> ClientFlags {
+        let command = command::by_id(self.last_command);
+        let for_data = command.is_some_and(|spec| !matches!(spec.class, Class::Transaction(_)));
+        let waits = self.pause == Pause::Clients || self.waits_at.is_some() && for_data;
+        ClientFlags::NONE
+            .with_if(self.transaction.is_some(), ClientFlags::MULTI)
+            .with_if(waits, ClientFlags::BLOCKED)
+            .with_if(
+                self.watching.is_some_and(|watching| watching.lost),
+                ClientFlags::DIRTY,
+            )
+            .with_if(self.closing.is_some(), ClientFlags::CLOSING)
+            .with_if(self.closed.is_some(), ClientFlags::CLOSED)
+            .with_if(self.stream.is_unix(), ClientFlags::UNIX)
+            .with_if(self.no_evict, ClientFlags::NO_EVICT)
+            .with_if(self.no_touch, ClientFlags::NO_TOUCH)
     }
 
     /// Keeps a reply whose turn has not come.

@@ -13,7 +13,7 @@ use crate::metrics::{Limit, RequestClass};
 use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
 use crate::worker::backend::{Entry, Lane, Owner, Shape, State};
-use crate::worker::engine::Engine;
+use crate::worker::engine::{Attention, Engine};
 use crate::worker::gather::via_of;
 
 /// Whether a shard takes a request now.
@@ -39,29 +39,47 @@ impl Engine {
             }
         };
         let client = &self.clients[index];
-        if (!client.authenticated || client.special != Special::NONE)
-            && let Some(taken) = self.handle_special(index, spec, &args, frame)
-        {
-            return taken;
+        let usual =
+            client.authenticated && client.special == Special::NONE && self.attention == Attention::NONE;
+        if !usual {
+            return self.handle_special(index, spec, &args, frame);
         }
+        self.handle_usual(index, spec, &args, frame)
+    }
+
+    /// Handles a request that means what it always means.
+    #[inline]
+    fn handle_usual(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>, frame: &[u8]) -> Taken {
         if let Class::Single = spec.class
             && let KeySpec::Fixed { pos } = spec.keys
             && let Some(shard) = self.shard_of(index, args.get(pos as usize))
         {
             return self.forward(index, spec, shard, frame);
         }
-        self.handle_planned(index, spec, &args, frame)
+        self.handle_planned(index, spec, args, frame)
+    }
+
+    /// Handles a request that the state of the session, or of the proxy, has a say in.
+    #[cold]
+    fn handle_special(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>, frame: &[u8]) -> Taken {
+        let skips = self.begin_skip(index);
+        let client = &self.clients[index];
+        let seq = client.head_seq.wrapping_add(to_u32(client.slots.len()));
+        let taken = match self.by_state(index, spec, args) {
+            Some(taken) => taken,
+            None => self.handle_usual(index, spec, args, frame),
+        };
+        if self.attention.has(Attention::SHOWN) {
+            self.remember_args(index, seq, args);
+        }
+        if skips {
+            self.end_skip(index, taken);
+        }
+        taken
     }
 
     /// What the state of the session says about a request, if it has a say.
-    #[cold]
-    fn handle_special(
-        &mut self,
-        index: usize,
-        spec: &'static Spec,
-        args: &Args<'_>,
-        frame: &[u8],
-    ) -> Option<Taken> {
+    fn by_state(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>) -> Option<Taken> {
         let client = &self.clients[index];
         if !client.authenticated && !is_allowed_before_auth(spec) {
             let hello = spec.name == "hello";
@@ -71,11 +89,19 @@ impl Engine {
         if client.special.has(Special::SUBSCRIBING) && !is_subscription(spec) {
             return Some(self.wait_for_answers(index));
         }
-        if client.special.has(Special::SUBSCRIBED) {
-            return self.while_subscribed(index, spec, args);
+        if client.special.has(Special::SUBSCRIBED)
+            && let Some(taken) = self.while_subscribed(index, spec, args)
+        {
+            return Some(taken);
         }
-        if client.special.has(Special::TRANSACTION) {
-            return self.in_transaction(index, spec, args, frame);
+        // Errors that Redis tells at once come before this, what it does comes after.
+        if self.attention != Attention::NONE
+            && let Some(taken) = self.while_paused(index, spec, args)
+        {
+            return Some(taken);
+        }
+        if self.clients[index].special.has(Special::TRANSACTION) {
+            return self.in_transaction(index, spec, args);
         }
         None
     }
@@ -86,6 +112,7 @@ impl Engine {
             self.answer_error(index, NOAUTH);
             return;
         }
+        let skips = self.begin_skip(index);
         self.transaction_failed(index);
         match refusal {
             Refusal::Unknown { .. }
@@ -99,6 +126,29 @@ impl Engine {
             Refusal::Arity { .. } | Refusal::Argument(_) => {}
         }
         self.answer_error(index, &refusal.line());
+        if skips {
+            self.end_skip(index, Taken::Yes);
+        }
+    }
+
+    /// A request begins. Returns whether it is the one behind `CLIENT REPLY SKIP`.
+    fn begin_skip(&mut self, index: usize) -> bool {
+        let special = &mut self.clients[index].special;
+        let skips = special.has(Special::SKIPS_NEXT);
+        if skips {
+            special.unset(Special::SKIPS_NEXT);
+            special.set(Special::SKIPS);
+        }
+        skips
+    }
+
+    /// The request behind `CLIENT REPLY SKIP` is handled, or is to be offered again.
+    fn end_skip(&mut self, index: usize, taken: Taken) {
+        let special = &mut self.clients[index].special;
+        special.unset(Special::SKIPS);
+        if taken == Taken::NotNow {
+            special.set(Special::SKIPS_NEXT);
+        }
     }
 
     #[inline]
@@ -159,7 +209,7 @@ impl Engine {
         } else {
             RequestClass::Multi
         };
-        let seq = self.push_slot(index, frame.len(), class);
+        let seq = self.push_slot(index, spec.id, frame.len(), class);
         self.count_request(index, spec);
         self.metrics.shard_request(shard, frame.len());
         let owner = Owner::Client {
@@ -176,6 +226,7 @@ impl Engine {
     pub(in crate::worker) fn forward_block(
         &mut self,
         index: usize,
+        spec: &Spec,
         lane: Lane,
         (shape, frames): (Shape, u32),
         bytes: &[u8],
@@ -188,7 +239,7 @@ impl Engine {
                 return Taken::Yes;
             }
         }
-        let seq = self.push_slot(index, bytes.len(), RequestClass::Multi);
+        let seq = self.push_slot(index, spec.id, bytes.len(), RequestClass::Multi);
         self.metrics.shard_request(lane.shard, bytes.len());
         let entry = Entry {
             owner: Owner::Client {

@@ -7,7 +7,7 @@
 
 use bytes::BufMut as _;
 
-use super::client::{Partial, Pause};
+use super::client::{Partial, Pause, Special};
 use crate::metrics::{Disconnect, Limit};
 use crate::resp::{self, ArgRange, ProtocolError, RequestLimits, RequestScanner, Scan};
 use crate::worker::engine::Engine;
@@ -150,6 +150,8 @@ impl Engine {
                     at += end;
                 }
                 Scan::Empty { end } => {
+                    // As in Redis: nothing is a request too.
+                    self.clients[index].special.unset(Special::SKIPS_NEXT);
                     scanner.reset();
                     args.clear();
                     at += end;
@@ -181,6 +183,10 @@ impl Engine {
     fn go_on(&mut self, index: usize) {
         let client = &mut self.clients[index];
         if client.pause != Pause::No {
+            // To wait for the end of a pause is no idleness.
+            if client.pause == Pause::Clients {
+                client.active_ms = self.shared.now_ms();
+            }
             client.pause = Pause::No;
             client.refuse_when_full = false;
         }
@@ -194,6 +200,7 @@ impl Engine {
             return Taken::Yes;
         }
         if frame.is_empty() {
+            self.clients[index].special.unset(Special::SKIPS_NEXT);
             return Taken::Yes;
         }
         let mut args = Vec::new();

@@ -52,7 +52,7 @@ impl Engine {
         };
         self.count_request(index, spec);
         let generation = self.clients[index].generation;
-        let seq = self.push_slot(index, 0, RequestClass::Blocking);
+        let seq = self.push_slot(index, spec.id, 0, RequestClass::Blocking);
         tokio::task::spawn_local(async move {
             let mut asked: JoinSet<_> = asked.into_iter().collect();
             let mut replies = Vec::new();

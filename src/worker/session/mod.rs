@@ -34,9 +34,10 @@ use std::task::{Context, Poll};
 use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
-pub(super) use client::{Client, Pause, Special, Via};
+pub(super) use client::{Client, Marks, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;
+pub(super) use local::number;
 
 use super::engine::Engine;
 use crate::metrics::Disconnect;
@@ -135,7 +136,7 @@ impl Engine {
         let read = self.clients[index].stream.poll_read(cx, &mut buf);
         let count = buf.filled().len();
         if count > 0 {
-            self.clients[index].active_ms = self.now_ms();
+            self.note_received(index, count);
             self.client_input(index, &scratch[..count]);
         }
         self.scratch = scratch;
@@ -162,11 +163,18 @@ impl Engine {
             client.stream.poll_read_buf(cx, &mut partial.buf)
         };
         self.scratch = scratch;
-        if let Poll::Ready(Ok(1..)) = count {
-            self.clients[index].active_ms = self.now_ms();
+        if let Poll::Ready(Ok(received @ 1..)) = count {
+            self.note_received(index, received);
             self.resume_input(index);
         }
         count
+    }
+
+    fn note_received(&mut self, index: usize, count: usize) {
+        let now_ms = self.now_ms();
+        let client = &mut self.clients[index];
+        client.active_ms = now_ms;
+        client.received += count as u64;
     }
 
     fn write_when_ready(&mut self, index: usize, cx: &mut Context<'_>) {
@@ -203,6 +211,10 @@ impl Engine {
             return Poll::Ready(Disconnect::Client);
         }
         let answered = client.slots.is_empty();
+        // What waits for the end of a pause does not run for who has left, as in Redis.
+        if client.read_ended && client.pause == Pause::Clients && answered && client.out.is_empty() {
+            return Poll::Ready(Disconnect::Client);
+        }
         if answered && client.pause == Pause::Barrier {
             cx.waker().wake_by_ref();
             client.pause = Pause::No;

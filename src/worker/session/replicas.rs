@@ -131,7 +131,7 @@ impl Engine {
         };
         nodes.reverse();
         let wait = Duration::from_millis(timeout_ms);
-        let seq = self.push_slot(index, args.frame().len(), RequestClass::Blocking);
+        let seq = self.push_slot(index, spec.id, args.frame().len(), RequestClass::Blocking);
         self.clients[index].replica_wait = Some(Box::new(ReplicaWait {
             name: spec.name,
             seq,

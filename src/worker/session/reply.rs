@@ -7,7 +7,8 @@
 
 use std::collections::VecDeque;
 
-use super::client::{Pause, Slot};
+use super::client::{Marks, Pause, Slot};
+use crate::command::CommandId;
 use crate::metrics::{Disconnect, ErrorCode, Limit, Origin, RequestClass};
 use crate::resp;
 use crate::worker::engine::Engine;
@@ -29,7 +30,13 @@ const KEPT_SLOTS: usize = 256;
 impl Engine {
     /// The next place in a client's reply queue: index and sequence number of the request.
     #[inline]
-    pub(in crate::worker) fn push_slot(&mut self, index: usize, bytes: usize, class: RequestClass) -> u32 {
+    pub(in crate::worker) fn push_slot(
+        &mut self,
+        index: usize,
+        command: CommandId,
+        bytes: usize,
+        class: RequestClass,
+    ) -> u32 {
         let since = self.now32();
         let client = &mut self.clients[index];
         let seq = client
@@ -37,12 +44,17 @@ impl Engine {
             .wrapping_add(u32::try_from(client.slots.len()).unwrap_or(0));
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         client.request_bytes += bytes as usize;
+        let mut marks = Marks::default();
+        if client.special.is_silent() {
+            marks.set(Marks::SILENT);
+        }
         client.slots.push_back(Slot {
             parked: None,
             since,
             bytes,
+            command,
             class,
-            last_of_read: false,
+            marks,
         });
         seq
     }
@@ -52,6 +64,15 @@ impl Engine {
         if reply.first() == Some(&b'-') {
             self.metrics.errors[Origin::Proxy][ErrorCode::of(reply)].inc();
         }
+        if self.clients[index].special.is_silent() {
+            self.metrics.request_duration[class].observe(0);
+            return;
+        }
+        self.answer_aloud(index, reply, class);
+    }
+
+    /// Answers even a client that wants no replies: what is said about channels is said in any case.
+    pub(in crate::worker) fn answer_aloud(&mut self, index: usize, reply: &[u8], class: RequestClass) {
         let Self { clients, spares, .. } = self;
         let client = &mut clients[index];
         if client.slots.is_empty() {
@@ -60,7 +81,7 @@ impl Engine {
             self.mark_dirty(index);
             return;
         }
-        let _ = self.push_slot(index, 0, class);
+        let _ = self.push_slot(index, CommandId::NONE, 0, class);
         let client = &mut self.clients[index];
         let place = client.slots.len() - 1;
         client.park(place, reply, &mut self.spares);
@@ -93,12 +114,19 @@ impl Engine {
         let Some(slot) = client.slots.get(place) else {
             return;
         };
-        self.metrics.request_duration[slot.class].observe(now.wrapping_sub(slot.since));
+        let took = now.wrapping_sub(slot.since);
+        self.metrics.request_duration[slot.class].observe(took);
+        let silent = slot.marks.has(Marks::SILENT);
+        if took >= self.slow_us {
+            self.answered_slowly(index, place, took);
+        }
         if reply.first() == Some(&b'-') {
             let origin = if from_node { Origin::Node } else { Origin::Proxy };
             self.metrics.errors[origin][ErrorCode::of(reply)].inc();
         }
-        client.request_bytes -= slot.bytes as usize;
+        let reply = if silent { b"" } else { reply };
+        let client = &mut self.clients[index];
+        client.request_bytes -= client.slots[place].bytes as usize;
         client.replied_at = self.now;
         if place > 0 {
             client.slots[place].bytes = 0;
@@ -116,6 +144,7 @@ impl Engine {
         {
             let written = client.stream.try_write(reply).unwrap_or(0);
             self.metrics.transmit_bytes.add(written as u64);
+            client.transmitted += written as u64;
             client.out.push(&reply[written..], &mut self.spares);
         } else {
             client.out.push(reply, &mut self.spares);
@@ -156,16 +185,26 @@ impl Engine {
     }
 
     /// Passes a piece of a large reply on. `false` if its client is gone.
-    pub(in crate::worker) fn append_piece(&mut self, index: usize, generation: u32, piece: &[u8]) -> bool {
+    pub(in crate::worker) fn append_piece(
+        &mut self,
+        index: usize,
+        generation: u32,
+        seq: u32,
+        piece: &[u8],
+    ) -> bool {
         if self.client_is_gone(index, generation) {
             return false;
         }
         let client = &mut self.clients[index];
+        if client.is_silent(seq) {
+            return true;
+        }
         client.streams = true;
         let mut written = 0;
         if client.out.is_empty() && !client.write_blocked {
             written = client.stream.try_write(piece).unwrap_or(0);
             self.metrics.transmit_bytes.add(written as u64);
+            client.transmitted += written as u64;
         }
         client.out.push(&piece[written..], &mut self.spares);
         self.after_append(index);
@@ -179,11 +218,12 @@ impl Engine {
             .is_none_or(|client| client.generation != generation || client.closed.is_some())
     }
 
-    /// Whether the reply of request `seq` is the next one that the client is owed.
+    /// Whether the reply of request `seq` need not be kept: it is the next one that the client is owed, or is not to
+    /// reach it at all.
     pub(in crate::worker) fn is_turn_of(&self, index: usize, seq: u32) -> bool {
         self.clients
             .get(index)
-            .is_some_and(|client| client.head_seq == seq)
+            .is_some_and(|client| client.head_seq == seq || client.is_silent(seq))
     }
 
     /// Closes a client that would have to hold more than the limit with `held` bytes of a reply in the making.
@@ -311,6 +351,7 @@ impl Engine {
         match client.out.write_to(&client.stream, &mut self.spares) {
             Ok(done) => {
                 let written = before - client.out.len();
+                client.transmitted += written as u64;
                 // The wait for a socket begins when it is first found full, however long ago a byte was written.
                 if written > 0 || !client.write_blocked {
                     client.progress_at = self.now;

@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
+use crate::command::CommandId;
 use crate::metrics::{Disconnect, RequestClass};
 use crate::worker::engine::Engine;
+use crate::worker::session::Special;
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 
 /// What a client asks for.
@@ -40,7 +42,9 @@ fn ask(engine: &mut Engine, peer: &Peer, number: usize, asked: &Asked) -> Option
             engine.answer(peer.index, &reply(number, 3), RequestClass::Local);
             None
         }
-        Asked::Node(_) | Asked::Pieces(_) => Some(engine.push_slot(peer.index, 10, RequestClass::Read)),
+        Asked::Node(_) | Asked::Pieces(_) => {
+            Some(engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read))
+        }
     }
 }
 
@@ -54,8 +58,8 @@ fn settle(engine: &mut Engine, peer: &Peer, number: usize, seq: u32, asked: &Ask
             let reply = reply(number, *length);
             if engine.is_turn_of(peer.index, seq) {
                 let (first, rest) = reply.split_at(reply.len() / 2);
-                assert!(engine.append_piece(peer.index, peer.generation, first));
-                assert!(engine.append_piece(peer.index, peer.generation, rest));
+                assert!(engine.append_piece(peer.index, peer.generation, seq, first));
+                assert!(engine.append_piece(peer.index, peer.generation, seq, rest));
                 engine.complete(peer.index, peer.generation, seq, b"", true);
             } else {
                 engine.complete(peer.index, peer.generation, seq, &reply, true);
@@ -69,26 +73,33 @@ proptest! {
 
     #[test]
     fn replies_leave_in_the_order_asked(
-        requests in prop::collection::vec((asked(), any::<u32>(), any::<bool>()), 1..60),
+        requests in prop::collection::vec((asked(), any::<u32>(), any::<bool>(), prop::bool::weighted(0.2)), 1..60),
     ) {
         in_runtime(async {
             let mut engine = engine(limits());
             let mut peer = connect(&mut engine).await;
             let mut expected = Vec::new();
             let mut due = Vec::new();
-            for (number, (asked, rank, _)) in requests.iter().enumerate() {
+            for (number, (asked, rank, _, silent)) in requests.iter().enumerate() {
                 let length = match asked {
                     Asked::Local => 3,
                     Asked::Node(length) | Asked::Pieces(length) => *length,
                 };
-                expected.extend(reply(number, length));
+                // `CLIENT REPLY OFF`, for this request.
+                let special = &mut engine.clients[peer.index].special;
+                special.unset(Special::SILENT);
+                if *silent {
+                    special.set(Special::SILENT);
+                } else {
+                    expected.extend(reply(number, length));
+                }
                 if let Some(seq) = ask(&mut engine, &peer, number, asked) {
                     due.push((*rank, number, seq));
                 }
             }
             due.sort_unstable();
             for (_, number, seq) in due {
-                let (asked, _, turn_ends) = &requests[number];
+                let (asked, _, turn_ends, _) = &requests[number];
                 settle(&mut engine, &peer, number, seq, asked);
                 if *turn_ends {
                     engine.begin_turn();
@@ -111,13 +122,16 @@ fn a_reply_for_somebody_who_left_finds_nobody() {
     in_runtime(async {
         let mut engine = engine(limits());
         let gone = connect(&mut engine).await;
-        let seq = engine.push_slot(gone.index, 10, RequestClass::Read);
+        let seq = engine.push_slot(gone.index, CommandId::NONE, 10, RequestClass::Read);
         engine.remove_client(gone.index, Disconnect::Client);
         let mut next = connect(&mut engine).await;
         assert_eq!(next.index, gone.index, "the place is used again");
-        assert_eq!(engine.push_slot(next.index, 10, RequestClass::Read), seq);
+        assert_eq!(
+            engine.push_slot(next.index, CommandId::NONE, 10, RequestClass::Read),
+            seq
+        );
         engine.complete(gone.index, gone.generation, seq, b"+theirs\r\n", true);
-        assert!(!engine.append_piece(gone.index, gone.generation, b"+theirs"));
+        assert!(!engine.append_piece(gone.index, gone.generation, seq, b"+theirs"));
         engine.close_client(gone.index, gone.generation, Disconnect::PartialReply);
         engine.complete(next.index, next.generation, seq, b"+ours\r\n", true);
         assert_eq!(next.read_all(&mut engine, 7).await, b"+ours\r\n");
@@ -129,8 +143,8 @@ fn a_reply_that_comes_twice_is_given_once() {
     in_runtime(async {
         let mut engine = engine(limits());
         let mut peer = connect(&mut engine).await;
-        let first = engine.push_slot(peer.index, 10, RequestClass::Read);
-        let second = engine.push_slot(peer.index, 10, RequestClass::Read);
+        let first = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
+        let second = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
         engine.complete(peer.index, peer.generation, first, b"+1\r\n", true);
         engine.complete(peer.index, peer.generation, first, b"+1\r\n", true);
         engine.complete(peer.index, peer.generation, second, b"+2\r\n", true);
@@ -144,9 +158,9 @@ fn a_client_that_is_being_closed_gets_not_a_byte_more() {
     in_runtime(async {
         let mut engine = engine(limits());
         let peer = connect(&mut engine).await;
-        let first = engine.push_slot(peer.index, 10, RequestClass::Read);
-        let second = engine.push_slot(peer.index, 10, RequestClass::Read);
-        assert!(engine.append_piece(peer.index, peer.generation, b"$100000\r\nhalf of it"));
+        let first = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
+        let second = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
+        assert!(engine.append_piece(peer.index, peer.generation, first, b"$100000\r\nhalf of it"));
         let sent = engine.metrics.transmit_bytes.load();
         engine.close_client(peer.index, peer.generation, Disconnect::PartialReply);
         engine.complete(peer.index, peer.generation, first, b"", true);
@@ -164,9 +178,9 @@ fn parked_replies_beyond_the_hard_limit_close_their_client() {
         limits.output_hard = 10_000;
         let mut engine = engine(limits);
         let peer = connect(&mut engine).await;
-        let _ = engine.push_slot(peer.index, 10, RequestClass::Read);
+        let _ = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
         let late: Vec<u32> = (0..20)
-            .map(|_| engine.push_slot(peer.index, 10, RequestClass::Read))
+            .map(|_| engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read))
             .collect();
         for seq in late {
             engine.complete(peer.index, peer.generation, seq, &reply(1, 1000), true);
@@ -185,7 +199,7 @@ fn a_client_that_was_quiet_for_long_is_not_stalled_by_its_first_large_reply() {
         let mut engine = engine(limits);
         let peer = connect(&mut engine).await;
         engine.now += 3_600_000_000;
-        let seq = engine.push_slot(peer.index, 10, RequestClass::Read);
+        let seq = engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read);
         engine.complete(peer.index, peer.generation, seq, &reply(1, 32 << 20), true);
         engine.end_turn();
         let client = &engine.clients[peer.index];

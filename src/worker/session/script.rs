@@ -50,7 +50,7 @@ impl Engine {
         let mut bytes = self.spares.take();
         bytes.extend_from_slice(frame);
         push_fence(&self.links[lane.link as usize].fence, &mut bytes);
-        let taken = self.forward_block(index, lane, (Shape::Fenced, 2), &bytes);
+        let taken = self.forward_block(index, spec, lane, (Shape::Fenced, 2), &bytes);
         self.spares.give(bytes);
         if taken == Taken::Yes {
             self.count_request(index, spec);

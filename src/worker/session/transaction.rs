@@ -37,6 +37,8 @@ pub(in crate::worker) struct Queued {
     failed: bool,
     /// Some command runs code on the node.
     has_script: bool,
+    /// Some command may write.
+    may_write: bool,
     /// What of its memory is counted in the worker's total.
     counted: usize,
 }
@@ -50,12 +52,21 @@ impl Queued {
             shard,
             failed: false,
             has_script: false,
+            may_write: false,
             counted: 0,
         }
     }
 
     pub(in crate::worker) fn held_bytes(&self) -> usize {
         self.counted
+    }
+
+    pub(in crate::worker) const fn commands(&self) -> u32 {
+        self.commands
+    }
+
+    pub(in crate::worker) const fn may_write(&self) -> bool {
+        self.may_write
     }
 }
 
@@ -99,7 +110,6 @@ impl Engine {
         index: usize,
         spec: &'static Spec,
         args: &Args<'_>,
-        frame: &[u8],
     ) -> Option<Taken> {
         match spec.class {
             Class::Transaction(
@@ -119,7 +129,7 @@ impl Engine {
             | Class::Refused(_) => {}
         }
         match self.place_in_transaction(index, spec, args) {
-            Ok(place) => self.queue(index, spec, place, frame),
+            Ok(place) => self.queue(index, spec, place, args),
             Err(line) => {
                 self.transaction_failed(index);
                 self.answer_error(index, &line);
@@ -144,7 +154,9 @@ impl Engine {
         Ok(place)
     }
 
-    fn queue(&mut self, index: usize, spec: &'static Spec, place: Place, frame: &[u8]) {
+    fn queue(&mut self, index: usize, spec: &'static Spec, place: Place, args: &Args<'_>) {
+        let may_write = self.may_write(index, spec, args);
+        let frame = args.frame();
         let bytes_max = self.shared.limits.in_flight_bytes;
         let Some(queued) = &mut self.clients[index].transaction else {
             return;
@@ -174,6 +186,7 @@ impl Engine {
         if !queued.failed {
             queued.bytes.extend_from_slice(frame);
             queued.commands += 1;
+            queued.may_write |= may_write;
             queued.has_script |= matches!(spec.class, Class::Script(_));
             let holds = queued.bytes.capacity();
             self.held_bytes += holds - queued.counted;
@@ -235,7 +248,7 @@ impl Engine {
         } else {
             (self.lane(shard, protocol), Shape::Transaction)
         };
-        let taken = self.forward_block(index, lane, (shape, frames), &queued.bytes);
+        let taken = self.forward_block(index, spec, lane, (shape, frames), &queued.bytes);
         queued.bytes.truncate(length);
         self.clients[index].transaction = Some(queued);
         if taken == Taken::Yes {

@@ -20,6 +20,7 @@ pub(crate) struct Setup {
     proxy: Vec<String>,
     nodes: Vec<String>,
     topology: Vec<String>,
+    slowlog: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
@@ -72,6 +73,7 @@ impl Setup {
             proxy: Vec::new(),
             nodes: Vec::new(),
             topology: Vec::new(),
+            slowlog: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
@@ -93,6 +95,12 @@ impl Setup {
     /// A line of `[nodes]`.
     pub(crate) fn nodes(mut self, line: &str) -> Self {
         self.nodes.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[slowlog]`.
+    pub(crate) fn slowlog(mut self, line: &str) -> Self {
+        self.slowlog.push(line.to_owned());
         self
     }
 
@@ -151,6 +159,8 @@ impl Setup {
         lines(&mut text, &self.proxy);
         text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[nodes]\n");
         lines(&mut text, &self.nodes);
+        text.push_str("[slowlog]\n");
+        lines(&mut text, &self.slowlog);
         write!(
             text,
             "[topology]\nstore = \"{store}\"\nshards = {}\npinned = {}\n",

@@ -1,13 +1,16 @@
-//! CLIENT: who am I, who is here, who has to go.
+//! CLIENT: who am I, who is here, who has to go, and who wants no replies.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{number, ok, verbatim};
+use super::filter::Filter;
+use super::{number, ok, verbatim, wrong_subcommand};
 use crate::command::Local;
+use crate::metrics::{Disconnect, RequestClass};
 use crate::resp::{Args, Value};
 use crate::worker::engine::Engine;
-use crate::worker::registry::{ClientInfo, is_client_name};
-use crate::worker::shared::Shared;
+use crate::worker::registry::{ClientInfo, NAME_MAX, is_client_name};
+use crate::worker::session::client::Special;
+use crate::worker::session::input::Taken;
 
 impl Engine {
     pub(super) fn client_command(&mut self, index: usize, local: Local, args: &Args<'_>) -> Value {
@@ -26,7 +29,7 @@ impl Engine {
             Local::ClientSetname => self.set_client_name(index, args.get(2)).map(|()| ok()),
             Local::ClientSetinfo => set_info(&info, args.get(2), args.get(3)),
             Local::ClientInfo => Ok(verbatim(format!("{}\n", info.line(self.now_ms())))),
-            Local::ClientList => self.client_list(args),
+            Local::ClientList => self.client_list(index, args),
             Local::ClientKill => self.client_kill(index, args),
             Local::ClientGetredir => Ok(Value::Int(-1)),
             Local::ClientTrackinginfo => Ok(Value::Map(vec![
@@ -34,31 +37,53 @@ impl Engine {
                 (Value::bulk("redirect"), Value::Int(-1)),
                 (Value::bulk("prefixes"), Value::Array(Vec::new())),
             ])),
-            // NO-EVICT and NO-TOUCH: nothing is evicted here, and a node sees one connection for many clients.
-            _ => on_off(args.get(2)),
+            Local::ClientPause if args.len() > 4 => Err(wrong_subcommand(args)),
+            Local::ClientPause => self.client_pause(index, args),
+            Local::ClientUnpause => Ok(self.client_unpause(index)),
+            // Shown, and no more: nothing is evicted here, and a node sees one connection for many clients.
+            Local::ClientNoEvict => on_off(args.get(2)).map(|on| {
+                self.clients[index].no_evict = on;
+                ok()
+            }),
+            _ => on_off(args.get(2)).map(|on| {
+                self.clients[index].no_touch = on;
+                ok()
+            }),
         };
         outcome.unwrap_or_else(Value::error)
     }
 
-    fn client_list(&self, args: &Args<'_>) -> Result<Value, String> {
-        let mut ids = None;
-        let mut nobody = false;
-        match args.try_get(2) {
-            None => {}
-            Some(word) if word.eq_ignore_ascii_case(b"type") && args.len() == 4 => {
-                nobody = !is_normal_type(args.get(3))?;
+    /// `CLIENT REPLY ON|OFF|SKIP`
+    pub(super) fn client_reply(&mut self, index: usize, args: &Args<'_>) -> Taken {
+        let special = &mut self.clients[index].special;
+        match args.get(2).to_ascii_lowercase().as_slice() {
+            b"on" => {
+                special.unset(Special::SILENT);
+                special.unset(Special::SKIPS);
+                self.answer(index, b"+OK\r\n", RequestClass::Local);
             }
-            Some(word) if word.eq_ignore_ascii_case(b"id") && args.len() > 3 => {
-                let listed: Option<Vec<i64>> = (3..args.len()).map(|place| number(args.get(place))).collect();
-                ids = Some(listed.ok_or("ERR Invalid client ID")?);
-            }
-            Some(_) => return Err("ERR syntax error".to_owned()),
+            b"off" => special.set(Special::SILENT),
+            b"skip" if special.has(Special::SILENT) => {}
+            b"skip" => special.set(Special::SKIPS_NEXT),
+            _ => self.answer_error(index, "ERR syntax error"),
         }
+        Taken::Yes
+    }
+
+    fn client_list(&self, index: usize, args: &Args<'_>) -> Result<Value, String> {
+        let own = self.clients[index].info.id;
+        let ids = args
+            .try_get(2)
+            .is_some_and(|word| word.eq_ignore_ascii_case(b"id"));
+        // What Redis 7 has, with its errors; and then the filters of `CLIENT KILL`.
+        if ids && args.try_get(3).is_some_and(|id| number(id).is_none()) {
+            return Err("ERR Invalid client ID".to_owned());
+        }
+        let filter = Filter::parse(args, own, false, self.topology.pinned + 1)?;
         let now = self.now_ms();
         let mut text = String::new();
         for info in self.shared.registry.list() {
-            let id = i64::try_from(info.id).unwrap_or(i64::MAX);
-            if !nobody && ids.as_ref().is_none_or(|ids| ids.contains(&id)) {
+            if filter.matches(&info, now) {
                 text.push_str(&info.line(now));
                 text.push('\n');
             }
@@ -69,138 +94,80 @@ impl Engine {
     fn client_kill(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
         let own = self.clients[index].info.id;
         if args.len() == 3 {
-            let mut wanted = Filter {
-                address: Some(text(args.get(2))?),
-                ..Filter::default()
-            };
-            wanted.skip = None;
-            return match kill_matching(&self.shared, &wanted) {
+            return match self.kill_matching(index, &Filter::of_address(args.get(2))) {
                 0 => Err("ERR No such client".to_owned()),
                 _ => Ok(ok()),
             };
         }
-        let mut wanted = Filter {
-            skip: Some(own),
-            ..Filter::default()
-        };
-        let mut at = 2;
-        while at < args.len() {
-            let (word, value) = (args.get(at), args.try_get(at + 1).ok_or("ERR syntax error")?);
-            match word.to_ascii_lowercase().as_slice() {
-                b"id" => {
-                    wanted.id = Some(
-                        number(value)
-                            .filter(|&id| id > 0)
-                            .ok_or("ERR client-id should be greater than 0")?,
-                    )
-                }
-                b"addr" => wanted.address = Some(text(value)?),
-                b"laddr" => wanted.local_address = Some(text(value)?),
-                b"type" => wanted.nobody |= !is_normal_type(value)?,
-                b"user" => wanted.nobody |= value != b"default",
-                b"maxage" => {
-                    wanted.age_min =
-                        Some(number(value).ok_or("ERR maxage is not an integer or out of range")?)
-                }
-                b"skipme" if value.eq_ignore_ascii_case(b"yes") => wanted.skip = Some(own),
-                b"skipme" if value.eq_ignore_ascii_case(b"no") => wanted.skip = None,
-                _ => return Err("ERR syntax error".to_owned()),
+        let filter = Filter::parse(args, own, true, self.topology.pinned + 1)?;
+        let count = self.kill_matching(index, &filter);
+        Ok(Value::Int(i64::try_from(count).unwrap_or(i64::MAX)))
+    }
+
+    /// Has the clients closed that are meant: the one that asks behind its answer, those of this worker now, others at
+    /// their workers' next sweep. Returns how many.
+    fn kill_matching(&mut self, index: usize, filter: &Filter) -> usize {
+        let now = self.now_ms();
+        let own = self.clients[index].info.id;
+        let mut count = 0;
+        for info in self.shared.registry.list() {
+            // Each is counted once, whoever else kills it at the same time.
+            if !filter.matches(&info, now) || info.killed.swap(true, Relaxed) {
+                continue;
             }
-            at += 2;
+            count += 1;
+            if info.id == own {
+                // The mark would close it before it is answered.
+                info.killed.store(false, Relaxed);
+                self.clients[index].closing = Some(Disconnect::AdminKill);
+            }
         }
-        Ok(Value::Int(
-            i64::try_from(kill_matching(&self.shared, &wanted)).unwrap_or(i64::MAX),
-        ))
+        let killed: Vec<(usize, u32)> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.info.killed.load(Relaxed))
+            .map(|(place, client)| (place, client.generation))
+            .collect();
+        for (place, generation) in killed {
+            self.close_client(place, generation, Disconnect::AdminKill);
+        }
+        count
     }
-}
-
-/// Which clients are meant.
-#[derive(Debug, Default)]
-pub(in crate::worker) struct Filter {
-    id: Option<i64>,
-    address: Option<String>,
-    local_address: Option<String>,
-    age_min: Option<i64>,
-    skip: Option<u64>,
-    nobody: bool,
-}
-
-impl Filter {
-    fn matches(&self, info: &ClientInfo, now_ms: u64) -> bool {
-        let age = i64::try_from(now_ms.saturating_sub(info.connected_ms) / 1000).unwrap_or(i64::MAX);
-        !self.nobody
-            && self.skip != Some(info.id)
-            && self.id.is_none_or(|id| i64::try_from(info.id) == Ok(id))
-            && self
-                .address
-                .as_ref()
-                .is_none_or(|address| *address == info.address)
-            && self
-                .local_address
-                .as_ref()
-                .is_none_or(|address| *address == info.local_address)
-            && self.age_min.is_none_or(|least| age >= least)
-    }
-}
-
-/// Marks the clients that are meant; their workers close them at the next sweep. Returns how many.
-pub(in crate::worker) fn kill_matching(shared: &Shared, wanted: &Filter) -> usize {
-    let now = shared.now_ms();
-    let matching = shared
-        .registry
-        .list()
-        .into_iter()
-        .filter(|info| wanted.matches(info, now));
-    matching.filter(|info| !info.killed.swap(true, Relaxed)).count()
 }
 
 fn set_info(info: &ClientInfo, option: &[u8], value: &[u8]) -> Result<Value, String> {
-    let option = option.to_ascii_lowercase();
     let value = std::str::from_utf8(value)
         .ok()
         .filter(|value| is_client_name(value));
     let mut names = info.names();
-    let field = match option.as_slice() {
+    let field = match option.to_ascii_lowercase().as_slice() {
         b"lib-name" => &mut names.lib_name,
         b"lib-ver" => &mut names.lib_ver,
         _ => {
             return Err(format!(
                 "ERR Unrecognized option '{}'",
-                String::from_utf8_lossy(&option)
+                String::from_utf8_lossy(option)
             ));
         }
     };
     let Some(value) = value else {
-        let option = String::from_utf8_lossy(&option).into_owned();
+        let option = String::from_utf8_lossy(option).into_owned();
         return Err(format!(
             "ERR {option} cannot contain spaces, newlines or special characters."
         ));
     };
+    if value.len() > NAME_MAX {
+        let option = String::from_utf8_lossy(option);
+        return Err(format!("ERR {option} is longer than {NAME_MAX} bytes"));
+    }
     value.clone_into(field);
     Ok(ok())
 }
 
-fn on_off(word: &[u8]) -> Result<Value, String> {
-    if word.eq_ignore_ascii_case(b"on") || word.eq_ignore_ascii_case(b"off") {
-        return Ok(ok());
-    }
-    Err("ERR syntax error".to_owned())
-}
-
-/// All clients are of type `normal`, as long as nobody can subscribe.
-fn is_normal_type(word: &[u8]) -> Result<bool, String> {
+fn on_off(word: &[u8]) -> Result<bool, String> {
     match word.to_ascii_lowercase().as_slice() {
-        b"normal" => Ok(true),
-        b"master" | b"replica" | b"slave" | b"pubsub" => Ok(false),
-        _ => Err(format!(
-            "ERR Unknown client type '{}'",
-            String::from_utf8_lossy(word)
-        )),
+        b"on" => Ok(true),
+        b"off" => Ok(false),
+        _ => Err("ERR syntax error".to_owned()),
     }
-}
-
-fn text(word: &[u8]) -> Result<String, String> {
-    std::str::from_utf8(word)
-        .map(str::to_owned)
-        .map_err(|_| "ERR syntax error".to_owned())
 }

@@ -28,6 +28,10 @@ impl Engine {
             .iter()
             .map(|node| node.maxmemory_policy.clone())
             .find(|policy| !policy.is_empty());
+        let slowlog = self.shared.slowlog.settings;
+        let slower_than = slowlog
+            .slower_than_us
+            .map_or_else(|| "-1".to_owned(), |micros| micros.to_string());
         let no = || "no".to_owned();
         let cluster = if self.shared.cluster.is_some() {
             "yes"
@@ -51,6 +55,8 @@ impl Engine {
             ("requirepass", String::new()),
             ("save", String::new()),
             ("slave-read-only", "yes".to_owned()),
+            ("slowlog-log-slower-than", slower_than),
+            ("slowlog-max-len", slowlog.entries_max.to_string()),
             ("tcp-keepalive", limits.keepalive.as_secs().to_string()),
             ("timeout", limits.idle.as_secs().to_string()),
         ]

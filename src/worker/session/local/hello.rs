@@ -6,7 +6,8 @@ use super::{number, ok};
 use crate::command::Local;
 use crate::resp::{Args, Protocol, Value};
 use crate::worker::engine::Engine;
-use crate::worker::registry::is_client_name;
+use crate::worker::registry::{NAME_MAX, is_client_name};
+use crate::worker::session::client::Special;
 use crate::worker::session::dispatch::NOAUTH_HELLO;
 
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
@@ -123,6 +124,10 @@ impl Engine {
         self.show_subscriptions(index);
         let client = &mut self.clients[index];
         client.authenticated = authenticated;
+        client.special.unset(Special::SILENT);
+        client.special.unset(Special::SKIPS_NEXT);
+        client.no_evict = false;
+        client.no_touch = false;
         client.db = 0;
         client.info.db.store(0, Relaxed);
         client.info.names().name.clear();
@@ -147,6 +152,9 @@ impl Engine {
     pub(super) fn set_client_name(&mut self, index: usize, name: &[u8]) -> Result<(), String> {
         let name = std::str::from_utf8(name).ok().filter(|name| is_client_name(name));
         let name = name.ok_or("ERR Client names cannot contain spaces, newlines or special characters.")?;
+        if name.len() > NAME_MAX {
+            return Err(format!("ERR the client's name is longer than {NAME_MAX} bytes"));
+        }
         name.clone_into(&mut self.clients[index].info.names().name);
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use super::verbatim;
 use crate::resp::{Args, Value};
 use crate::worker::engine::Engine;
+use crate::worker::registry::ClientFlags;
 
 const SECTIONS: [(&str, bool); 9] = [
     ("server", true),
@@ -100,10 +101,13 @@ impl Engine {
 
     fn info_clients(&self) -> Vec<(String, String)> {
         let totals = self.shared.metrics.totals();
+        let blocked = self.shared.registry.count(ClientFlags::BLOCKED);
+        let subscribed = self.shared.registry.count(ClientFlags::PUBSUB);
         fields(&[
             ("connected_clients", &totals.client_connections.to_string()),
             ("maxclients", &self.shared.max_clients.to_string()),
-            ("blocked_clients", "0"),
+            ("blocked_clients", &blocked.to_string()),
+            ("pubsub_clients", &subscribed.to_string()),
         ])
     }
 

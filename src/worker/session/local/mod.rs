@@ -6,8 +6,10 @@
 mod clients;
 mod cluster;
 mod config;
+mod filter;
 mod hello;
 mod info;
+mod slowlog;
 
 use super::input::Taken;
 use crate::command::{self, Local, Spec};
@@ -34,7 +36,8 @@ impl Engine {
             Local::Ping => return self.ping(index, args),
             Local::KillCode => return self.kill_code(index, spec),
             Local::Wait => return self.wait_for_replicas(index, spec, args),
-            Local::ClientUnblock => return self.client_unblock(index, args),
+            Local::ClientUnblock => return self.client_unblock(index, spec, args),
+            Local::ClientReply => return self.client_reply(index, args),
             Local::Echo => Value::bulk(args.get(1)),
             Local::Quit => {
                 self.answer(index, b"+OK\r\n", RequestClass::Local);
@@ -69,17 +72,17 @@ impl Engine {
             | Local::ClientList
             | Local::ClientNoEvict
             | Local::ClientNoTouch
+            | Local::ClientPause
             | Local::ClientSetinfo
             | Local::ClientSetname
-            | Local::ClientTrackinginfo => self.client_command(index, local, args),
+            | Local::ClientTrackinginfo
+            | Local::ClientUnpause => self.client_command(index, local, args),
             Local::Cluster(cluster) => self.cluster_command(spec, cluster, args),
             Local::AclWhoami => Value::bulk("default"),
-            Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest | Local::SlowlogGet => {
-                Value::Array(Vec::new())
-            }
+            Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest => Value::Array(Vec::new()),
+            Local::SlowlogGet | Local::SlowlogLen | Local::SlowlogReset => self.slowlog(local, args),
             Local::LatencyHistogram => Value::Map(Vec::new()),
-            Local::SlowlogLen | Local::LatencyReset => Value::Int(0),
-            Local::SlowlogReset => ok(),
+            Local::LatencyReset => Value::Int(0),
             Local::LatencyGraph => Value::error("ERR No samples available for event"),
             Local::LatencyDoctor => Value::bulk("preshard keeps no latency events; look at its metrics."),
             Local::MemoryDoctor => Value::bulk("preshard stores no data; ask the nodes."),
@@ -140,8 +143,17 @@ fn verbatim(text: String) -> Value {
     }
 }
 
+/// What Redis says of a subcommand that has too many arguments.
+pub(super) fn wrong_subcommand(args: &Args<'_>) -> String {
+    let [container, subcommand] = [0, 1].map(|place| String::from_utf8_lossy(args.get(place)));
+    format!(
+        "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {} HELP.",
+        container.to_ascii_uppercase()
+    )
+}
+
 /// A canonical decimal number.
-fn number(text: &[u8]) -> Option<i64> {
+pub(in crate::worker) fn number(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (number.to_string().as_bytes() == text).then_some(number)
 }
