@@ -89,6 +89,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("command|getkeysandflags", Local::CommandGetkeysandflags),
     ("command|info", Local::CommandInfo),
     ("command|list", Local::CommandList),
+    ("client|caching", Local::ClientCaching),
     ("client|getname", Local::ClientGetname),
     ("client|getredir", Local::ClientGetredir),
     ("client|id", Local::ClientId),
@@ -99,6 +100,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|no-touch", Local::ClientNoTouch),
     ("client|setinfo", Local::ClientSetinfo),
     ("client|setname", Local::ClientSetname),
+    ("client|tracking", Local::ClientTracking),
     ("client|trackinginfo", Local::ClientTrackinginfo),
     ("client|unblock", Local::ClientUnblock),
     ("acl|cat", Local::AclCat),
@@ -154,7 +156,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
 const NOT_YET: &[(&str, &str)] = &[
     (WAITING, "waitaof"),
     (SCRIPTS, "script|kill function|kill"),
-    (TRACKING, "client|caching client|tracking"),
     (
         "it would have to stop and wake clients of every worker",
         "client|pause client|unpause",
@@ -169,8 +170,6 @@ const NOT_YET: &[(&str, &str)] = &[
 pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
 /// Why `SCRIPT KILL` is refused.
 pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
-/// Why `CLIENT TRACKING` is refused.
-pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";
 /// Why `COPY … DB` is refused.
 pub(super) const OTHER_DATABASE: &str = "a shard is one database of a node, and reaching into another one would put the key where no client finds it";
 

@@ -385,6 +385,8 @@ pub enum Local {
     CommandList,
     /// `X HELP` of any container
     Help,
+    /// `CLIENT CACHING YES|NO`
+    ClientCaching,
     /// `CLIENT GETNAME`
     ClientGetname,
     /// `CLIENT GETREDIR`
@@ -405,6 +407,8 @@ pub enum Local {
     ClientSetinfo,
     /// `CLIENT SETNAME name`
     ClientSetname,
+    /// `CLIENT TRACKING ON|OFF …`
+    ClientTracking,
     /// `CLIENT TRACKINGINFO`
     ClientTrackinginfo,
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`

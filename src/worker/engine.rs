@@ -22,6 +22,7 @@ use super::outbuf::Spares;
 use super::pubsub::PubSub;
 use super::session::{Client, to_u32};
 use super::shared::Shared;
+use super::tracking::Tracking;
 use crate::ids::ShardId;
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
@@ -67,6 +68,7 @@ pub(super) struct Engine {
     pub(super) held_bytes: usize,
 
     pub(super) pubsub: PubSub,
+    pub(super) tracking: Tracking,
     pub(super) dedicated: Pool,
 
     pub(super) spares: Spares,
@@ -124,6 +126,7 @@ impl Engine {
         Self {
             worker,
             pubsub,
+            tracking: Tracking::new(&shared.limits),
             dedicated: Pool::default(),
             metrics,
             topology,

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::command;
@@ -47,6 +47,8 @@ pub struct ClientInfo {
     pub psub: AtomicU32,
     /// Shard channels that it has subscribed to.
     pub ssub: AtomicU32,
+    /// Whether it tracks: 0 no, 1 keys that it reads, 2 prefixes.
+    pub tracking: AtomicU8,
     /// Where it waits for data: the node's index and its number for the connection. 0: nowhere.
     waits: AtomicU64,
     /// Set to have the worker close it.
@@ -86,6 +88,7 @@ impl ClientInfo {
             sub: AtomicU32::new(0),
             psub: AtomicU32::new(0),
             ssub: AtomicU32::new(0),
+            tracking: AtomicU8::new(0),
             waits: AtomicU64::new(0),
             killed: AtomicBool::new(false),
             names: Mutex::default(),
@@ -121,7 +124,14 @@ impl ClientInfo {
         let names = self.names().clone();
         let command = command::all().get(usize::from(self.last_command.load(Relaxed)));
         let [sub, psub, ssub] = [&self.sub, &self.psub, &self.ssub].map(|count| count.load(Relaxed));
-        let subscribed = sub + psub + ssub > 0;
+        let flags = match (sub + psub + ssub > 0, self.tracking.load(Relaxed)) {
+            (false, 0) => "N",
+            (true, 0) => "P",
+            (false, 1) => "t",
+            (true, 1) => "Pt",
+            (false, _) => "tB",
+            (true, _) => "PtB",
+        };
         let mut line = String::with_capacity(256);
         // Writing to a string cannot fail.
         let _ = write!(
@@ -135,7 +145,7 @@ impl ClientInfo {
             names.name,
             now_ms.saturating_sub(self.connected_ms) / 1000,
             now_ms.saturating_sub(self.active_ms.load(Relaxed)) / 1000,
-            if subscribed { "P" } else { "N" },
+            flags,
             self.db.load(Relaxed),
             sub,
             psub,

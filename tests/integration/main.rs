@@ -32,4 +32,5 @@ mod limits;
 mod pubsub;
 mod scripts;
 mod startup;
+mod tracking;
 mod transactions;

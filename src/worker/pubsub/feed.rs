@@ -161,6 +161,11 @@ impl Feed {
             waker.wake_by_ref();
         }
     }
+
+    /// Clients that track have lost what tells of changes on this node.
+    pub(in crate::worker) fn count_tracking_gap(&self) {
+        self.cells.tracking_gaps.inc();
+    }
 }
 
 impl Engine {
@@ -312,9 +317,12 @@ impl Engine {
         feed.cells.link_closed(Wire::Resp3, why);
         while self.flush_listeners() {}
         let feed = &mut self.pubsub.feeds[node.index()];
+        let subscribed = self.pubsub.hub.is_subscribed();
         if wanted {
             feed.lost_at = Some(now);
-            feed.cells.subscription_gaps.inc();
+            if subscribed {
+                feed.cells.subscription_gaps.inc();
+            }
             let name = self.node_name(node);
             tracing::warn!(event = "subscriptions_interrupted", node = name, worker = self.worker, reason = ?why);
         }
@@ -322,7 +330,12 @@ impl Engine {
             self.close_listeners();
         }
         let state = if wanted { State::Connecting } else { State::Off };
+        let tracked = self.pubsub.hub.tracks(node);
         self.pubsub.hub.handle_end(node, state);
+        if tracked {
+            self.tracking_gap(node, true);
+            while self.flush_listeners() {}
+        }
         self.answer_subscribers();
     }
 
@@ -340,7 +353,7 @@ impl Engine {
     }
 
     /// Has the feeds look that have something to ask, or are to be connected.
-    pub(super) fn wake_feeds(&mut self) {
+    pub(in crate::worker) fn wake_feeds(&mut self) {
         for feed in &self.pubsub.feeds {
             let asks = !self.pubsub.hub.output(feed.node).is_empty();
             if asks || feed.stream.is_none() {

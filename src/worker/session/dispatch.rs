@@ -44,13 +44,35 @@ impl Engine {
         {
             return taken;
         }
+        self.dispatch(index, spec, &args, frame)
+    }
+
+    /// A request that means what it always means.
+    #[inline]
+    fn dispatch(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>, frame: &[u8]) -> Taken {
         if let Class::Single = spec.class
             && let KeySpec::Fixed { pos } = spec.keys
             && let Some(shard) = self.shard_of(index, args.get(pos as usize))
         {
             return self.forward(index, spec, shard, frame);
         }
-        self.handle_planned(index, spec, &args, frame)
+        self.handle_planned(index, spec, args, frame)
+    }
+
+    /// A request of a client in a state that has a say, other than that it tracks.
+    pub(in crate::worker) fn dispatch_in_state(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Taken {
+        if self.clients[index].special.has(Special::TRANSACTION)
+            && let Some(taken) = self.in_transaction(index, spec, args, frame)
+        {
+            return taken;
+        }
+        self.dispatch(index, spec, args, frame)
     }
 
     /// What the state of the session says about a request, if it has a say.
@@ -74,6 +96,9 @@ impl Engine {
         if client.special.has(Special::SUBSCRIBED) {
             return self.while_subscribed(index, spec, args);
         }
+        if client.special.has(Special::TRACKING) {
+            return Some(self.handle_tracked(index, spec, args, frame));
+        }
         if client.special.has(Special::TRANSACTION) {
             return self.in_transaction(index, spec, args, frame);
         }
@@ -87,6 +112,9 @@ impl Engine {
             return;
         }
         self.transaction_failed(index);
+        if self.clients[index].special.has(Special::TRACKING) && self.clients[index].transaction.is_none() {
+            self.caching_used(index);
+        }
         match refusal {
             Refusal::Unknown { .. }
             | Refusal::UnknownSubcommand { .. }

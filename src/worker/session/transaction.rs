@@ -57,6 +57,11 @@ impl Queued {
     pub(in crate::worker) fn held_bytes(&self) -> usize {
         self.counted
     }
+
+    /// The frames of `MULTI` and of all that is queued.
+    pub(in crate::worker) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Where a queued command runs.

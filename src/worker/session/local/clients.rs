@@ -28,12 +28,9 @@ impl Engine {
             Local::ClientInfo => Ok(verbatim(format!("{}\n", info.line(self.now_ms())))),
             Local::ClientList => self.client_list(args),
             Local::ClientKill => self.client_kill(index, args),
-            Local::ClientGetredir => Ok(Value::Int(-1)),
-            Local::ClientTrackinginfo => Ok(Value::Map(vec![
-                (Value::bulk("flags"), Value::Set(vec![Value::bulk("off")])),
-                (Value::bulk("redirect"), Value::Int(-1)),
-                (Value::bulk("prefixes"), Value::Array(Vec::new())),
-            ])),
+            Local::ClientCaching => self.client_caching(index, args.get(2)).map(|()| ok()),
+            Local::ClientGetredir => Ok(self.client_getredir(index)),
+            Local::ClientTrackinginfo => Ok(self.client_trackinginfo(index)),
             // NO-EVICT and NO-TOUCH: nothing is evicted here, and a node sees one connection for many clients.
             _ => on_off(args.get(2)),
         };

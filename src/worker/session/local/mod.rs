@@ -23,10 +23,14 @@ impl Engine {
         local: Local,
         args: &Args<'_>,
     ) -> Taken {
-        let barrier = matches!(local, Local::Hello | Local::Reset) && !self.clients[index].slots.is_empty();
+        let barrier = matches!(local, Local::Hello | Local::Reset | Local::ClientTracking)
+            && !self.clients[index].slots.is_empty();
         if barrier {
-            // The protocol may change: what was asked before must be answered in the old one.
+            // The protocol may change, or what pushes may come: what was asked before must be answered in the old way.
             return self.wait_for_answers(index);
+        }
+        if local == Local::ClientTracking {
+            return self.client_tracking(index, spec, args);
         }
         self.count_request(index, spec);
         let value = match local {
@@ -59,7 +63,8 @@ impl Engine {
             | Local::CommandList
             | Local::Help
             | Local::AclCat => command::introspect(spec, args).unwrap_or(Value::Null),
-            Local::ClientGetname
+            Local::ClientCaching
+            | Local::ClientGetname
             | Local::ClientGetredir
             | Local::ClientId
             | Local::ClientInfo
@@ -69,6 +74,7 @@ impl Engine {
             | Local::ClientNoTouch
             | Local::ClientSetinfo
             | Local::ClientSetname
+            | Local::ClientTracking
             | Local::ClientTrackinginfo => self.client_command(index, local, args),
             Local::ClusterDisabled => Value::error("ERR This instance has cluster support disabled"),
             Local::AclWhoami => Value::bulk("default"),
