@@ -139,7 +139,10 @@ fn redis_py_keeps_a_cache() {
         &proxy,
     );
     nodes.iter().for_each(|node| {
-        assert!(node.calls_of("client|tracking") > 0, "its cache was kept true by the nodes");
+        assert!(
+            node.calls_of("client|tracking") > 0,
+            "its cache was kept true by the nodes"
+        );
     });
 }
 

@@ -156,12 +156,26 @@ fn opting_in_and_out_holds_for_one_command_or_one_transaction() {
     optin.ask("GET {x}c");
     write(&["{x}a", "{x}c", "{x}b"]);
     expect(&mut optin, &["{x}b"]);
-    for line in ["CLIENT CACHING YES", "MULTI", "GET {x}a", "GET {x}b", "EXEC", "GET {x}c"] {
+    for line in [
+        "CLIENT CACHING YES",
+        "MULTI",
+        "GET {x}a",
+        "GET {x}b",
+        "EXEC",
+        "GET {x}c",
+    ] {
         optin.ask(line);
     }
     write(&["{x}c", "{x}b", "{x}a"]);
     expect(&mut optin, &["{x}b", "{x}a"]);
-    for line in ["MULTI", "GET {x}a", "EXEC", "CLIENT CACHING YES", "NOSUCH", "GET {x}b"] {
+    for line in [
+        "MULTI",
+        "GET {x}a",
+        "EXEC",
+        "CLIENT CACHING YES",
+        "NOSUCH",
+        "GET {x}b",
+    ] {
         optin.ask(line);
     }
     let mut optout = tracking(&proxy, "OPTOUT");
@@ -170,7 +184,15 @@ fn opting_in_and_out_holds_for_one_command_or_one_transaction() {
     }
     write(&["{x}b", "{x}a", "{x}c"]);
     expect(&mut optout, &["{x}a", "{x}c"]);
-    for line in ["CLIENT CACHING NO", "NOSUCH", "GET {x}b", "CLIENT CACHING NO", "MULTI", "GET {x}c", "EXEC"] {
+    for line in [
+        "CLIENT CACHING NO",
+        "NOSUCH",
+        "GET {x}b",
+        "CLIENT CACHING NO",
+        "MULTI",
+        "GET {x}c",
+        "EXEC",
+    ] {
         optout.ask(line);
     }
     write(&["{x}c", "{x}b"]);
@@ -239,7 +261,10 @@ fn expiry_and_flushes_are_told() {
     expect(&mut client, &["everything"]);
     quiet(&mut client, &mut writer);
     // Eviction, as far as a node can be made to.
-    nodes[0].client().ask("CONFIG SET maxmemory-policy allkeys-random").expect_ok();
+    nodes[0]
+        .client()
+        .ask("CONFIG SET maxmemory-policy allkeys-random")
+        .expect_ok();
     let key = key_in(1, 8, "evicted");
     writer.call(&["SET", &key, "1"]).expect_ok();
     client.call(&["GET", &key]);
@@ -321,8 +346,65 @@ fn transactions_scripts_waits_and_pinned_databases_are_reads_too() {
 
 /// A key that a client has only written is not told to it: nothing comes before the answer to this.
 fn expect_nothing_of_own_write(client: &mut Client, key: &str) {
-    assert_eq!(client.call(&["TYPE", "{x}none"]), Reply::Simple("none".into()), "{key}");
+    assert_eq!(
+        client.call(&["TYPE", "{x}none"]),
+        Reply::Simple("none".into()),
+        "{key}"
+    );
 }
+
+const WORDS: &[&str] = &[
+    "CLIENT TRACKINGINFO",
+    "CLIENT GETREDIR",
+    "CLIENT CACHING YES",
+    "CLIENT TRACKING",
+    "CLIENT TRACKING maybe",
+    "CLIENT TRACKING ON NOSUCH",
+    "CLIENT TRACKING ON PREFIX",
+    "CLIENT TRACKING ON PREFIX a",
+    "CLIENT TRACKING ON OPTIN OPTOUT",
+    "CLIENT TRACKING ON BCAST OPTIN",
+    "CLIENT TRACKING ON BCAST PREFIX a PREFIX ab",
+    "CLIENT TRACKING ON BCAST PREFIX ab PREFIX c PREFIX a",
+    "CLIENT TRACKING OFF",
+    "CLIENT TRACKING OFF NOSUCH",
+    "CLIENT TRACKING on bcast prefix a prefix b",
+    "CLIENT TRACKINGINFO",
+    "CLIENT GETREDIR",
+    "CLIENT CACHING YES",
+    "CLIENT TRACKING ON BCAST PREFIX ax",
+    "CLIENT TRACKING ON",
+    "CLIENT TRACKING ON BCAST PREFIX c NOLOOP",
+    "CLIENT TRACKINGINFO",
+    "CLIENT TRACKING OFF",
+    "CLIENT TRACKINGINFO",
+    "CLIENT TRACKING ON OPTIN",
+    "CLIENT TRACKING ON BCAST",
+    "CLIENT TRACKING ON OPTOUT",
+    "CLIENT CACHING maybe",
+    "CLIENT CACHING NO",
+    "CLIENT CACHING YES",
+    "CLIENT TRACKINGINFO",
+    "GET k",
+    "CLIENT TRACKINGINFO",
+    "CLIENT CACHING YES",
+    "MULTI",
+    "GET k",
+    "CLIENT LIST BAD",
+    "EXEC",
+    "CLIENT TRACKINGINFO",
+    "CLIENT TRACKING OFF",
+    "CLIENT TRACKING ON OPTOUT NOLOOP",
+    "CLIENT CACHING YES",
+    "CLIENT CACHING NO",
+    "CLIENT TRACKINGINFO",
+    "CLIENT TRACKING ON OPTIN",
+    "CLIENT TRACKING ON",
+    "CLIENT TRACKINGINFO",
+    "RESET",
+    "CLIENT TRACKINGINFO",
+    "CLIENT GETREDIR",
+];
 
 #[test]
 fn words_are_those_of_redis() {
@@ -330,64 +412,13 @@ fn words_are_those_of_redis() {
     let alone = Node::start();
     let (mut ours, mut redis) = (proxy.client3(), alone.client());
     redis.ask("HELLO 3");
-    for line in [
-        "CLIENT TRACKINGINFO",
-        "CLIENT GETREDIR",
-        "CLIENT CACHING YES",
-        "CLIENT TRACKING",
-        "CLIENT TRACKING maybe",
-        "CLIENT TRACKING ON NOSUCH",
-        "CLIENT TRACKING ON PREFIX",
-        "CLIENT TRACKING ON PREFIX a",
-        "CLIENT TRACKING ON OPTIN OPTOUT",
-        "CLIENT TRACKING ON BCAST OPTIN",
-        "CLIENT TRACKING ON BCAST PREFIX a PREFIX ab",
-        "CLIENT TRACKING ON BCAST PREFIX ab PREFIX c PREFIX a",
-        "CLIENT TRACKING OFF",
-        "CLIENT TRACKING OFF NOSUCH",
-        "CLIENT TRACKING on bcast prefix a prefix b",
-        "CLIENT TRACKINGINFO",
-        "CLIENT GETREDIR",
-        "CLIENT CACHING YES",
-        "CLIENT TRACKING ON BCAST PREFIX ax",
-        "CLIENT TRACKING ON",
-        "CLIENT TRACKING ON BCAST PREFIX c NOLOOP",
-        "CLIENT TRACKINGINFO",
-        "CLIENT TRACKING OFF",
-        "CLIENT TRACKINGINFO",
-        "CLIENT TRACKING ON OPTIN",
-        "CLIENT TRACKING ON BCAST",
-        "CLIENT TRACKING ON OPTOUT",
-        "CLIENT CACHING maybe",
-        "CLIENT CACHING NO",
-        "CLIENT CACHING YES",
-        "CLIENT TRACKINGINFO",
-        "GET k",
-        "CLIENT TRACKINGINFO",
-        "CLIENT CACHING YES",
-        "MULTI",
-        "GET k",
-        "CLIENT LIST BAD",
-        "EXEC",
-        "CLIENT TRACKINGINFO",
-        "CLIENT TRACKING OFF",
-        "CLIENT TRACKING ON OPTOUT NOLOOP",
-        "CLIENT CACHING YES",
-        "CLIENT CACHING NO",
-        "CLIENT TRACKINGINFO",
-        "CLIENT TRACKING ON OPTIN",
-        "CLIENT TRACKING ON",
-        "CLIENT TRACKINGINFO",
-        "RESET",
-        "CLIENT TRACKINGINFO",
-        "CLIENT GETREDIR",
-    ] {
+    for line in WORDS {
         let words: Vec<&str> = line.split_whitespace().collect();
         ours.command(&words);
         redis.command(&words);
         let (got, expected) = (ours.reply_bytes(), redis.reply_bytes());
         // CLIENT cannot be queued here, so the transaction differs.
-        if line.starts_with("CLIENT LIST") || line == "EXEC" {
+        if line.starts_with("CLIENT LIST") || *line == "EXEC" {
             continue;
         }
         assert_eq!(
@@ -396,8 +427,10 @@ fn words_are_those_of_redis() {
             "after {line}"
         );
     }
-    ours.ask("CLIENT TRACKING ON REDIRECT 1").expect_error("ERR CLIENT TRACKING with REDIRECT");
-    ours.ask("CLIENT TRACKING ON").expect_error("ERR CLIENT TRACKING ON needs RESP3");
+    ours.ask("CLIENT TRACKING ON REDIRECT 1")
+        .expect_error("ERR CLIENT TRACKING with REDIRECT");
+    ours.ask("CLIENT TRACKING ON")
+        .expect_error("ERR CLIENT TRACKING ON needs RESP3");
     ours.ask("CLIENT TRACKING OFF").expect_ok();
 }
 
@@ -420,7 +453,9 @@ fn whoever_stops_in_whatever_way_leaves_nothing() {
     let list = writer.ask("CLIENT LIST").text();
     let flagged = |flags: &str| {
         let lines = list.lines().filter(|line| line.contains("name=tracker"));
-        lines.filter(|line| line.contains(&format!(" flags={flags} "))).count()
+        lines
+            .filter(|line| line.contains(&format!(" flags={flags} ")))
+            .count()
     };
     assert_eq!((flagged("t"), flagged("tB")), (3, 3), "{list}");
     assert!(nodes.iter().all(|node| node.info("tracking_clients") > 0));
@@ -429,7 +464,10 @@ fn whoever_stops_in_whatever_way_leaves_nothing() {
     assert_eq!(clients[2].ask("HELLO 2").field("proto"), Some(Reply::Int(2)));
     clients[3].ask("QUIT").expect_ok();
     let id = clients[4].ask("CLIENT ID").int();
-    assert_eq!(writer.call(&["CLIENT", "KILL", "ID", &id.to_string()]), Reply::Int(1));
+    assert_eq!(
+        writer.call(&["CLIENT", "KILL", "ID", &id.to_string()]),
+        Reply::Int(1)
+    );
     drop(clients.pop());
     nothing_is_left(&nodes, &proxy);
     writer.ask("SET left:1 x").expect_ok();
@@ -449,7 +487,8 @@ fn a_pipeline_that_begins_to_track_misses_nothing() {
     let mut writer = proxy.client();
     for round in 0..20 {
         let mut client = proxy.client();
-        client.send(b"HELLO 3\r\nGET before\r\nCLIENT TRACKING ON\r\nGET pipe\r\nSUBSCRIBE c\r\nGET pipe2\r\n");
+        client
+            .send(b"HELLO 3\r\nGET before\r\nCLIENT TRACKING ON\r\nGET pipe\r\nSUBSCRIBE c\r\nGET pipe2\r\n");
         assert!(matches!(client.reply(), Reply::Map(_)));
         client.reply();
         client.reply().expect_ok();
@@ -494,8 +533,13 @@ fn beyond_the_limit_a_key_goes_and_is_told() {
     let long = "x".repeat(20_000);
     client.call(&["GET", &long]);
     expect(&mut client, &[&long]);
-    let many: Vec<String> = (0..1001).flat_map(|n| ["PREFIX".to_owned(), format!("p{n}x")]).collect();
+    let many: Vec<String> = (0..1001)
+        .flat_map(|n| ["PREFIX".to_owned(), format!("p{n}x")])
+        .collect();
     let mut words = vec!["CLIENT", "TRACKING", "ON", "BCAST"];
     words.extend(many.iter().map(String::as_str));
-    proxy.client3().call(&words).expect_error("ERR more than 1000 prefixes");
+    proxy
+        .client3()
+        .call(&words)
+        .expect_error("ERR more than 1000 prefixes");
 }

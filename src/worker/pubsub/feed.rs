@@ -36,6 +36,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const FLAPPING: Duration = Duration::from_millis(100);
 /// A node that says nothing for this long is asked whether it is there, in microseconds.
 const PING_AFTER_US: u64 = 5_000_000;
+/// The same while clients track: for so long they may keep what has changed, if the connection is lost in silence.
+const PING_TRACKED_AFTER_US: u64 = 1_000_000;
 /// A feed that nobody needs is kept for this long, in microseconds.
 const UNWANTED_US: u64 = 5_000_000;
 
@@ -380,6 +382,11 @@ impl Engine {
             timeout => timeout,
         };
         let now = self.now;
+        let ping_after = if self.tracking.is_idle() {
+            PING_AFTER_US
+        } else {
+            PING_TRACKED_AFTER_US
+        };
         let super::PubSub { hub, feeds, .. } = &mut self.pubsub;
         for feed in feeds.iter_mut().filter(|feed| feed.stream.is_some()) {
             if !hub.is_wanted() {
@@ -392,7 +399,7 @@ impl Engine {
             feed.unwanted_since = None;
             if !hub.awaits(feed.node) {
                 feed.owed_since = 0;
-                if now - feed.heard_at >= PING_AFTER_US {
+                if now - feed.heard_at >= ping_after {
                     hub.ping(feed.node);
                     feed.wake();
                 }

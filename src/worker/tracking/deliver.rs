@@ -48,9 +48,7 @@ impl Engine {
                 self.tracking.emptied = true;
                 continue;
             };
-            self.tracking
-                .tracker
-                .invalidate(key, &mut broadcast, &mut told);
+            self.tracking.tracker.invalidate(key, &mut broadcast, &mut told);
             cost += 1 + told.len();
             self.invalidate_clients(std::mem::take(&mut told));
             if cost > TOLD_MAX {

@@ -40,10 +40,17 @@ impl Held {
         // The first place stays where it is: moved on with each that comes, it would never be reached.
         let first = self.waiting.front().map_or(after, |&(first, _)| first);
         self.waiting.clear();
-        let places = if first == after { vec![after] } else { vec![first, after] };
+        let places = if first == after {
+            vec![after]
+        } else {
+            vec![first, after]
+        };
         self.bytes = places.len() * EVERYTHING.len();
-        self.waiting
-            .extend(places.into_iter().map(|place| (place, Bytes::from_static(EVERYTHING))));
+        self.waiting.extend(
+            places
+                .into_iter()
+                .map(|place| (place, Bytes::from_static(EVERYTHING))),
+        );
         true
     }
 

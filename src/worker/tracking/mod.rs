@@ -50,6 +50,11 @@ impl Tracking {
         }
     }
 
+    /// Whether no client tracks.
+    pub(super) fn is_idle(&self) -> bool {
+        self.tracker.is_idle()
+    }
+
     /// Clients that track, keys that are tracked, prefixes.
     pub(super) fn sizes(&self) -> [usize; 3] {
         self.tracker.sizes()

@@ -3,7 +3,7 @@
 //! Redis's rule of what may be cached holds: keys of commands that only read, and those that a script declares. What
 //! `EXEC` will run is looked at again when it is sent: a change between `MULTI` and `EXEC` must not use the note up.
 
-use super::tracker::{NAME_MAX, name_push};
+use super::tracker::{NAME_MAX, Tell, name_push};
 use crate::command::{self, Class, Flags, Spec, Transaction};
 use crate::metrics::Limit;
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Scan};
@@ -22,7 +22,11 @@ impl Engine {
     ) -> Taken {
         let is_exec = matches!(spec.class, Class::Transaction(Transaction::Exec));
         let queued = self.clients[index].transaction.is_some();
-        let reads = if is_exec { self.queued_reads(index) } else { Vec::new() };
+        let reads = if is_exec {
+            self.queued_reads(index)
+        } else {
+            Vec::new()
+        };
         let (seq, generation) = (self.clients[index].next_seq(), self.clients[index].generation);
         let taken = self.dispatch_in_state(index, spec, args, frame);
         if taken == Taken::NotNow || self.client_is_gone(index, generation) {
@@ -68,7 +72,8 @@ impl Engine {
         };
         while at < bytes.len() {
             ranges.clear();
-            let Scan::Frame { end } = RequestScanner::default().scan(&bytes[at..], &mut ranges, &limits) else {
+            let Scan::Frame { end } = RequestScanner::default().scan(&bytes[at..], &mut ranges, &limits)
+            else {
                 debug_assert!(false, "only whole frames are queued");
                 return reads;
             };
@@ -95,7 +100,7 @@ impl Engine {
         let node = self.topology.placement(shard).node;
         if key.len() > NAME_MAX || !self.pubsub.hub.tracks(node) {
             // Its changes would not be heard, or its name not kept: it is not to be cached.
-            self.invalidate_client(index, &name_push(key));
+            self.invalidate_at_once(vec![(index, name_push(key))]);
             return;
         }
         let mut told = Vec::new();
@@ -104,7 +109,17 @@ impl Engine {
             self.metrics.tracking_evictions.add(evicted as u64);
             self.metrics.limits[Limit::TrackingKeys].add(evicted as u64);
         }
-        self.invalidate_clients(told);
+        self.invalidate_at_once(told);
+    }
+
+    /// As [`Self::invalidate_clients`], in a turn of a session: nobody else writes to these clients then.
+    fn invalidate_at_once(&mut self, told: Vec<Tell>) {
+        for (client, push) in told {
+            self.invalidate_client(client, &push);
+            if self.clients.contains(client) {
+                self.mark_dirty(client);
+            }
+        }
     }
 }
 
@@ -116,4 +131,53 @@ fn keys_read(spec: &Spec, args: &Args<'_>) -> Vec<u32> {
         return Vec::new();
     }
     places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tracker::Options;
+    use super::*;
+    use crate::metrics::RequestClass;
+    use crate::worker::testing::{connect, engine, in_runtime, limits};
+
+    #[test]
+    fn what_is_told_in_a_turn_of_a_session_goes_out_with_it() {
+        in_runtime(async {
+            let mut engine = engine(limits());
+            let mut peer = connect(&mut engine).await;
+            engine.tracking.tracker.start(peer.index, Options::default());
+            // No node tells of changes here, so nothing may be cached.
+            engine.note_read(peer.index, b"k");
+            engine.end_turn();
+            assert!(engine.clients[peer.index].out.is_empty(), "it was written");
+            let push = name_push(b"k");
+            assert_eq!(peer.read_all(&mut engine, push.len()).await, push);
+        });
+    }
+
+    #[test]
+    fn an_invalidation_follows_the_replies_of_all_that_was_under_way() {
+        in_runtime(async {
+            let mut engine = engine(limits());
+            let mut peer = connect(&mut engine).await;
+            engine.tracking.tracker.start(peer.index, Options::default());
+            let (index, generation) = (peer.index, peer.generation);
+            let ask = |engine: &mut Engine| engine.push_slot(index, 1, RequestClass::Read);
+            let seqs = [ask(&mut engine), ask(&mut engine)];
+            engine.invalidate_client(index, &name_push(b"k"));
+            let later = ask(&mut engine);
+            engine.complete(index, generation, seqs[1], b"+two\r\n", true);
+            engine.append_piece(index, generation, b"$4\r\nla");
+            engine.invalidate_client(index, &name_push(b"l"));
+            engine.append_piece(index, generation, b"te\r\n");
+            engine.complete(index, generation, seqs[0], b"", true);
+            engine.release_held_back(index);
+            let expected = [&b"$4\r\nlate\r\n+two\r\n"[..], &name_push(b"k")].concat();
+            assert_eq!(peer.read_all(&mut engine, expected.len()).await, expected);
+            engine.complete(index, generation, later, b"+three\r\n", true);
+            let expected = [&b"+three\r\n"[..], &name_push(b"l")].concat();
+            assert_eq!(peer.read_all(&mut engine, expected.len()).await, expected);
+            assert!(engine.clients[index].invalidations.is_none());
+        });
+    }
 }

@@ -147,9 +147,7 @@ impl Removed {
     pub(super) fn readers(&self, mut each: impl FnMut(usize, Token)) {
         match &self.readers {
             Readers::One(client, token) => each(*client, *token),
-            Readers::Many(readers) => readers
-                .iter()
-                .for_each(|(&client, &token)| each(client, token)),
+            Readers::Many(readers) => readers.iter().for_each(|(&client, &token)| each(client, token)),
         }
     }
 }

@@ -177,7 +177,9 @@ impl Tracker {
         self.table.read(client, token, key);
         let mut evicted = 0;
         while self.table.len() > self.limits.keys || self.table.bytes() > self.limits.bytes {
-            let Some(removed) = self.table.evict(key) else { break };
+            let Some(removed) = self.table.evict(key) else {
+                break;
+            };
             self.tell_readers(&removed, tell);
             evicted += 1;
         }

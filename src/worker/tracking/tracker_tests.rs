@@ -152,36 +152,13 @@ impl World {
 
     fn act(&mut self, act: &Act) {
         match *act {
-            Act::Ask(client, key) => {
-                let may_cache = self.tracker.remembers(client, KEYS[key].as_bytes());
-                self.clients[client].asked.push_back((key, may_cache));
-                self.link.push_back((client, key));
-                self.note(client, KEYS[key]);
-                if let Some(reader) = self.tracker.reader_mut(client) {
-                    reader.caching = false;
-                }
-            }
+            Act::Ask(client, key) => self.ask(client, key),
             Act::Run => {
                 if let Some((client, key)) = self.link.pop_front() {
                     self.replies.push_back((client, key, self.store[key]));
                 }
             }
-            Act::Reply => {
-                if let Some((number, key, value)) = self.replies.pop_front() {
-                    let client = &mut self.clients[number];
-                    let (asked, may_cache) = client.asked.pop_front().unwrap();
-                    assert_eq!(asked, key);
-                    client.got.push(Got::Value {
-                        key,
-                        value,
-                        may_cache,
-                    });
-                    client.head += 1;
-                    while let Some(push) = client.held.poll(client.head) {
-                        client.got.push(Got::Drop(push));
-                    }
-                }
-            }
+            Act::Reply => self.reply(),
             Act::Write(key) => {
                 self.writes += 1;
                 self.store[key] = self.writes;
@@ -191,62 +168,91 @@ impl World {
                 self.store = [0; KEYS.len()];
                 self.push(None);
             }
-            Act::Hear => match self.pushes.pop_front() {
-                None => {}
-                Some(None) => self.drop_everything(),
-                Some(Some(key)) => {
-                    let (mut broadcast, mut tell) = (Broadcast::new(), Vec::new());
-                    self.tracker
-                        .invalidate(KEYS[key].as_bytes(), &mut broadcast, &mut tell);
-                    self.tracker.finish(broadcast, &mut tell);
-                    self.tell(tell);
-                }
-            },
-            Act::Break => {
-                if self.feed == Feed::Up {
-                    self.feed = Feed::Broken;
-                }
+            Act::Hear => self.hear(),
+            Act::Break if self.feed == Feed::Up => self.feed = Feed::Broken,
+            Act::See if self.feed == Feed::Broken => {
+                self.pushes.clear();
+                self.feed = Feed::Down;
+                self.drop_everything();
             }
-            Act::See => {
-                if self.feed == Feed::Broken {
-                    self.pushes.clear();
-                    self.feed = Feed::Down;
-                    self.drop_everything();
-                }
+            Act::Confirm if self.feed == Feed::Down => {
+                self.feed = Feed::Up;
+                self.drop_everything();
             }
-            Act::Confirm => {
-                if self.feed == Feed::Down {
-                    self.feed = Feed::Up;
-                    self.drop_everything();
-                }
-            }
+            Act::Break | Act::See | Act::Confirm => {}
             Act::Stop(client) => {
                 // As in Redis, what a client has cached is its own matter from here on.
                 self.tracker.stop(client);
-                self.clients[client].got.push(Got::Drop(Bytes::from_static(EVERYTHING)));
-                self.clients[client].asked.iter_mut().for_each(|asked| asked.1 = false);
+                let client = &mut self.clients[client];
+                client.got.push(Got::Drop(Bytes::from_static(EVERYTHING)));
+                client.asked.iter_mut().for_each(|asked| asked.1 = false);
             }
-            Act::Start(client, mode) => {
-                if self.tracker.reader(client).is_none() {
-                    let mode = [Mode::Reads, Mode::OptIn, Mode::OptOut, Mode::Broadcast][usize::from(mode % 4)];
-                    let prefixes = match mode {
-                        Mode::Broadcast if client == 0 => vec![Rc::from(&b"ab"[..]), Rc::from(&b"l"[..])],
-                        _ => Vec::new(),
-                    };
-                    let options = Options {
-                        mode,
-                        noloop: false,
-                        prefixes,
-                    };
-                    self.tracker.start(client, options);
-                }
-            }
+            Act::Start(client, mode) => self.start(client, mode),
             Act::Caching(client) => {
                 if let Some(reader) = self.tracker.reader_mut(client) {
                     reader.caching = true;
                 }
             }
             Act::Sweep => self.tracker.sweep(3),
+        }
+    }
+
+    fn start(&mut self, client: usize, mode: u8) {
+        if self.tracker.reader(client).is_some() {
+            return;
+        }
+        let mode = [Mode::Reads, Mode::OptIn, Mode::OptOut, Mode::Broadcast][usize::from(mode % 4)];
+        let prefixes = match mode {
+            Mode::Broadcast if client == 0 => vec![Rc::from(&b"ab"[..]), Rc::from(&b"l"[..])],
+            _ => Vec::new(),
+        };
+        let options = Options {
+            mode,
+            noloop: false,
+            prefixes,
+        };
+        self.tracker.start(client, options);
+    }
+
+    fn ask(&mut self, client: usize, key: usize) {
+        let may_cache = self.tracker.remembers(client, KEYS[key].as_bytes());
+        self.clients[client].asked.push_back((key, may_cache));
+        self.link.push_back((client, key));
+        self.note(client, KEYS[key]);
+        if let Some(reader) = self.tracker.reader_mut(client) {
+            reader.caching = false;
+        }
+    }
+
+    fn reply(&mut self) {
+        let Some((number, key, value)) = self.replies.pop_front() else {
+            return;
+        };
+        let client = &mut self.clients[number];
+        let (asked, may_cache) = client.asked.pop_front().unwrap();
+        assert_eq!(asked, key);
+        client.got.push(Got::Value {
+            key,
+            value,
+            may_cache,
+        });
+        client.head += 1;
+        while let Some(push) = client.held.poll(client.head) {
+            client.got.push(Got::Drop(push));
+        }
+    }
+
+    fn hear(&mut self) {
+        match self.pushes.pop_front() {
+            None => {}
+            Some(None) => self.drop_everything(),
+            Some(Some(key)) => {
+                let (mut broadcast, mut tell) = (Broadcast::new(), Vec::new());
+                self.tracker
+                    .invalidate(KEYS[key].as_bytes(), &mut broadcast, &mut tell);
+                self.tracker.finish(broadcast, &mut tell);
+                self.tell(tell);
+            }
         }
     }
 

@@ -75,7 +75,11 @@ fn a_node_that_dies_and_comes_back() {
     expect(&mut late, &[&there]);
     expect(&mut all, &[&there]);
     assert!(metric(&proxy, "preshard_tracking_gaps_total") > 0);
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0, "nobody had subscribed");
+    assert_eq!(
+        metric(&proxy, "preshard_pubsub_gaps_total"),
+        0,
+        "nobody had subscribed"
+    );
     drop((reads, all, late));
     nothing_is_left(&nodes, &proxy);
 }
@@ -94,7 +98,9 @@ fn a_connection_that_only_tells_is_lost() {
     client.call(&["GET", &key]);
     let mut node = nodes[1].client();
     let list = node.ask("CLIENT LIST").text();
-    let feeds = list.lines().filter(|line| line.contains(" flags=tB ") || line.contains(" flags=Bt "));
+    let feeds = list
+        .lines()
+        .filter(|line| line.contains(" flags=tB ") || line.contains(" flags=Bt "));
     for line in feeds {
         let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
         node.call(&["CLIENT", "KILL", "ID", id]);
@@ -127,9 +133,15 @@ fn while_a_node_is_not_heard_its_keys_are_dropped_right_behind_their_replies() {
         proxy.client().call(&["GET", &key]) == Reply::Null
     });
     for round in 0..10 {
-        proxy.client().call(&["SET", &key, &round.to_string()]).expect_ok();
+        proxy
+            .client()
+            .call(&["SET", &key, &round.to_string()])
+            .expect_ok();
         for client in [&mut client, &mut prefixes] {
-            assert_eq!(client.call(&["GET", &key]), Reply::from(round.to_string().as_str()));
+            assert_eq!(
+                client.call(&["GET", &key]),
+                Reply::from(round.to_string().as_str())
+            );
             expect(client, &[&key]);
         }
     }
@@ -139,7 +151,10 @@ fn while_a_node_is_not_heard_its_keys_are_dropped_right_behind_their_replies() {
     assert_eq!(prefixes.ask("PING"), Reply::Simple("PONG".into()));
     let mut refused = proxy.client3();
     refused.ask("CLIENT TRACKING ON").expect_error("NOPERM");
-    assert_eq!(refused.ask("CLIENT TRACKINGINFO").field("flags").unwrap().items()[0].text(), "off");
+    assert_eq!(
+        refused.ask("CLIENT TRACKINGINFO").field("flags").unwrap().items()[0].text(),
+        "off"
+    );
     refused.call(&["GET", &key]);
     assert_eq!(refused.ask("PING"), Reply::Simple("PONG".into()));
     node.ask("ACL SETUSER default +@all").expect_ok();

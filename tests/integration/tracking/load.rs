@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use super::{invalidated, metric, tracking};
+use super::{PATIENCE, invalidated, metric, tracking};
 use crate::harness::{Client, Node, Proxy, Reply, Setup, seed, wait_until};
 
 const KEYS: usize = 40;
@@ -69,7 +69,10 @@ impl Caching {
     }
 
     fn stale(&self, truth: &mut Client) -> Vec<String> {
-        let wrong = self.cache.iter().filter(|(key, value)| truth.call(&["GET", key]) != **value);
+        let wrong = self
+            .cache
+            .iter()
+            .filter(|(key, value)| truth.call(&["GET", key]) != **value);
         wrong.map(|(key, _)| key.clone()).collect()
     }
 }
@@ -78,62 +81,66 @@ fn keys() -> Vec<String> {
     (0..KEYS).map(|key| format!("load:{key}")).collect()
 }
 
-/// Runs readers of all kinds against writers until `done`, then compares every cache with the store.
+/// Reads random keys through its cache until it is told to stop.
+fn read_until(mut caching: Caching, stop: &AtomicBool, seed: u64) -> Caching {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let keys = keys();
+    while !stop.load(Relaxed) {
+        let mut some: Vec<String> = (0..random.usize(1..30))
+            .map(|_| keys[random.usize(..KEYS)].clone())
+            .collect();
+        some.sort();
+        some.dedup();
+        caching.read(&some);
+        if random.u8(..) < 40 {
+            caching.settle();
+        }
+    }
+    caching
+}
+
+/// Changes random keys until it is told to stop. Returns how often.
+fn write_until(mut client: Client, name: u64, stop: &AtomicBool, seed: u64) -> u64 {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let keys = keys();
+    let mut count = 0_u64;
+    while !stop.load(Relaxed) {
+        count += 1;
+        let value = format!("{name}-{count}");
+        let (one, other) = (&keys[random.usize(..KEYS)], &keys[random.usize(..KEYS)]);
+        // Errors while a node is away are nothing to this test.
+        let _ = match random.u8(..20) {
+            0 => client.call(&["DEL", one, other]),
+            1 => client.call(&["MSET", one, &value, other, &value]),
+            2 => client.call(&["SET", one, &value, "PX", "5"]),
+            3 if random.u8(..) == 0 => client.call(&["FLUSHALL"]),
+            _ => client.call(&["SET", one, &value]),
+        };
+    }
+    count
+}
+
+/// Runs readers of all kinds against writers for a while, then compares every cache with the store.
 fn readers_and_writers(proxy: &Proxy, nodes: &[Node], disturb: impl Fn()) {
     let stop = AtomicBool::new(false);
     let (seed, stop) = (seed(), &stop);
     let caches: Vec<Caching> = std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..4_u64)
-            .map(|number| {
-                let options = ["", "BCAST", "BCAST PREFIX load:", ""][usize::try_from(number).unwrap()];
-                let mut caching = Caching::new(tracking(proxy, options));
-                scope.spawn(move || {
-                    let mut random = fastrand::Rng::with_seed(seed + number);
-                    let keys = keys();
-                    while !stop.load(Relaxed) {
-                        let some: Vec<String> = (0..random.usize(1..30))
-                            .map(|_| keys[random.usize(..KEYS)].clone())
-                            .collect();
-                        let mut unique = some;
-                        unique.sort();
-                        unique.dedup();
-                        caching.read(&unique);
-                        if random.u8(..) < 40 {
-                            caching.settle();
-                        }
-                    }
-                    caching
-                })
+        let readers = ["", "BCAST", "BCAST PREFIX load:", ""].into_iter().zip(seed..);
+        let readers: Vec<_> = readers
+            .map(|(options, seed)| {
+                let caching = Caching::new(tracking(proxy, options));
+                scope.spawn(move || read_until(caching, stop, seed))
             })
             .collect();
-        let writers: Vec<_> = (0..2_u64)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut random = fastrand::Rng::with_seed(seed + 100 + number);
-                    let keys = keys();
-                    let mut client = proxy.client();
-                    let mut count = 0_u64;
-                    while !stop.load(Relaxed) {
-                        count += 1;
-                        let value = format!("{number}-{count}");
-                        let (one, other) = (&keys[random.usize(..KEYS)], &keys[random.usize(..KEYS)]);
-                        // Errors while a node is away are nothing to this test.
-                        let _ = match random.u8(..20) {
-                            0 => client.call(&["DEL", one, other]),
-                            1 => client.call(&["MSET", one, &value, other, &value]),
-                            2 => client.call(&["SET", one, &value, "PX", "5"]),
-                            3 if random.u8(..) == 0 => client.call(&["FLUSHALL"]),
-                            _ => client.call(&["SET", one, &value]),
-                        };
-                    }
-                    count
-                })
+        let writers: Vec<_> = (0..2)
+            .map(|name| {
+                let client = proxy.client();
+                scope.spawn(move || write_until(client, name, stop, seed + 100 + name))
             })
             .collect();
         let start = Instant::now();
         disturb();
         while start.elapsed() < DURATION {
-            std::thread::yield_now();
             std::thread::park_timeout(Duration::from_millis(20));
         }
         stop.store(true, Relaxed);
@@ -143,15 +150,16 @@ fn readers_and_writers(proxy: &Proxy, nodes: &[Node], disturb: impl Fn()) {
     });
     // What expires is gone, and told, before anything is compared.
     for node in nodes {
-        wait_until("nothing expires any more", Duration::from_secs(20), || {
+        wait_until("nothing expires any more", PATIENCE, || {
             let text = node.client().ask("INFO keyspace").text();
-            text.lines().all(|line| !line.contains("expires=") || line.contains("expires=0"))
+            text.lines()
+                .all(|line| !line.contains("expires=") || line.contains("expires=0"))
         });
     }
     let mut truth = proxy.client();
     let (mut reads, mut dropped) = (0, 0);
     for mut caching in caches {
-        wait_until("a cache is what the store is", Duration::from_secs(20), || {
+        wait_until("a cache is what the store is", PATIENCE, || {
             caching.settle();
             caching.stale(&mut truth).is_empty()
         });
@@ -159,7 +167,10 @@ fn readers_and_writers(proxy: &Proxy, nodes: &[Node], disturb: impl Fn()) {
         dropped += caching.dropped;
     }
     println!("{reads} reads, {dropped} invalidations");
-    assert!(reads > 100 && dropped > 100, "{reads} reads, {dropped} invalidations");
+    assert!(
+        reads > 100 && dropped > 100,
+        "{reads} reads, {dropped} invalidations"
+    );
 }
 
 fn pair(announced: &'static [&'static str], more: &[&str]) -> (Vec<Node>, Proxy) {
@@ -203,7 +214,7 @@ fn no_cache_is_stale_after_connections_were_lost() {
                 let id = line.strip_prefix("id=").unwrap().split(' ').next().unwrap();
                 node.call(&["CLIENT", "KILL", "ID", id]);
             }
-            wait_until("the feeds are back", Duration::from_secs(20), || {
+            wait_until("the feeds are back", PATIENCE, || {
                 nodes[round % 2].info("tracking_clients") >= 1
             });
         }
