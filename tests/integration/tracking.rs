@@ -450,6 +450,12 @@ fn whoever_stops_in_whatever_way_leaves_nothing() {
     wait_until("the levels are shown", PATIENCE, || {
         metric(&proxy, "preshard_tracking_clients") == 6 && metric(&proxy, "preshard_tracking_keys") >= 50
     });
+    assert!(
+        writer
+            .ask("INFO clients")
+            .text()
+            .contains("tracking_clients:6\r\n")
+    );
     let list = writer.ask("CLIENT LIST").text();
     let flagged = |flags: &str| {
         let lines = list.lines().filter(|line| line.contains("name=tracker"));

@@ -42,7 +42,9 @@ pub(super) struct Table {
     /// Places that were ever used.
     places: usize,
     /// The place that is looked at next, for who has to go.
-    hand: usize,
+    evict_at: usize,
+    /// The place that is looked at next, for reads that do not count any more.
+    sweep_at: usize,
     /// Places that may hold reads that do not count any more.
     unswept: usize,
 }
@@ -85,11 +87,11 @@ impl Table {
         Some(self.remove(place))
     }
 
-    /// Makes room: the key at the hand has to go, but not `spared` as long as there is another one.
+    /// Makes room: the next key in turn has to go, but not `spared` as long as there is another one.
     pub(super) fn evict(&mut self, spared: &[u8]) -> Option<Removed> {
         let mut last = None;
         for _ in 0..self.places {
-            let place = self.next_place();
+            let place = next(&mut self.evict_at, self.places);
             match self.entries.get(place) {
                 None => {}
                 Some(entry) if *entry.key == *spared => last = Some(place),
@@ -111,7 +113,7 @@ impl Table {
                 return;
             }
             self.unswept -= 1;
-            let place = self.next_place();
+            let place = next(&mut self.sweep_at, self.places);
             let Some(entry) = self.entries.get_mut(place) else {
                 continue;
             };
@@ -121,12 +123,6 @@ impl Table {
                 self.remove(place);
             }
         }
-    }
-
-    fn next_place(&mut self) -> usize {
-        let place = self.hand % self.places.max(1);
-        self.hand = place + 1;
-        place
     }
 
     fn remove(&mut self, place: usize) -> Removed {
@@ -140,6 +136,13 @@ impl Table {
         }
         Removed { key, readers }
     }
+}
+
+/// The place at a hand that goes round, which moves on.
+fn next(hand: &mut usize, places: usize) -> usize {
+    let place = *hand % places.max(1);
+    *hand = place + 1;
+    place
 }
 
 impl Removed {

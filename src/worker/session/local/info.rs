@@ -101,6 +101,7 @@ impl Engine {
             ("connected_clients", &totals.client_connections.to_string()),
             ("maxclients", &self.shared.max_clients.to_string()),
             ("blocked_clients", "0"),
+            ("tracking_clients", &totals.tracking_clients.to_string()),
         ])
     }
 
