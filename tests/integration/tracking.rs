@@ -510,6 +510,42 @@ fn a_pipeline_that_begins_to_track_misses_nothing() {
 }
 
 #[test]
+fn names_that_are_too_many_or_too_large_are_everything() {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("output_bytes_soft = \"64KiB\"")
+        .proxy("output_bytes_hard = \"64KiB\"")
+        .start();
+    let (mut client, mut all) = (tracking(&proxy, ""), tracking(&proxy, "BCAST"));
+    let mut writer = nodes[1].client_in(7);
+    for number in 0..3 {
+        let key = key_in(7, 8, "small");
+        client.call(&["GET", &key]);
+        // One name that the worker does not keep, with small ones before and behind it in the same push.
+        let large = format!("m{}", "x".repeat(200_000 + number));
+        writer
+            .call(&["MSET", "a", "1", &large, "1", &key, "1"])
+            .expect_ok();
+        expect(&mut client, &["everything"]);
+        expect(&mut all, &["everything"]);
+        client.call(&["GET", &key]);
+        writer.call(&["SET", &key, "2"]).expect_ok();
+        expect(&mut client, &[&key]);
+        expect(&mut all, &[&key]);
+    }
+    let (_, page) = proxy.http_get("/metrics");
+    assert!(!page.contains("preshard_limits_reached_total{limit=\"tracking_names\"} 0"));
+    // Many at once, which fit: one script of the node's own.
+    let many = "for i=1,tonumber(ARGV[1]) do redis.call('SET','n'..i,1) end return 1";
+    client.call(&["GET", "n1"]);
+    for node in &nodes {
+        assert_eq!(node.client().call(&["EVAL", many, "0", "20000"]), Reply::Int(1));
+    }
+    expect(&mut client, &["everything"]);
+    expect(&mut all, &["everything"]);
+}
+
+#[test]
 fn beyond_the_limit_a_key_goes_and_is_told() {
     let nodes = [Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])

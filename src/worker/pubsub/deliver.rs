@@ -155,7 +155,7 @@ impl Engine {
     /// Nobody may hold as much as this message has: whom it is for is closed, as for any other output that is too large.
     #[cold]
     fn too_large(&mut self, node: NodeIndex, start: &[u8], subs: &mut Vec<usize>) {
-        if self.invalidation(start).is_some() {
+        if self.large_invalidation(start) {
             return;
         }
         self.pubsub.hub.handle_oversized(node, start, subs);

@@ -17,11 +17,10 @@ const NAMES_BYTES_MAX: usize = 1024 * 1024;
 /// Invalidations that one push may become, likewise.
 const TOLD_MAX: usize = 64 * 1024;
 /// Entries looked at in one round of the sweep.
-const SWEPT_PER_ROUND: usize = 20_000;
+const SWEPT_PER_ROUND: usize = 8192;
 
 impl Engine {
-    /// Handles a frame of a node, or the start of one that is too large, if it tells of changes. Returns what it cost
-    /// in deliveries.
+    /// Handles a frame of a node if it tells of changes. Returns what it cost in deliveries.
     pub(in crate::worker) fn invalidation(&mut self, frame: &[u8]) -> Option<usize> {
         let keys = frame.strip_prefix(INVALIDATE)?;
         if self.tracking.tracker.is_idle() {
@@ -61,6 +60,16 @@ impl Engine {
         cost += told.len();
         self.invalidate_clients(told);
         Some(cost)
+    }
+
+    /// Handles the start of a frame that is too large to be kept, if it tells of changes: which ones is not known.
+    pub(in crate::worker) fn large_invalidation(&mut self, start: &[u8]) -> bool {
+        let tells = start.starts_with(INVALIDATE);
+        if tells {
+            self.metrics.limits[Limit::TrackingNames].inc();
+            self.tracking.emptied = true;
+        }
+        tells
     }
 
     /// Passes on, once for all that came in this turn, that nodes were emptied.
