@@ -4,7 +4,7 @@ use super::{PATIENCE, expect, invalidated, metric, nothing_is_left, small, track
 use crate::harness::{Client, Node, Reply, Setup, key_in, wait_until};
 
 /// What is logged when a node goes and comes.
-const NODE_AWAY: &[&str] = &[
+pub(super) const NODE_AWAY: &[&str] = &[
     "subscriptions_interrupted",
     "node_not_heard",
     "node_empty",

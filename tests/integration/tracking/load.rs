@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::faults::NODE_AWAY;
 use super::{PATIENCE, invalidated, metric, tracking};
 use crate::harness::{Client, Node, Proxy, Reply, Setup, seed, wait_until};
 
@@ -121,7 +122,7 @@ fn write_until(mut client: Client, name: u64, stop: &AtomicBool, seed: u64) -> u
 }
 
 /// Runs readers of all kinds against writers for a while, then compares every cache with the store.
-fn readers_and_writers(proxy: &Proxy, nodes: &[Node], disturb: impl Fn()) {
+fn readers_and_writers(proxy: &Proxy, nodes: &mut [Node], disturb: impl FnOnce(&mut [Node])) {
     let stop = AtomicBool::new(false);
     let (seed, stop) = (seed(), &stop);
     let caches: Vec<Caching> = std::thread::scope(|scope| {
@@ -139,7 +140,7 @@ fn readers_and_writers(proxy: &Proxy, nodes: &[Node], disturb: impl Fn()) {
             })
             .collect();
         let start = Instant::now();
-        disturb();
+        disturb(nodes);
         while start.elapsed() < DURATION {
             std::thread::park_timeout(Duration::from_millis(20));
         }
@@ -183,29 +184,21 @@ fn pair(announced: &'static [&'static str], more: &[&str]) -> (Vec<Node>, Proxy)
 
 #[test]
 fn no_cache_is_stale_when_all_is_quiet() {
-    let (nodes, proxy) = pair(&[], &[]);
-    readers_and_writers(&proxy, &nodes, || {});
+    let (mut nodes, proxy) = pair(&[], &[]);
+    readers_and_writers(&proxy, &mut nodes, |_| {});
 }
 
 #[test]
 fn no_cache_is_stale_with_hardly_any_room_in_the_table() {
-    let (nodes, proxy) = pair(&[], &["tracking_keys_max = 5"]);
-    readers_and_writers(&proxy, &nodes, || {});
+    let (mut nodes, proxy) = pair(&[], &["tracking_keys_max = 5"]);
+    readers_and_writers(&proxy, &mut nodes, |_| {});
     assert!(metric(&proxy, "preshard_tracking_evictions_total") > 0);
 }
 
 #[test]
 fn no_cache_is_stale_after_connections_were_lost() {
-    let announced = &[
-        "subscriptions_interrupted",
-        "node_not_heard",
-        "node_empty",
-        "node_down",
-        "link_closed",
-        "probe_failed",
-    ];
-    let (nodes, proxy) = pair(announced, &[]);
-    readers_and_writers(&proxy, &nodes, || {
+    let (mut nodes, proxy) = pair(NODE_AWAY, &[]);
+    readers_and_writers(&proxy, &mut nodes, |nodes| {
         for round in 0..12 {
             let mut node = nodes[round % 2].client();
             let list = node.ask("CLIENT LIST").text();
@@ -216,6 +209,22 @@ fn no_cache_is_stale_after_connections_were_lost() {
             }
             wait_until("the feeds are back", PATIENCE, || {
                 nodes[round % 2].info("tracking_clients") >= 1
+            });
+        }
+    });
+    assert!(metric(&proxy, "preshard_tracking_gaps_total") > 2);
+}
+
+#[test]
+fn no_cache_is_stale_after_nodes_have_died_and_come_back() {
+    let (mut nodes, proxy) = pair(NODE_AWAY, &[]);
+    readers_and_writers(&proxy, &mut nodes, |nodes| {
+        for round in 0..4 {
+            let node = &mut nodes[round % 2];
+            node.kill();
+            node.restart();
+            wait_until("the feeds are back", PATIENCE, || {
+                node.info("tracking_clients") >= 1
             });
         }
     });
