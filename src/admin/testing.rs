@@ -93,6 +93,7 @@ fn limits() -> Limits {
         node_queue: 1,
         node_queue_bytes: 1,
         keys: 1,
+        tracking_keys: 1,
         batches: Vec::new(),
         dedicated: 4,
         shared_connections: 1,

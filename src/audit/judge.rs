@@ -32,9 +32,7 @@ pub(super) enum Hindrance {
     Database,
     /// No such command.
     Unknown,
-    /// A later version will have it.
-    NotYet,
-    /// It is refused for good.
+    /// It is refused.
     Refused,
 }
 
@@ -336,10 +334,6 @@ fn refused(state: &mut State, args: &Args<'_>, refusal: &Refusal) -> Judged {
         Refusal::Refused { reason, .. } => Outcome::Fails(Finding {
             reason,
             ..finding(Hindrance::Refused)
-        }),
-        Refusal::NotYet { reason, .. } => Outcome::Fails(Finding {
-            reason,
-            ..finding(Hindrance::NotYet)
         }),
         Refusal::Arity { .. } | Refusal::Argument(_) => Outcome::Wrong,
     };

@@ -40,7 +40,6 @@ impl Hindrance {
             Self::Code => "code",
             Self::Database => "database",
             Self::Unknown => "unknown",
-            Self::NotYet => "not-yet",
             Self::Refused => "refused",
         }
     }
@@ -56,7 +55,6 @@ impl Hindrance {
             Self::Code => "code that leaves its database",
             Self::Database => "a database that there would not be",
             Self::Unknown => "a command that preshard does not know",
-            Self::NotYet => "a command that preshard does not have yet",
             Self::Refused => "a command that preshard refuses",
         }
     }
@@ -84,9 +82,7 @@ impl Hindrance {
             Self::Unknown => {
                 "it belongs to a module, or is newer than this version; the application must do without it"
             }
-            Self::NotYet | Self::Refused => {
-                "the application must do without it, or ask the server behind directly"
-            }
+            Self::Refused => "the application must do without it, or ask the server behind directly",
         }
     }
 }

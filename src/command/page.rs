@@ -27,8 +27,7 @@ as a Redis of its own.
 | blocking | as same-shard; the client has a connection to the node for itself while it waits |
 | script | as same-shard with the keys that the call declares; keys that it does not declare are not seen |
 | pub/sub | channels belong to no shard; every subscriber hears every node |
-| **not yet** | refused by this version, with the reason |
-| **refused** | refused for good, with the reason |
+| **refused** | refused, with the reason |
 
 In a pinned database all keys share a shard: *any keys* means that nothing is refused for its keys. *Its own database* means
 that the command concerns that database only.
@@ -96,7 +95,6 @@ fn row(spec: &Spec) -> String {
 fn sharded(spec: &Spec) -> String {
     let class = spec.class;
     let mut text = match class {
-        Class::NotYet(why) => format!("**not yet**: {why}"),
         Class::Refused(why) => format!("**refused**: {why}"),
         Class::Split(_) | Class::FanOut(_) => format!("{}: {}", class.word(), class.detail()),
         Class::Local(super::Local::Cluster(_)) => format!("{}: {}", class.word(), class.detail()),

@@ -109,6 +109,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("command|getkeysandflags", Local::CommandGetkeysandflags),
     ("command|info", Local::CommandInfo),
     ("command|list", Local::CommandList),
+    ("client|caching", Local::ClientCaching),
     ("client|getname", Local::ClientGetname),
     ("client|getredir", Local::ClientGetredir),
     ("client|id", Local::ClientId),
@@ -121,6 +122,7 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|reply", Local::ClientReply),
     ("client|setinfo", Local::ClientSetinfo),
     ("client|setname", Local::ClientSetname),
+    ("client|tracking", Local::ClientTracking),
     ("client|trackinginfo", Local::ClientTrackinginfo),
     ("client|unblock", Local::ClientUnblock),
     ("client|unpause", Local::ClientUnpause),
@@ -174,10 +176,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
 ];
 
 /// What this version lacks, and the commands that need it.
-const NOT_YET: &[(&str, &str)] = &[(TRACKING, "client|caching client|tracking")];
-
-/// Why `CLIENT TRACKING` is refused.
-pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";
 /// Why `COPY … DB` is refused.
 pub(super) const OTHER_DATABASE: &str = "a shard is one database of a node, and reaching into another one would put the key where no client finds it";
 
@@ -262,12 +260,6 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| in_pairs(PUBSUB, name).map(Class::PubSub))
         .or_else(|| {
-            NOT_YET
-                .iter()
-                .find(|(_, names)| in_words(names, name))
-                .map(|&(why, _)| Class::NotYet(why))
-        })
-        .or_else(|| {
             REFUSED
                 .iter()
                 .find(|(_, names)| in_words(names, name))
@@ -300,9 +292,7 @@ pub(super) fn has_rules(name: &str) -> bool {
 #[cfg(test)]
 pub(super) fn all_names() -> Vec<&'static str> {
     let lists = [SINGLE, SAME_SHARD, BLOCKING, HELP].into_iter();
-    let lists = lists
-        .chain(NOT_YET.iter().map(|&(_, names)| names))
-        .chain(REFUSED.iter().map(|&(_, names)| names));
+    let lists = lists.chain(REFUSED.iter().map(|&(_, names)| names));
     let mut names: Vec<_> = lists.flat_map(str::split_ascii_whitespace).collect();
     names.extend(SPLIT.iter().map(|&(name, _)| name));
     names.extend(FAN_OUT.iter().map(|&(name, _)| name));

@@ -38,13 +38,6 @@ pub enum Refusal {
         /// Why.
         reason: &'static str,
     },
-    /// Not run by this version of preshard.
-    NotYet {
-        /// As people write it.
-        title: String,
-        /// What is missing.
-        reason: &'static str,
-    },
     /// The arguments cannot be right.
     Argument(KeyError),
 }
@@ -64,11 +57,6 @@ impl Refusal {
             Self::Refused { title, reason } => {
                 format!("ERR unknown command '{title}', it is not available through preshard: {reason}")
             }
-            Self::NotYet { title, reason } => {
-                format!(
-                    "ERR unknown command '{title}', it is not supported by this version of preshard yet: {reason}"
-                )
-            }
             Self::Argument(error) => error.line(),
         }
     }
@@ -86,7 +74,6 @@ impl Refusal {
             Self::Unknown { .. } | Self::UnknownSubcommand { .. } => "unknown",
             Self::Arity { .. } => "arity",
             Self::Refused { .. } => "refused",
-            Self::NotYet { .. } => "not_yet",
             Self::Argument(_) => "argument",
         }
     }
@@ -124,13 +111,6 @@ impl Refusal {
 
     pub(super) fn refused(spec: &Spec, reason: &'static str) -> Self {
         Self::Refused {
-            title: spec.title(),
-            reason,
-        }
-    }
-
-    pub(super) fn not_yet(spec: &Spec, reason: &'static str) -> Self {
-        Self::NotYet {
             title: spec.title(),
             reason,
         }
@@ -290,9 +270,6 @@ mod tests {
             line(&[b"config", b"set", b"a", b"b"])
                 .starts_with("ERR unknown command 'CONFIG SET', it is not available through preshard: ")
         );
-        assert!(line(&[b"client", b"tracking", b"on"]).starts_with(
-            "ERR unknown command 'CLIENT TRACKING', it is not supported by this version of preshard yet: "
-        ));
     }
 
     #[test]

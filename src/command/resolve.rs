@@ -15,7 +15,6 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     let spec = identify(args)?;
     match spec.class {
         Class::Refused(reason) => Err(Refusal::refused(spec, reason)),
-        Class::NotYet(reason) => Err(Refusal::not_yet(spec, reason)),
         Class::Single
         | Class::SameShard
         | Class::Split(_)

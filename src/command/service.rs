@@ -17,7 +17,6 @@ impl Class {
             Self::Blocking => "blocking",
             Self::Script(_) => "script",
             Self::PubSub(_) => "pub/sub",
-            Self::NotYet(_) => "not-yet",
             Self::Refused(_) => "refused",
         }
     }
@@ -26,7 +25,7 @@ impl Class {
     #[must_use]
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::NotYet(why) | Self::Refused(why) => why,
+            Self::Refused(why) => why,
             Self::Single
             | Self::SameShard
             | Self::Split(_)
@@ -59,7 +58,7 @@ impl Class {
                 "sent to the node of the channel's shard; heard everywhere"
             }
             Self::PubSub(_) => "channels live on no shard",
-            Self::NotYet(why) | Self::Refused(why) => why,
+            Self::Refused(why) => why,
         }
     }
 }
@@ -127,7 +126,6 @@ impl Spec {
             Class::FanOut(_) => "fan-out",
             Class::Local(_) => "local",
             Class::PubSub(_) => "pub/sub",
-            Class::NotYet(_) => "not yet",
             Class::Refused(_) => "refused",
         }
     }

@@ -64,7 +64,7 @@ impl Spec {
             | Class::Blocking
             | Class::Script(_)
             | Class::PubSub(_) => true,
-            Class::NotYet(_) | Class::Refused(_) => false,
+            Class::Refused(_) => false,
         }
     }
 
@@ -238,9 +238,7 @@ pub enum Class {
     Script(Script),
     /// Channels.
     PubSub(PubSub),
-    /// Refused for now: what this version lacks.
-    NotYet(&'static str),
-    /// Refused for good: why.
+    /// Refused: why.
     Refused(&'static str),
 }
 
@@ -428,6 +426,8 @@ pub enum Local {
     CommandList,
     /// `X HELP` of any container
     Help,
+    /// `CLIENT CACHING YES|NO`
+    ClientCaching,
     /// `CLIENT GETNAME`
     ClientGetname,
     /// `CLIENT GETREDIR`
@@ -452,6 +452,8 @@ pub enum Local {
     ClientSetinfo,
     /// `CLIENT SETNAME name`
     ClientSetname,
+    /// `CLIENT TRACKING ON|OFF …`
+    ClientTracking,
     /// `CLIENT TRACKINGINFO`
     ClientTrackinginfo,
     /// `CLIENT UNBLOCK id [TIMEOUT|ERROR]`

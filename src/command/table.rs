@@ -399,7 +399,6 @@ mod tests {
                 | Class::Blocking
                 | Class::Script(_)
                 | Class::PubSub(_)
-                | Class::NotYet(_)
                 | Class::Refused(_) => continue,
             }
             let script = spec.name.starts_with("script|") || spec.name.starts_with("function|");

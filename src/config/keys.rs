@@ -264,6 +264,13 @@ pub const KEYS: &[Key] = &[
         "The most elements that a reply of `KEYS` may have; beyond it the client gets an error that names `SCAN`.",
         "The reply is collected from all nodes before it is sent: about 100 bytes each.",
     ),
+    key(
+        "proxy.tracking_keys_max",
+        Kind::Count(1, 100_000_000),
+        "1000000",
+        "Keys that one worker tracks for clients with `CLIENT TRACKING`; beyond it one is invalidated to make room.",
+        "Each takes about 130 bytes and its name, in all at most a quarter of `request_memory_max` beside it.",
+    ),
     unset(
         "proxy.redis_version",
         Kind::Text("a version such as 7.2.4"),

@@ -96,6 +96,8 @@ pub struct Proxy {
     pub drain_timeout: Duration,
     /// Elements of a reply of KEYS.
     pub keys_max: usize,
+    /// Keys that one worker tracks.
+    pub tracking_keys_max: usize,
     /// The version to tell clients; none: the lowest among the nodes.
     pub redis_version: Option<String>,
     /// Answer as a Redis Cluster of one node.

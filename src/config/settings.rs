@@ -52,6 +52,7 @@ impl Config {
             ("proxy.request_timeout", time(proxy.request_timeout)),
             ("proxy.drain_timeout", format_duration(proxy.drain_timeout)),
             ("proxy.keys_max", proxy.keys_max.to_string()),
+            ("proxy.tracking_keys_max", proxy.tracking_keys_max.to_string()),
             (
                 "proxy.redis_version",
                 proxy.redis_version.clone().unwrap_or_default(),

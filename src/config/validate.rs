@@ -69,6 +69,7 @@ impl Reader<'_> {
             request_timeout: self.time_or_zero("proxy.request_timeout"),
             drain_timeout: self.time("proxy.drain_timeout"),
             keys_max: self.count("proxy.keys_max"),
+            tracking_keys_max: self.count("proxy.tracking_keys_max"),
             redis_version: self.version("proxy.redis_version"),
             cluster_emulation: self.switch("proxy.cluster_emulation"),
             advertise: self.advertised("proxy.advertise"),

@@ -259,6 +259,55 @@ pub static FAMILIES: &[Family] = &[
             out.count(&[], s.sum(|w| w.pubsub_deliveries.load()));
         },
     ),
+    // Client-side caching.
+    gauge(
+        "preshard_tracking_clients",
+        &[],
+        "Clients with `CLIENT TRACKING ON`.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_clients.load()));
+        },
+    ),
+    gauge(
+        "preshard_tracking_keys",
+        &[],
+        "Keys that clients may have cached, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_keys.load()));
+        },
+    ),
+    gauge(
+        "preshard_tracking_prefixes",
+        &[],
+        "Prefixes of clients that track with `BCAST`, each counted once for each worker.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_prefixes.load()));
+        },
+    ),
+    gauge(
+        "preshard_tracking_bytes",
+        &[],
+        "Memory of these keys and prefixes, about.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_bytes.load()));
+        },
+    ),
+    counter(
+        "preshard_tracking_invalidations_total",
+        &[],
+        "Invalidations sent to clients.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_invalidations.load()));
+        },
+    ),
+    counter(
+        "preshard_tracking_evictions_total",
+        &[],
+        "Keys that were invalidated to make room for others.",
+        |s, out| {
+            out.count(&[], s.sum(|w| w.tracking_evictions.load()));
+        },
+    ),
     counter(
         "preshard_fanout_parts_total",
         &[],
@@ -493,6 +542,14 @@ pub static FAMILIES: &[Family] = &[
         "How often a worker lost its subscriptions on a node: what was published there until it had them again was not heard.",
         |s, out| {
             nodes(s, out, |n| n.subscription_gaps.load(), |sum| sum);
+        },
+    ),
+    counter(
+        "preshard_tracking_gaps_total",
+        &[NODE],
+        "How often a worker with clients that track lost what tells it of changes on a node: they drop all they have cached.",
+        |s, out| {
+            nodes(s, out, |n| n.tracking_gaps.load(), |sum| sum);
         },
     ),
     counter(

@@ -219,6 +219,10 @@ label! {
         HoldMax "hold_max" "time held by a gate: refused",
         Subscriptions "subscriptions" "channels and patterns of one client, or the length of their names: refused",
         Publishers "publishers" "messages come faster than they can be delivered: publishers are not read, then refused",
+        TrackingPrefixes "tracking_prefixes" "prefixes of one client, or their length: refused",
+        TrackingKeys "tracking_keys" "keys that are tracked, or their bytes: one is invalidated to make room",
+        TrackingHeld "tracking_held" "invalidations behind unanswered requests of one client: it is told to drop everything",
+        TrackingNames "tracking_names" "keys that a node names at once: clients are told to drop everything",
         AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }

@@ -13,6 +13,8 @@ pub struct Totals {
     pub errors: u64,
     /// Clients connected now.
     pub client_connections: u64,
+    /// Clients that track.
+    pub tracking_clients: u64,
     /// Clients ever accepted.
     pub connections_total: u64,
     /// Clients refused for `max_clients`.
@@ -69,6 +71,7 @@ impl Metrics {
             totals.requests += worker.requests.sum();
             totals.errors += errors(worker);
             totals.client_connections += clients(worker);
+            totals.tracking_clients += worker.tracking_clients.load();
             totals.connections_total += worker.connections_total.load();
             totals.rejected_connections += worker.disconnects[super::Disconnect::MaxClients].load();
             totals.receive_bytes += worker.receive_bytes.load();

@@ -69,6 +69,18 @@ pub struct WorkerMetrics {
     pub pubsub_messages: Cell,
     /// Messages handed to clients.
     pub pubsub_deliveries: Cell,
+    /// Clients that track.
+    pub tracking_clients: Gauge,
+    /// Keys that are tracked.
+    pub tracking_keys: Gauge,
+    /// Prefixes that are tracked.
+    pub tracking_prefixes: Gauge,
+    /// Bytes of the names of both, about.
+    pub tracking_bytes: Gauge,
+    /// Invalidations sent to clients.
+    pub tracking_invalidations: Cell,
+    /// Keys that were invalidated to make room.
+    pub tracking_evictions: Cell,
     nodes: Mutex<BTreeMap<String, Arc<NodeCells>>>,
 }
 
@@ -104,6 +116,12 @@ impl WorkerMetrics {
             pubsub_shard_channels: Gauge::default(),
             pubsub_messages: Cell::default(),
             pubsub_deliveries: Cell::default(),
+            tracking_clients: Gauge::default(),
+            tracking_keys: Gauge::default(),
+            tracking_prefixes: Gauge::default(),
+            tracking_bytes: Gauge::default(),
+            tracking_invalidations: Cell::default(),
+            tracking_evictions: Cell::default(),
             nodes: Mutex::default(),
         }
     }
@@ -231,6 +249,8 @@ pub struct NodeCells {
     pub links_closed: By<LinkClose, Cell>,
     /// How often what is published on the node was not heard for a while.
     pub subscription_gaps: Cell,
+    /// How often changes on the node were not heard for a while, with clients that track.
+    pub tracking_gaps: Cell,
     /// How often the node came back without its data.
     pub came_back_empty: Cell,
     /// From the request queued to its reply read.

@@ -261,6 +261,7 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         // Places in a backlog are 32 bits wide.
         node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
+        tracking_keys: proxy.tracking_keys_max,
         batches: batches.collect(),
         dedicated: nodes.dedicated_max,
         shared_connections: usize::from(nodes.shared_connections),

@@ -106,8 +106,8 @@ pub fn route(
         }
         Class::Transaction(transaction) => Ok(Plan::Transaction(transaction)),
         Class::PubSub(pubsub) => Ok(Plan::PubSub(pubsub)),
-        // `command::resolve` has refused these.
-        Class::NotYet(reason) | Class::Refused(reason) => Err(format!("ERR {reason}")),
+        // `command::resolve` has refused it.
+        Class::Refused(reason) => Err(format!("ERR {reason}")),
     }
 }
 

@@ -24,6 +24,7 @@ use super::pubsub::PubSub;
 use super::session::{Client, to_u32};
 use super::shared::Shared;
 use super::slowlog::SlowLogSettings;
+use super::tracking::Tracking;
 use crate::ids::ShardId;
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
@@ -73,6 +74,7 @@ pub(super) struct Engine {
     pub(super) held_bytes: usize,
 
     pub(super) pubsub: PubSub,
+    pub(super) tracking: Tracking,
     pub(super) dedicated: Pool,
 
     pub(super) spares: Spares,
@@ -166,6 +168,7 @@ impl Engine {
         Self {
             worker,
             pubsub,
+            tracking: Tracking::new(&shared.limits),
             dedicated: Pool::default(),
             metrics,
             topology,

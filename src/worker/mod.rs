@@ -30,6 +30,7 @@ mod stream;
 mod sweep;
 #[cfg(test)]
 mod testing;
+mod tracking;
 
 use std::cell::RefCell;
 use std::io;

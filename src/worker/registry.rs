@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{
-    AtomicBool, AtomicU16, AtomicU32, AtomicU64,
+    AtomicBool, AtomicU8, AtomicU16, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,12 +45,18 @@ impl ClientFlags {
     pub const NO_EVICT: Self = Self(1 << 7);
     /// `CLIENT NO-TOUCH ON`.
     pub const NO_TOUCH: Self = Self(1 << 8);
+    /// It is told of changes of keys (`CLIENT TRACKING`).
+    pub const TRACKING: Self = Self(1 << 9);
+    /// Of those under its prefixes, whatever it has read.
+    pub const TRACKING_PREFIXES: Self = Self(1 << 10);
 
     /// In the order that Redis prints them.
-    const LETTERS: [(Self, char); 9] = [
+    const LETTERS: [(Self, char); 11] = [
         (Self::PUBSUB, 'P'),
         (Self::MULTI, 'x'),
         (Self::BLOCKED, 'b'),
+        (Self::TRACKING, 't'),
+        (Self::TRACKING_PREFIXES, 'B'),
         (Self::DIRTY, 'd'),
         (Self::CLOSING, 'c'),
         (Self::CLOSED, 'A'),
@@ -59,7 +65,7 @@ impl ClientFlags {
         (Self::NO_TOUCH, 'T'),
     ];
     /// Letters of servers that no client of preshard has.
-    const FOREIGN: &'static str = "OSMituRBrI";
+    const FOREIGN: &'static str = "OSMiuRrI";
     /// Stands for what no client has.
     const NEVER: Self = Self(1 << 15);
     /// Stands for `N`: the client has no letter.
@@ -189,6 +195,8 @@ pub struct ClientInfo {
     pub psub: AtomicU32,
     /// Shard channels that it has subscribed to.
     pub ssub: AtomicU32,
+    /// Whether it tracks: 0 no, 1 keys that it reads, 2 prefixes.
+    pub tracking: AtomicU8,
     /// Where it waits for data: the node's index and its number for the connection. 0: nowhere.
     waits: AtomicU64,
     /// Somebody may be about to end its wait (`CLIENT UNBLOCK`): the connection that it waits on serves nobody else.
@@ -241,6 +249,7 @@ impl ClientInfo {
             sub: AtomicU32::new(0),
             psub: AtomicU32::new(0),
             ssub: AtomicU32::new(0),
+            tracking: AtomicU8::new(0),
             waits: AtomicU64::new(0),
             unblocking: AtomicBool::new(false),
             killed: AtomicBool::new(false),
@@ -294,7 +303,11 @@ impl ClientInfo {
         let subscribed = [&self.sub, &self.psub, &self.ssub]
             .iter()
             .any(|count| count.load(Relaxed) > 0);
-        ClientFlags(self.flags.load(Relaxed)).with_if(subscribed, ClientFlags::PUBSUB)
+        let tracking = self.tracking.load(Relaxed);
+        ClientFlags(self.flags.load(Relaxed))
+            .with_if(subscribed, ClientFlags::PUBSUB)
+            .with_if(tracking > 0, ClientFlags::TRACKING)
+            .with_if(tracking > 1, ClientFlags::TRACKING_PREFIXES)
     }
 
     /// What it is.

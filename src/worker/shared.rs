@@ -59,6 +59,8 @@ pub struct Limits {
     pub node_queue_bytes: usize,
     /// Keys in the reply of KEYS.
     pub keys: usize,
+    /// Keys that a worker tracks for its clients: beyond, one goes and who has read it is told.
+    pub tracking_keys: usize,
     /// Unanswered writes on one link, by node.
     pub batches: Vec<usize>,
     /// Connections to one node that one client has for itself, of all workers together.

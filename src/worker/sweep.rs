@@ -60,6 +60,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                     engine.stop_waiting();
                 }
                 engine.feed_deadlines();
+                engine.sweep_tracking();
                 engine.publish_levels();
             }
             engine.end_turn();
@@ -122,6 +123,11 @@ impl Engine {
         self.metrics.pubsub_channels.set(channels);
         self.metrics.pubsub_patterns.set(patterns);
         self.metrics.pubsub_shard_channels.set(shard_channels);
+        let [trackers, keys, prefixes] = self.tracking.sizes().map(|size| size as u64);
+        self.metrics.tracking_clients.set(trackers);
+        self.metrics.tracking_keys.set(keys);
+        self.metrics.tracking_prefixes.set(prefixes);
+        self.metrics.tracking_bytes.set(self.tracking.bytes() as u64);
     }
 
     /// Clients that wait, stall or idle for too long.

@@ -57,6 +57,7 @@ pub(super) fn limits() -> Limits {
         node_queue: 8192,
         node_queue_bytes: 64 << 20,
         keys: 100_000,
+        tracking_keys: 1_000_000,
         batches: vec![1, 1],
         dedicated: 4,
         shared_connections: 1,

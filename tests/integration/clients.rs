@@ -126,6 +126,26 @@ fn redis_py_publishes_and_subscribes() {
 }
 
 #[test]
+fn redis_py_keeps_a_cache() {
+    let nodes = [Node::start(), Node::start()];
+    // redis-py does it with servers from 7.4 on only.
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("redis_version = \"7.4.0\"")
+        .start();
+    run_script(
+        Command::new(root().join("target/clients/python/bin/python")),
+        "redis_py_cache.py",
+        &proxy,
+    );
+    nodes.iter().for_each(|node| {
+        assert!(
+            node.calls_of("client|tracking") > 0,
+            "its cache was kept true by the nodes"
+        );
+    });
+}
+
+#[test]
 fn ioredis_publishes_and_subscribes() {
     let (_nodes, proxy) = behind();
     run_script(node_js(), "ioredis_pubsub.cjs", &proxy);

@@ -40,4 +40,5 @@ mod scripts;
 mod silence;
 mod slowlog;
 mod startup;
+mod tracking;
 mod transactions;

@@ -162,6 +162,7 @@ impl Engine {
 
     /// A client has left, or is reset.
     pub(in crate::worker) fn forget_listener(&mut self, index: usize) {
+        self.stop_tracking(index);
         self.pubsub.hub.leave(index);
         self.wake_feeds();
         self.answer_subscribers();

@@ -66,6 +66,7 @@ impl Engine {
         feed.scanner = scanner;
         feed.scanned = scanned;
         feed.skips = skips;
+        self.pass_on_emptied();
         outcome
     }
 
@@ -76,7 +77,15 @@ impl Engine {
         subs: &mut Vec<usize>,
         budget: &mut usize,
     ) -> Result<(), LinkClose> {
+        if let Some(cost) = self.invalidation(frame) {
+            *budget = budget.saturating_sub(cost);
+            return Ok(());
+        }
+        let tracked = self.pubsub.hub.tracks(node);
         let heard = self.pubsub.hub.handle_frame(node, frame, subs);
+        if !tracked && self.pubsub.hub.tracks(node) {
+            self.tracking_gap(node, false);
+        }
         let Some(delivery) = heard.map_err(|_| LinkClose::ExtraReply)? else {
             return Ok(());
         };
@@ -109,7 +118,7 @@ impl Engine {
     }
 
     /// Appends a message to a client's output, at the next place between two replies.
-    fn push_message(&mut self, index: usize, frame: &Bytes) {
+    pub(in crate::worker) fn push_message(&mut self, index: usize, frame: &Bytes) {
         let Some(client) = self.clients.get_mut(index) else {
             return;
         };
@@ -146,6 +155,9 @@ impl Engine {
     /// Nobody may hold as much as this message has: whom it is for is closed, as for any other output that is too large.
     #[cold]
     fn too_large(&mut self, node: NodeIndex, start: &[u8], subs: &mut Vec<usize>) {
+        if self.large_invalidation(start) {
+            return;
+        }
         self.pubsub.hub.handle_oversized(node, start, subs);
         for &sub in &*subs {
             let clients: Vec<usize> = self.pubsub.hub.clients(sub).collect();
@@ -188,8 +200,11 @@ impl Engine {
     }
 
     /// Answers the requests about subscriptions that nodes have confirmed.
-    pub(super) fn answer_subscribers(&mut self) {
+    pub(in crate::worker) fn answer_subscribers(&mut self) {
         while let Some(answer) = self.pubsub.hub.poll_answer() {
+            if !self.client_is_gone(answer.client, answer.generation) {
+                self.tracking_answered(answer.client, answer.refused);
+            }
             self.complete(
                 answer.client,
                 answer.generation,

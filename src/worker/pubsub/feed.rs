@@ -36,6 +36,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const FLAPPING: Duration = Duration::from_millis(100);
 /// A node that says nothing for this long is asked whether it is there, in microseconds.
 const PING_AFTER_US: u64 = 5_000_000;
+/// The same while clients track: for so long they may keep what has changed, if the connection is lost in silence.
+const PING_TRACKED_AFTER_US: u64 = 1_000_000;
 /// A feed that nobody needs is kept for this long, in microseconds.
 const UNWANTED_US: u64 = 5_000_000;
 
@@ -160,6 +162,11 @@ impl Feed {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+
+    /// Clients that track have lost what tells of changes on this node.
+    pub(in crate::worker) fn count_tracking_gap(&self) {
+        self.cells.tracking_gaps.inc();
     }
 }
 
@@ -312,9 +319,12 @@ impl Engine {
         feed.cells.link_closed(Wire::Resp3, why);
         while self.flush_listeners() {}
         let feed = &mut self.pubsub.feeds[node.index()];
+        let subscribed = self.pubsub.hub.is_subscribed();
         if wanted {
             feed.lost_at = Some(now);
-            feed.cells.subscription_gaps.inc();
+            if subscribed {
+                feed.cells.subscription_gaps.inc();
+            }
             let name = self.node_name(node);
             tracing::warn!(event = "subscriptions_interrupted", node = name, worker = self.worker, reason = ?why);
         }
@@ -322,7 +332,12 @@ impl Engine {
             self.close_listeners();
         }
         let state = if wanted { State::Connecting } else { State::Off };
+        let tracked = self.pubsub.hub.tracks(node);
         self.pubsub.hub.handle_end(node, state);
+        if tracked {
+            self.tracking_gap(node, true);
+            while self.flush_listeners() {}
+        }
         self.answer_subscribers();
     }
 
@@ -340,7 +355,7 @@ impl Engine {
     }
 
     /// Has the feeds look that have something to ask, or are to be connected.
-    pub(super) fn wake_feeds(&mut self) {
+    pub(in crate::worker) fn wake_feeds(&mut self) {
         for feed in &self.pubsub.feeds {
             let asks = !self.pubsub.hub.output(feed.node).is_empty();
             if asks || feed.stream.is_none() {
@@ -367,6 +382,11 @@ impl Engine {
             timeout => timeout,
         };
         let now = self.now;
+        let ping_after = if self.tracking.is_idle() {
+            PING_AFTER_US
+        } else {
+            PING_TRACKED_AFTER_US
+        };
         let super::PubSub { hub, feeds, .. } = &mut self.pubsub;
         for feed in feeds.iter_mut().filter(|feed| feed.stream.is_some()) {
             if !hub.is_wanted() {
@@ -379,7 +399,7 @@ impl Engine {
             feed.unwanted_since = None;
             if !hub.awaits(feed.node) {
                 feed.owed_since = 0;
-                if now - feed.heard_at >= PING_AFTER_US {
+                if now - feed.heard_at >= ping_after {
                     hub.ping(feed.node);
                     feed.wake();
                 }

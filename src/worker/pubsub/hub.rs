@@ -70,6 +70,8 @@ pub(in crate::worker) struct Request {
     number: u64,
     round: u64,
     joins: Vec<usize>,
+    /// It needs every node to tell of changes.
+    tracks: bool,
     pub(in crate::worker) reply: Vec<u8>,
     /// Whether it must wait for nodes: [`Hub::wait`].
     pub(in crate::worker) waits: bool,
@@ -111,6 +113,10 @@ pub(in crate::worker) struct Hub {
     round: u64,
     numbers: u64,
     bytes: usize,
+    /// Clients that need the nodes to tell of every change of a key.
+    trackers: BTreeSet<usize>,
+    /// When the nodes were asked to.
+    tracking_round: u64,
 }
 
 impl Hub {
@@ -129,6 +135,8 @@ impl Hub {
             round: 1,
             numbers: CONFIRMED,
             bytes: 0,
+            trackers: BTreeSet::new(),
+            tracking_round: 0,
             topology,
         }
     }
@@ -303,7 +311,7 @@ impl Hub {
         })
     }
 
-    fn request(&mut self, client: usize, generation: u32) -> Request {
+    pub(super) fn request(&mut self, client: usize, generation: u32) -> Request {
         self.numbers += 1;
         Request {
             client,
@@ -311,6 +319,7 @@ impl Hub {
             number: self.numbers,
             round: 0,
             joins: Vec::new(),
+            tracks: false,
             reply: Vec::new(),
             waits: false,
         }
@@ -348,6 +357,9 @@ impl Hub {
 
     /// What a node says against something that this request asks for.
     fn refusal(&self, request: &Request) -> Option<Vec<u8>> {
+        if request.tracks {
+            return self.lines.iter().find_map(|line| line.tracking_refused.clone());
+        }
         request.joins.iter().find_map(|&sub| {
             self.still_waits(sub, request.client, request.number)?;
             let asks = &self.subs[sub].asks;

@@ -1,5 +1,8 @@
 //! The hub against a model: nodes that behave as Redis does, clients that remember what they asked.
 
+#[path = "hub_tests_server.rs"]
+mod server;
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -10,6 +13,7 @@ use crate::ids::NodeIndex;
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Scan, write_push_header};
 use crate::topology::Node;
 use crate::worker::pubsub::line::State;
+use server::{Server, push};
 
 const NODES: usize = 2;
 const CLIENTS: usize = 4;
@@ -20,84 +24,6 @@ fn topology() -> Arc<Topology> {
         address: format!("127.0.0.1:{number}").parse().unwrap(),
     };
     Arc::new(Topology::seed("test".to_owned(), 8, 2, vec![node(1), node(2)]).unwrap())
-}
-
-/// A node's side of one connection.
-#[derive(Default)]
-struct Server {
-    up: bool,
-    subscribed: [BTreeSet<Vec<u8>>; 3],
-    /// Requests that it has not read.
-    unread: Vec<u8>,
-    /// Frames that the worker has not read.
-    unheard: VecDeque<Vec<u8>>,
-}
-
-fn kind_of(word: &[u8]) -> Option<(Kind, bool)> {
-    Kind::ALL.into_iter().find_map(|kind| {
-        if word == kind.subscribe().as_bytes() {
-            Some((kind, true))
-        } else if word == kind.unsubscribe().as_bytes() {
-            Some((kind, false))
-        } else {
-            None
-        }
-    })
-}
-
-fn push(words: &[&[u8]], count: Option<i64>) -> Vec<u8> {
-    let mut frame = Vec::new();
-    let length = words.len() + usize::from(count.is_some());
-    write_push_header(&mut frame, Protocol::Resp3, length);
-    words.iter().for_each(|word| resp::write_bulk(&mut frame, word));
-    if let Some(count) = count {
-        resp::write_int(&mut frame, count);
-    }
-    frame
-}
-
-impl Server {
-    /// Reads all requests and answers them.
-    fn serve(&mut self) {
-        let unread = std::mem::take(&mut self.unread);
-        let mut at = 0;
-        while at < unread.len() {
-            let mut ranges: Vec<ArgRange> = Vec::new();
-            let scan = RequestScanner::default().scan(&unread[at..], &mut ranges, &RequestLimits::default());
-            let Scan::Frame { end } = scan else {
-                panic!("a request that has not ended")
-            };
-            let args = Args::new(&unread[at..at + end], &ranges);
-            if args.get(0) == b"PING" {
-                self.unheard.push_back(b"+PONG\r\n".to_vec());
-            } else {
-                let (kind, joins) = kind_of(args.get(0)).unwrap();
-                if joins {
-                    self.subscribed[kind as usize].insert(args.get(1).to_vec());
-                } else {
-                    self.subscribed[kind as usize].remove(args.get(1));
-                }
-                let word = args.get(0).to_ascii_lowercase();
-                self.unheard.push_back(push(&[&word, args.get(1)], Some(7)));
-            }
-            at += end;
-        }
-    }
-
-    fn publish(&mut self, kind: Kind, channel: &[u8], payload: &[u8]) {
-        if self.subscribed[kind as usize].contains(channel) {
-            self.unheard
-                .push_back(push(&[kind.message().as_bytes(), channel, payload], None));
-        }
-        if kind == Kind::Channel {
-            for pattern in &self.subscribed[Kind::Pattern as usize] {
-                if glob_matches(pattern, channel, false) {
-                    self.unheard
-                        .push_back(push(&[b"pmessage", pattern, channel, payload], None));
-                }
-            }
-        }
-    }
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +39,8 @@ enum Act {
     Hear(usize, usize),
     Publish(usize, Kind, u8),
     Ping(usize),
+    Track(usize),
+    Untrack(usize),
 }
 
 const CHANNELS: [&str; 6] = [
@@ -149,7 +77,9 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(client, kind, names)| Act::Subscribe(client, kind, names)),
         3 => (client.clone(), kind(), prop::option::of(0_u8..6))
             .prop_map(|(client, kind, name)| Act::Unsubscribe(client, kind, name)),
-        1 => client.prop_map(Act::Leave),
+        1 => client.clone().prop_map(Act::Leave),
+        2 => client.clone().prop_map(Act::Track),
+        1 => client.prop_map(Act::Untrack),
         2 => node.clone().prop_map(Act::Connect),
         1 => node.clone().prop_map(Act::Fail),
         1 => node.clone().prop_map(Act::Lose),
@@ -178,6 +108,9 @@ struct Peer {
     claimed: BTreeMap<(Kind, Vec<u8>), u32>,
     claims: u32,
     heard: Vec<Vec<u8>>,
+    /// It needs the nodes to tell of changes; its request for that, until it is answered.
+    tracks: bool,
+    tracking_asked: Option<u32>,
 }
 
 struct World {
@@ -221,6 +154,7 @@ impl World {
             }
             Act::Unsubscribe(client, kind, number) => self.unsubscribe(*client, *kind, *number),
             Act::Leave(client) => {
+                self.hub.untrack(*client);
                 self.hub.leave(*client);
                 let generation = self.peers[*client].generation + 1;
                 self.peers[*client] = Peer {
@@ -248,10 +182,28 @@ impl World {
             }
             Act::Publish(node, kind, number) => self.publish_one(*node, *kind, usize::from(*number)),
             Act::Ping(node) if self.servers[*node].up => self.hub.ping(index(*node)),
+            Act::Track(client) => self.track(*client, true),
+            Act::Untrack(client) => self.track(*client, false),
             Act::Connect(_) | Act::Fail(_) | Act::Lose(_) | Act::Ping(_) => {}
         }
         self.poll();
         self.check_counts();
+    }
+
+    /// A session asks for it with nothing else under way.
+    fn track(&mut self, client: usize, tracks: bool) {
+        let peer = &mut self.peers[client];
+        if !peer.asked.is_empty() {
+            return;
+        }
+        peer.tracks = tracks;
+        if !tracks {
+            self.hub.untrack(client);
+            return;
+        }
+        peer.tracking_asked = Some(peer.seq + 1);
+        let request = self.hub.track((client, peer.generation));
+        self.settle(client, request, Vec::new());
     }
 
     fn publish_one(&mut self, node: usize, kind: Kind, number: usize) {
@@ -312,6 +264,11 @@ impl World {
             );
             let new = peer.joins.pop_front().unwrap();
             confirm(peer, new);
+            if peer.tracking_asked == Some(answer.seq) {
+                peer.tracking_asked = None;
+                let told = |node: usize| !self.servers[node].up || self.hub.tracks(index(node));
+                assert!((0..NODES).all(told), "answered before all nodes tell of changes");
+            }
         }
     }
 
@@ -379,6 +336,10 @@ impl World {
     }
 
     fn check_counts(&self) {
+        for (node, server) in self.servers.iter().enumerate() {
+            let tells = server.up && server.tracks;
+            assert!(tells || !self.hub.tracks(index(node)), "it tells of nothing");
+        }
         for (client, peer) in self.peers.iter().enumerate() {
             let names: Vec<usize> = peer.names.iter().map(BTreeSet::len).collect();
             assert_eq!(self.hub.count(client).to_vec(), names);
@@ -410,6 +371,13 @@ impl World {
                 }
             }
             self.poll();
+        }
+        let tracks = self.peers.iter().any(|peer| peer.tracks);
+        for node in (0..NODES).filter(|&node| self.servers[node].up) {
+            assert_eq!(
+                (self.hub.tracks(index(node)), self.servers[node].tracks),
+                (tracks, tracks)
+            );
         }
     }
 }

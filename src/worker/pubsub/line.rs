@@ -29,6 +29,9 @@ pub(in crate::worker) enum State {
 pub(super) enum Due {
     Subscribe(Kind, Name),
     Unsubscribe(Kind, Name),
+    /// To tell of every change of a key.
+    Track,
+    Untrack,
     Ping,
 }
 
@@ -40,6 +43,10 @@ pub(super) struct Line {
     pub(super) out: Vec<u8>,
     /// Unconfirmed, each with the round in which it was asked.
     due: VecDeque<(u64, Due)>,
+    /// The node tells of every change of a key.
+    pub(super) tracks: bool,
+    /// The node refuses to: its error line.
+    pub(super) tracking_refused: Option<Vec<u8>>,
 }
 
 /// A message of a node, in its own names.
@@ -74,6 +81,8 @@ impl Line {
             state: State::Off,
             out: Vec::new(),
             due: VecDeque::new(),
+            tracks: false,
+            tracking_refused: None,
         }
     }
 
@@ -105,6 +114,19 @@ impl Line {
             .push_back((round, Due::Unsubscribe(kind, Name::clone(name))));
     }
 
+    /// Asks to be told of every change of a key: of all keys, since the node does not see who reads what.
+    pub(super) fn track(&mut self, round: u64) {
+        resp::write_request(&mut self.out, &[b"CLIENT", b"TRACKING", b"ON", b"BCAST"]);
+        self.due.push_back((round, Due::Track));
+    }
+
+    pub(super) fn untrack(&mut self, round: u64) {
+        resp::write_request(&mut self.out, &[b"CLIENT", b"TRACKING", b"OFF"]);
+        self.due.push_back((round, Due::Untrack));
+        self.tracks = false;
+        self.tracking_refused = None;
+    }
+
     pub(super) fn ping(&mut self, round: u64) {
         resp::write_request(&mut self.out, &[b"PING"]);
         self.due.push_back((round, Due::Ping));
@@ -121,10 +143,22 @@ impl Line {
             Some(b'>') => self.hear_push(frame),
             Some(b'-') => match self.due.pop_front() {
                 Some((_, Due::Subscribe(kind, name))) => Ok(Heard::Refused(kind, name, frame)),
+                Some((_, Due::Track)) => {
+                    self.tracking_refused = Some(frame.to_vec());
+                    Ok(Heard::Confirmed)
+                }
+                // Where it was never on.
+                Some((_, Due::Untrack)) => Ok(Heard::Confirmed),
                 Some((_, Due::Unsubscribe(..) | Due::Ping)) | None => Err(Doubt),
             },
             Some(_) | None => match self.due.pop_front() {
                 Some((_, Due::Ping)) if frame == b"+PONG\r\n" => Ok(Heard::Confirmed),
+                Some((_, Due::Track)) if frame == b"+OK\r\n" => {
+                    // It may have been asked meanwhile to stop.
+                    self.tracks = !self.due.iter().any(|(_, due)| *due == Due::Untrack);
+                    Ok(Heard::Confirmed)
+                }
+                Some((_, Due::Untrack)) if frame == b"+OK\r\n" => Ok(Heard::Confirmed),
                 _ => Err(Doubt),
             },
         }
@@ -140,7 +174,7 @@ impl Line {
         let (expected, name) = match self.due.pop_front() {
             Some((_, Due::Subscribe(kind, name))) => (kind.subscribe(), name),
             Some((_, Due::Unsubscribe(kind, name))) => (kind.unsubscribe(), name),
-            Some((_, Due::Ping)) | None => return Err(Doubt),
+            Some((_, Due::Track | Due::Untrack | Due::Ping)) | None => return Err(Doubt),
         };
         if word == expected.as_bytes() && *first == *name {
             Ok(Heard::Confirmed)

@@ -24,6 +24,7 @@ use crate::worker::outbuf::{OutBuf, Spares};
 use crate::worker::registry::{ClientFlags, ClientInfo};
 use crate::worker::slowlog::ShownArgs;
 use crate::worker::stream::Stream;
+use crate::worker::tracking::Held;
 
 /// A request that is not answered.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +124,8 @@ impl Special {
     pub(in crate::worker) const SUBSCRIBED: Self = Self(1 << 4);
     /// Subscribing: what comes behind must see it done.
     pub(in crate::worker) const SUBSCRIBING: Self = Self(1 << 5);
+    /// What it reads is noted, for its cache.
+    pub(in crate::worker) const TRACKING: Self = Self(1 << 6);
 
     /// Whether requests get no reply now.
     #[inline]
@@ -201,6 +204,8 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) streams: bool,
     /// Messages that wait for the end of such a reply.
     pub(in crate::worker) held_back: Vec<u8>,
+    /// Invalidations that wait for replies.
+    pub(in crate::worker) invalidations: Option<Box<Held>>,
     /// It has subscribed to something.
     pub(in crate::worker) listens: bool,
     /// It stands in the list of those that have got messages and were not written to.
@@ -272,6 +277,7 @@ impl Client {
             out: OutBuf::default(),
             streams: false,
             held_back: Vec::new(),
+            invalidations: None,
             listens: false,
             unflushed: false,
             write_blocked: false,
@@ -344,6 +350,12 @@ impl Client {
             self.flush_due |= slot.marks.has(Marks::LAST_OF_READ);
         }
         self.head_seq = self.head_seq.wrapping_add(1);
+    }
+
+    /// The sequence number of the next request.
+    pub(in crate::worker) fn next_seq(&self) -> u32 {
+        let in_flight = u32::try_from(self.slots.len()).unwrap_or(0);
+        self.head_seq.wrapping_add(in_flight)
     }
 
     /// What came with one read ends here.

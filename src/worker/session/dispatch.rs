@@ -65,7 +65,7 @@ impl Engine {
         let skips = self.begin_skip(index);
         let client = &self.clients[index];
         let seq = client.head_seq.wrapping_add(to_u32(client.slots.len()));
-        let taken = match self.by_state(index, spec, args) {
+        let taken = match self.by_state(index, spec, args, frame) {
             Some(taken) => taken,
             None => self.handle_usual(index, spec, args, frame),
         };
@@ -78,8 +78,30 @@ impl Engine {
         taken
     }
 
+    /// A request of a client in a state that has a say, other than that it tracks.
+    pub(in crate::worker) fn dispatch_in_state(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Taken {
+        if self.clients[index].special.has(Special::TRANSACTION)
+            && let Some(taken) = self.in_transaction(index, spec, args)
+        {
+            return taken;
+        }
+        self.handle_usual(index, spec, args, frame)
+    }
+
     /// What the state of the session says about a request, if it has a say.
-    fn by_state(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>) -> Option<Taken> {
+    fn by_state(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        args: &Args<'_>,
+        frame: &[u8],
+    ) -> Option<Taken> {
         let client = &self.clients[index];
         if !client.authenticated && !is_allowed_before_auth(spec) {
             let hello = spec.name == "hello";
@@ -100,7 +122,11 @@ impl Engine {
         {
             return Some(taken);
         }
-        if self.clients[index].special.has(Special::TRANSACTION) {
+        let special = self.clients[index].special;
+        if special.has(Special::TRACKING) {
+            return Some(self.handle_tracked(index, spec, args, frame));
+        }
+        if special.has(Special::TRANSACTION) {
             return self.in_transaction(index, spec, args);
         }
         None
@@ -114,11 +140,11 @@ impl Engine {
         }
         let skips = self.begin_skip(index);
         self.transaction_failed(index);
+        if self.clients[index].special.has(Special::TRACKING) && self.clients[index].transaction.is_none() {
+            self.caching_used(index);
+        }
         match refusal {
-            Refusal::Unknown { .. }
-            | Refusal::UnknownSubcommand { .. }
-            | Refusal::Refused { .. }
-            | Refusal::NotYet { .. } => {
+            Refusal::Unknown { .. } | Refusal::UnknownSubcommand { .. } | Refusal::Refused { .. } => {
                 let known = command::identify(args).map_or(usize::MAX, |spec| spec.id.index());
                 self.metrics.unsupported.add(known, 1);
             }

@@ -39,9 +39,7 @@ impl Engine {
     ) -> u32 {
         let since = self.now32();
         let client = &mut self.clients[index];
-        let seq = client
-            .head_seq
-            .wrapping_add(u32::try_from(client.slots.len()).unwrap_or(0));
+        let seq = client.next_seq();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         client.request_bytes += bytes as usize;
         let mut marks = Marks::default();
@@ -159,6 +157,9 @@ impl Engine {
                 client.take_head();
             }
         }
+        if client.invalidations.is_some() {
+            self.release_invalidations(index);
+        }
         self.after_append(index);
     }
 
@@ -272,6 +273,7 @@ impl Engine {
         client.parked = Vec::new();
         client.parked_live = 0;
         client.held_back = Vec::new();
+        client.invalidations = None;
         client.slots.iter_mut().for_each(|slot| slot.parked = None);
         client.wake();
     }

@@ -61,6 +61,11 @@ impl Queued {
         self.counted
     }
 
+    /// The frames of `MULTI` and of all that is queued.
+    pub(in crate::worker) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     pub(in crate::worker) const fn commands(&self) -> u32 {
         self.commands
     }
@@ -125,7 +130,6 @@ impl Engine {
             | Class::Blocking
             | Class::Script(_)
             | Class::PubSub(_)
-            | Class::NotYet(_)
             | Class::Refused(_) => {}
         }
         match self.place_in_transaction(index, spec, args) {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::{Ask, CONFIRMED, Delivery, Hub, Sub};
+use super::{Ask, CONFIRMED, Delivery, Hub, Request, Sub};
 use crate::command::glob_matches;
 use crate::ids::NodeIndex;
 use crate::resp::{self, Protocol};
@@ -14,7 +14,52 @@ use crate::worker::pubsub::names::{Kind, Passes};
 impl Hub {
     /// Whether anything is to be heard from nodes.
     pub(in crate::worker) fn is_wanted(&self) -> bool {
+        self.is_subscribed() || !self.trackers.is_empty()
+    }
+
+    /// Whether some client has subscribed to something.
+    pub(in crate::worker) fn is_subscribed(&self) -> bool {
         !self.asks.is_empty()
+    }
+
+    /// Whether a node tells of every change of a key.
+    pub(in crate::worker) fn tracks(&self, node: NodeIndex) -> bool {
+        self.lines[node.index()].tracks
+    }
+
+    /// A client needs every node to tell of changes. The request that is given back must wait: [`Hub::wait`].
+    pub(in crate::worker) fn track(&mut self, (client, generation): (usize, u32)) -> Request {
+        if self.trackers.is_empty() {
+            self.round += 1;
+            self.tracking_round = self.round;
+            for line in &mut self.lines {
+                match line.state {
+                    State::Up => line.track(self.round),
+                    State::Off => line.state = State::Connecting,
+                    State::Connecting | State::Down => {}
+                }
+            }
+        }
+        self.trackers.insert(client);
+        let mut request = self.request(client, generation);
+        request.tracks = true;
+        request.round = self.tracking_round;
+        request.reply.extend_from_slice(b"+OK\r\n");
+        request.waits = true;
+        request
+    }
+
+    /// A client does not need that any more.
+    pub(in crate::worker) fn untrack(&mut self, client: usize) {
+        if !self.trackers.remove(&client) || !self.trackers.is_empty() {
+            return;
+        }
+        self.round += 1;
+        for line in &mut self.lines {
+            if line.state == State::Up {
+                line.untrack(self.round);
+            }
+        }
     }
 
     /// Whether a node owes confirmations.
@@ -31,6 +76,9 @@ impl Hub {
     pub(in crate::worker) fn handle_up(&mut self, node: NodeIndex) {
         let line = &mut self.lines[node.index()];
         line.clear(State::Up);
+        if !self.trackers.is_empty() {
+            line.track(0);
+        }
         for (_, ask) in &mut self.asks {
             ask.refused = None;
             // Round 0: until all of it is confirmed, nothing is.
@@ -141,7 +189,7 @@ impl Hub {
 
     /// Up to which round all nodes that can be reached have confirmed what they were asked.
     pub(super) fn confirmed(&self) -> u64 {
-        let nothing_asked = self.asks.is_empty();
+        let nothing_asked = !self.is_wanted();
         let lines = self
             .lines
             .iter()

@@ -146,6 +146,9 @@ impl Engine {
             .info
             .protocol
             .store(if protocol == Protocol::Resp3 { 3 } else { 2 }, Relaxed);
+        if protocol == Protocol::Resp2 {
+            self.stop_tracking(index);
+        }
         self.show_subscriptions(index);
     }
 

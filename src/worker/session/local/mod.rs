@@ -26,24 +26,54 @@ impl Engine {
         local: Local,
         args: &Args<'_>,
     ) -> Taken {
-        let barrier = matches!(local, Local::Hello | Local::Reset) && !self.clients[index].slots.is_empty();
+        let barrier = matches!(local, Local::Hello | Local::Reset | Local::ClientTracking)
+            && !self.clients[index].slots.is_empty();
         if barrier {
-            // The protocol may change: what was asked before must be answered in the old one.
+            // The protocol may change, or what pushes may come: what was asked before must be answered in the old way.
             return self.wait_for_answers(index);
         }
-        self.count_request(index, spec);
-        let value = match local {
-            Local::Ping => return self.ping(index, args),
+        match local {
+            // These count themselves, once they are sure to be answered.
+            Local::ClientTracking => return self.client_tracking(index, spec, args),
             Local::KillCode => return self.kill_code(index, spec),
             Local::Wait => return self.wait_for_replicas(index, spec, args),
-            Local::ClientUnblock => return self.client_unblock(index, spec, args),
-            Local::ClientReply => return self.client_reply(index, args),
-            Local::Echo => Value::bulk(args.get(1)),
+            _ => self.count_request(index, spec),
+        }
+        match local {
+            Local::Ping => self.ping(index, args),
+            Local::ClientUnblock => self.client_unblock(index, spec, args),
+            Local::ClientReply => self.client_reply(index, args),
             Local::Quit => {
                 self.answer(index, b"+OK\r\n", RequestClass::Local);
                 self.clients[index].closing = Some(Disconnect::Client);
-                return Taken::Yes;
+                Taken::Yes
             }
+            _ => {
+                if let Some(value) = self.local_value(index, spec, local, args) {
+                    self.answer_value(index, &value);
+                }
+                Taken::Yes
+            }
+        }
+    }
+
+    /// The answer of a command that has just one. `None` for those that [`Self::handle_local`] answers otherwise.
+    fn local_value(
+        &mut self,
+        index: usize,
+        spec: &'static Spec,
+        local: Local,
+        args: &Args<'_>,
+    ) -> Option<Value> {
+        Some(match local {
+            Local::ClientReply
+            | Local::ClientTracking
+            | Local::ClientUnblock
+            | Local::KillCode
+            | Local::Ping
+            | Local::Quit
+            | Local::Wait => return None,
+            Local::Echo => Value::bulk(args.get(1)),
             Local::Hello | Local::Auth | Local::Select | Local::Reset => {
                 self.session_command(index, local, args)
             }
@@ -64,7 +94,8 @@ impl Engine {
             | Local::CommandList
             | Local::Help
             | Local::AclCat => command::introspect(spec, args).unwrap_or(Value::Null),
-            Local::ClientGetname
+            Local::ClientCaching
+            | Local::ClientGetname
             | Local::ClientGetredir
             | Local::ClientId
             | Local::ClientInfo
@@ -89,9 +120,7 @@ impl Engine {
             Local::Preshard => Value::error(
                 "NOPERM PRESHARD commands are answered on the admin listener ([admin] listen), not on this one",
             ),
-        };
-        self.answer_value(index, &value);
-        Taken::Yes
+        })
     }
 
     /// Answers with a value in the client's protocol version.
