@@ -24,6 +24,7 @@ mod clients;
 mod commands;
 mod crowd;
 mod demo;
+mod desync;
 mod differential;
 mod faults;
 mod harness;

@@ -144,7 +144,12 @@ impl Engine {
         Taken::Yes
     }
 
-    /// Forgets what a client watches: its transaction is over.
+    /// Whether the connection that watches for a client, if any, carries nothing: its `WATCH` may still be under way.
+    pub(super) fn watch_is_answered(&mut self, index: usize) -> bool {
+        self.clients[index].watching.is_none() || self.goes_by(index, Via::Dedicated)
+    }
+
+    /// Forgets what a client watches: its transaction is over. What its connection carried must be answered.
     pub(super) fn release_watch(&mut self, index: usize) {
         let Some(watching) = self.clients[index].watching.take() else {
             return;
