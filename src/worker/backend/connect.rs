@@ -242,6 +242,12 @@ fn expect_selected(order: &Order, db: DbIndex, reply: &[u8]) -> Result<(), Conne
     if reply.starts_with(b"-ERR SELECT is not allowed in cluster mode") {
         return Err(ConnectError::ClusterMode);
     }
+    if reply.starts_with(b"-BUSY ") {
+        return Err(ConnectError::Refused {
+            command: "SELECT",
+            reply: text(reply),
+        });
+    }
     Err(ConnectError::Database {
         db,
         needed: order.topology.databases_needed(),

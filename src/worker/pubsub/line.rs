@@ -121,6 +121,8 @@ impl Line {
             Some(b'>') => self.hear_push(frame),
             Some(b'-') => match self.due.pop_front() {
                 Some((_, Due::Subscribe(kind, name))) => Ok(Heard::Refused(kind, name, frame)),
+                // It is there, and runs a script.
+                Some((_, Due::Ping)) if frame.starts_with(b"-BUSY ") => Ok(Heard::Confirmed),
                 Some((_, Due::Unsubscribe(..) | Due::Ping)) | None => Err(Doubt),
             },
             Some(_) | None => match self.due.pop_front() {

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::plan::Plan;
 use crate::faults::Failure;
-use crate::harness::{Client, Proxy};
+use crate::harness::{Client, Proxy, Reply, wait_for};
 
 /// Shared keys of each sort; each lives on a shard of its own, or about so.
 pub(super) const SHARED: usize = 6;
@@ -68,6 +69,13 @@ pub(super) fn queue(number: usize) -> String {
     format!("shared:queue:{number}")
 }
 
+/// Asks until it is answered: a node may have to come back first.
+fn served(client: &mut Client, words: &[&str]) -> Reply {
+    wait_for("a reply that is no failure", Duration::from_secs(30), || {
+        Some(client.call(words)).filter(|reply| reply.error().is_none())
+    })
+}
+
 impl Tally {
     fn add(&self, outcome: Fate) {
         match outcome {
@@ -125,7 +133,10 @@ impl Ledger {
     /// Everything is over and the nodes are well: what is there, against what was said.
     pub(super) fn judge(&self, proxy: &Proxy) {
         let mut client = proxy.client();
-        let number = |client: &mut Client, key: &str| client.call(&["GET", key]).text().parse().unwrap_or(0);
+        let number = |client: &mut Client, key: &str| match served(client, &["GET", key]) {
+            Reply::Null => 0,
+            value => value.text().parse().unwrap(),
+        };
         for place in 0..SHARED {
             let (counter, guarded) = (counter(place), guarded(place));
             self.counters[place].judge(&counter, number(&mut client, &counter));
@@ -134,7 +145,7 @@ impl Ledger {
         let (pushed, popped) = (self.pushed.lock().unwrap(), self.popped.lock().unwrap());
         let mut found = popped.clone();
         for place in 0..SHARED {
-            for token in client.call(&["LRANGE", &queue(place), "0", "-1"]).items() {
+            for token in served(&mut client, &["LRANGE", &queue(place), "0", "-1"]).items() {
                 let token = token.text();
                 assert!(
                     found.insert(token.clone()),

@@ -71,6 +71,9 @@ impl<'a> Listener<'a> {
                 assert_eq!(found[1], format!("channel:{}", channels[confirmed]));
                 confirmed += 1;
                 assert_eq!(found[2], format!(":{confirmed}"));
+            } else if self.stage.plan.failure(&reply).is_some() && confirmed == 0 {
+                // A node has refused; nothing is subscribed to.
+                return;
             } else {
                 self.message(&reply, &channels, three);
             }

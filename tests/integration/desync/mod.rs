@@ -77,8 +77,12 @@ fn run(plan: Plan, seed: u64, proxy: &Proxy, faults: impl FnOnce(&Stage<'_>) + S
             let _guard = stage.guard();
             faults(stage);
         });
-        clients.into_iter().for_each(|client| drop(client.join()));
+        let outcomes: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         stage.end();
+        assert!(
+            outcomes.iter().all(Result::is_ok),
+            "a client got a wrong reply: see above"
+        );
     });
     stage.counts.print(&plan, start.elapsed().as_secs_f64());
     heal();
@@ -150,7 +154,7 @@ fn nodes_whose_replies_are_late_cut_doubled_or_lost_leave_no_wrong_reply() {
         strike(400);
         wait_until("the run is over", Duration::from_secs(3600), || stage.is_over());
     };
-    run(plan("chaos", 60_000), seed, &proxy, faults, || strike(0));
+    run(plan("chaos", 90_000), seed, &proxy, faults, || strike(0));
     let struck = relays.each_ref().map(Chaos::struck);
     for (place, what) in CHAOS.iter().enumerate() {
         println!("{what}: {}", struck[0][place] + struck[1][place]);
@@ -179,7 +183,7 @@ fn nodes_that_freeze_and_answer_after_the_deadline_leave_no_wrong_reply() {
             pass(random.u64(1..250));
         }
     };
-    run(plan("freezing", 60_000), seed, &proxy, faults, || {});
+    run(plan("freezing", 90_000), seed, &proxy, faults, || {});
 }
 
 #[test]
@@ -191,9 +195,26 @@ fn scripts_that_make_nodes_busy_leave_no_wrong_reply() {
         .start();
     let plan = Plan {
         busy: true,
-        ..plan("busy", 60_000)
+        ..plan("busy", 90_000)
     };
     run(plan, seed(), &proxy, |_| {}, || {});
+}
+
+#[test]
+fn limits_that_are_reached_all_the_time_leave_no_wrong_reply() {
+    let nodes = nodes(&[]);
+    let proxy = Setup::of(&nodes.each_ref().map(Node::address))
+        .proxy("workers = 1")
+        .proxy("in_flight_max = 6")
+        .proxy("in_flight_bytes_max = \"256KiB\"")
+        .proxy("output_bytes_soft = \"64KiB\"")
+        .nodes("in_flight_max = 5")
+        .nodes("in_flight_bytes_max = \"256KiB\"")
+        .nodes("queue_max = 20")
+        .nodes("dedicated_max = 3")
+        .announce(&["popped_for_nobody"])
+        .start();
+    run(plan("narrow", 60_000), seed(), &proxy, |_| {}, || {});
 }
 
 /// Time that a fault lasts.

@@ -250,6 +250,9 @@ impl Shared {
         if !self.strikes(random, 1) {
             return Passed::Whole;
         }
+        // The rest of a batch may be on its way; the next one waits for this reply.
+        pause(Duration::from_millis(2));
+        let alone = alone && wire.asked.lock().unwrap().is_empty();
         let (what, passed) = match random.u8(0..20) {
             0..=6 => (
                 "short delay",
