@@ -23,7 +23,7 @@ use self::client::DesyncClient;
 use self::listener::Listener;
 use self::model::{BY_SUM, LIBRARY};
 use self::plan::{Plan, Stage};
-use crate::harness::{CHAOS, Chaos, Node, NodeOptions, Proxy, Reply, Setup, seed, wait_until};
+use crate::harness::{CHAOS, Chaos, Node, NodeOptions, Proxy, Reply, Setup, seed, wait_for, wait_until};
 
 /// What may be logged when nodes and connections fail.
 const EVENTS: &[&str] = &[
@@ -53,8 +53,17 @@ fn plan(name: &'static str, requests: u64) -> Plan {
 /// Lets all clients live while `faults` goes on, then judges what is there. `heal` comes between.
 fn run(plan: Plan, seed: u64, proxy: &Proxy, faults: impl FnOnce(&Stage<'_>) + Send, heal: impl FnOnce()) {
     let mut client = proxy.client();
-    assert_eq!(client.call(&["FUNCTION", "LOAD", LIBRARY]), Reply::from("desync"));
-    let sum = client.call(&["SCRIPT", "LOAD", BY_SUM]).text();
+    // On a machine that does much else even this may be too slow for a short deadline.
+    let mut told = |words: &[&str]| {
+        wait_for("all nodes have it", Duration::from_secs(20), || {
+            Some(client.call(words)).filter(|reply| reply.error().is_none())
+        })
+    };
+    assert_eq!(
+        told(&["FUNCTION", "LOAD", "REPLACE", LIBRARY]),
+        Reply::from("desync")
+    );
+    let sum = told(&["SCRIPT", "LOAD", BY_SUM]).text();
     let stage = Stage::new(plan, proxy, seed, sum);
     let start = Instant::now();
     std::thread::scope(|scope| {

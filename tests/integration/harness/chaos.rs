@@ -247,6 +247,12 @@ impl Shared {
         };
         let alone = alone && asked.is_empty() && reply.len() < 2000;
         drop(asked);
+        // More often than the rest: only with more scripts behind it can anybody be given what is not his.
+        let rate = self.rate.load(Ordering::Relaxed);
+        if last == Some(Asked::Script) && rate > 0 && random.u32(0..rate / 8 + 1) == 0 {
+            self.count("script doubled");
+            return Passed::Twice;
+        }
         if !self.strikes(random, 1) {
             return Passed::Whole;
         }
@@ -262,7 +268,6 @@ impl Shared {
             9..=11 => ("reply cut", Passed::Part(random.usize(0..reply.len()))),
             12 => ("reset", Passed::Reset),
             19 => ("swallowed", Passed::Swallowed),
-            _ if last == Some(Asked::Script) => ("script doubled", Passed::Twice),
             _ if last.is_some() && alone => ("reply doubled", Passed::Twice),
             _ => return Passed::Whole,
         };
