@@ -212,7 +212,12 @@ async fn read_mark(talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
             reply: text(&reply),
         });
     }
-    Ok(resp::bulk(&reply).map(<[u8]>::to_vec))
+    match resp::bulk(&reply) {
+        Some(mark) => Ok(Some(mark.to_vec())),
+        None if matches!(&*reply, b"$-1\r\n" | b"_\r\n") => Ok(None),
+        // No mark is a reason to write one; what is no answer is not.
+        None => Err(ConnectError::NotRedis),
+    }
 }
 
 /// Selects every database once that this link may ever select. Returns the one that stays selected.
@@ -267,11 +272,16 @@ impl Talk {
         self.reply().await
     }
 
-    async fn stream_write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes).await,
-            Stream::Unix(stream) => stream.write_all(bytes).await,
+    /// Sends what all that was asked before has been answered to.
+    async fn stream_write(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        if !self.read.is_empty() {
+            return Err(ConnectError::NotRedis);
         }
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes).await?,
+            Stream::Unix(stream) => stream.write_all(bytes).await?,
+        }
+        Ok(())
     }
 
     /// The next reply, raw. Pushes cannot come: nothing on a shared link subscribes.

@@ -215,7 +215,7 @@ fn limits_that_are_reached_all_the_time_leave_no_wrong_reply() {
     let proxy = Setup::of(&nodes.each_ref().map(Node::address))
         .proxy("workers = 1")
         .proxy("in_flight_max = 6")
-        .proxy("in_flight_bytes_max = \"256KiB\"")
+        .proxy("in_flight_bytes_max = \"1MiB\"")
         .proxy("output_bytes_soft = \"64KiB\"")
         .nodes("in_flight_max = 5")
         .nodes("in_flight_bytes_max = \"256KiB\"")
