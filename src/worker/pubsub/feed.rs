@@ -206,7 +206,6 @@ impl Engine {
     }
 
     /// Reads and hands out, as far as the budget of a turn goes. Whether there is more to do.
-
     fn feed_read(
         &mut self,
         node: NodeIndex,

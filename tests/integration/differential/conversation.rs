@@ -23,6 +23,8 @@ const NOT_QUEUED: &[&str] = &[
     "zdiffstore",
     "sintercard",
     "zintercard",
+    "mset",
+    "msetnx",
     "zrank",
     "zrevrank",
     "sort",
@@ -119,6 +121,7 @@ impl<'a> Conversations<'a> {
             5..=6 => self.wait(),
             7 => self.messages(),
             8 => self.scripts(),
+            9 if self.random.bool() => self.fields_and_patterns(),
             _ => self.about_itself(),
         }
     }
@@ -432,6 +435,46 @@ impl<'a> Conversations<'a> {
             let hello = [self.main.plain.reply(), self.main.tested.reply()];
             assert_eq!(hello[0].field("proto"), hello[1].field("proto"));
             self.say_line(&format!("SELECT {}", self.database));
+        }
+    }
+
+    /// Fields that expire, where the server has them; keys that only a pattern names, where preshard takes them.
+    fn fields_and_patterns(&mut self) {
+        let tag = self.generator.tag();
+        let known = self.plain.client().ask("COMMAND INFO HEXPIRE").items();
+        if known.first().is_some_and(|command| *command != Reply::Null) {
+            self.say_line(&format!("DEL {tag}fh"));
+            self.say_line(&format!("HSET {tag}fh a 1 b 2 c 3"));
+            for line in [
+                "HEXPIRE %fh 1000 FIELDS 2 a nosuch",
+                "HEXPIRE %fh 1000 NX FIELDS 1 a",
+                "HPEXPIRE %fh 1000000 FIELDS 1 b",
+                "HEXPIREAT %fh 4000000000 FIELDS 1 c",
+                "HEXPIRETIME %fh FIELDS 2 c nosuch",
+                "HPERSIST %fh FIELDS 2 a c",
+                "HTTL %fh FIELDS 2 a nosuch",
+                "HEXPIRE %fh 0 FIELDS 1 a",
+                "HEXPIRE %fh 10 FIELDS 3 a",
+                "HGETALL %fh",
+            ] {
+                self.say_line(&line.replace('%', &tag));
+            }
+        }
+        if self.database == 0 {
+            return;
+        }
+        for line in [
+            "DEL sorted",
+            "RPUSH sorted 3 1 2",
+            "MSET weight:1 30 weight:2 20 weight:3 10 data:1 one data:3 three",
+            "SORT sorted BY weight:* GET data:* GET #",
+            "SORT_RO sorted BY weight:* DESC GET #",
+            "SORT sorted BY nosort GET data:* STORE result",
+            "LRANGE result 0 -1",
+            "HSET hash:1 f x",
+            "SORT sorted GET hash:*->f",
+        ] {
+            self.say_line(line);
         }
     }
 
