@@ -13,6 +13,8 @@ use crate::ids::NodeIndex;
 
 /// Bits of a node's number for a connection.
 const WAITS_BITS: u32 = 48;
+/// The bit above such a number: somebody has asked to unblock the client.
+const UNBLOCKING: u64 = 1 << (WAITS_BITS - 1);
 
 /// What others may know of one client.
 #[derive(Debug)]
@@ -92,22 +94,29 @@ impl ClientInfo {
         }
     }
 
-    /// Says where it waits for data, or that it does not.
-    pub(super) fn waits(&self, place: Option<(NodeIndex, i64)>) {
-        let packed = place.and_then(|(node, number)| {
-            let number = u64::try_from(number)
-                .ok()
-                .filter(|&number| number >> WAITS_BITS == 0)?;
-            Some(u64::from(node.0) << WAITS_BITS | number)
-        });
-        self.waits.store(packed.unwrap_or(0), Relaxed);
+    /// Says where it waits for data.
+    pub(super) fn waits(&self, (node, number): (NodeIndex, i64)) {
+        let Some(number) = u64::try_from(number).ok().filter(|&number| number < UNBLOCKING) else {
+            return;
+        };
+        let place = u64::from(node.0) << WAITS_BITS | number;
+        let keeps = |old: u64| (old & !UNBLOCKING != place).then_some(place);
+        // It may be said twice, and somebody may have asked to unblock it in between.
+        let _same = self.waits.fetch_update(Relaxed, Relaxed, keeps);
     }
 
-    /// Where it waits for data: the node, and the node's number for the connection.
-    pub(super) fn waits_at(&self) -> Option<(NodeIndex, u64)> {
-        let packed = self.waits.load(Relaxed);
-        let node = u16::try_from(packed >> WAITS_BITS).ok()?;
-        (packed != 0).then_some((NodeIndex(node), packed & ((1 << WAITS_BITS) - 1)))
+    /// Says that it does not wait any more. Whether somebody has asked to unblock it: the node may get to that later, so
+    /// nobody else may wait over that connection.
+    pub(super) fn waits_no_more(&self) -> bool {
+        self.waits.swap(0, Relaxed) & UNBLOCKING != 0
+    }
+
+    /// Where it waits for data, for who asks to unblock it: the node, and the node's number for the connection.
+    pub(super) fn unblock(&self) -> Option<(NodeIndex, u64)> {
+        let asked = |waits: u64| (waits != 0).then_some(waits | UNBLOCKING);
+        let place = self.waits.fetch_update(Relaxed, Relaxed, asked).ok()?;
+        let node = u16::try_from(place >> WAITS_BITS).ok()?;
+        Some((NodeIndex(node), place & (UNBLOCKING - 1)))
     }
 
     /// The names, even if a thread died while it held them: they are only text.
@@ -197,4 +206,26 @@ impl Registry {
 #[must_use]
 pub fn is_client_name(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_somebody_has_asked_to_unblock_is_known_when_the_wait_ends() {
+        let info = ClientInfo::new(1, String::new(), String::new(), 0, 0);
+        assert_eq!(info.unblock(), None);
+        assert!(!info.waits_no_more());
+        let place = (NodeIndex(3), 77);
+        info.waits(place);
+        assert!(!info.waits_no_more());
+        info.waits(place);
+        assert_eq!(info.unblock(), Some((NodeIndex(3), 77)));
+        info.waits(place);
+        assert_eq!(info.unblock(), Some((NodeIndex(3), 77)));
+        assert!(info.waits_no_more());
+        assert!(!info.waits_no_more());
+        assert_eq!(info.unblock(), None);
+    }
 }

@@ -311,8 +311,15 @@ impl Engine {
     fn complete_dedicated(&mut self, client: u32, generation: u32, seq: u32, reply: &[u8], from_node: bool) {
         let index = client as usize;
         if !self.client_is_gone(index, generation) {
-            self.clients[index].waits_at = None;
-            self.clients[index].info.waits(None);
+            let at = self.clients[index].waits_at.take();
+            if self.clients[index].info.waits_no_more()
+                && let Some(at) = at
+                && let Some(slot) = self.dedicated.slot(at)
+                && slot.pinned.is_none()
+            {
+                slot.end = End::Close;
+                slot.wake();
+            }
         }
         self.complete(index, generation, seq, reply, from_node);
         if !self.client_is_gone(index, generation) {

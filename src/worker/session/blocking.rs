@@ -245,8 +245,7 @@ impl Engine {
 
     /// Tells the registry where a client waits, for `CLIENT UNBLOCK`.
     pub(in crate::worker) fn tell_where_it_waits(&mut self, at: Dedicated) {
-        let place = self.waits_on_node(at);
-        let Some((client, generation)) = self.asker_of(at) else {
+        let (Some(place), Some((client, generation))) = (self.waits_on_node(at), self.asker_of(at)) else {
             return;
         };
         if !self.client_is_gone(client, generation) {
@@ -271,7 +270,7 @@ impl Engine {
             self.answer_error(index, "ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR");
             return Taken::Yes;
         }
-        let place = self.shared.registry.get(id).and_then(|info| info.waits_at());
+        let place = self.shared.registry.get(id).and_then(|info| info.unblock());
         let shard = place.and_then(|(node, _)| self.some_shard_of(node));
         let (Some((_, number)), Some(shard)) = (place, shard) else {
             self.answer(index, b":0\r\n", RequestClass::Local);
