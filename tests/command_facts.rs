@@ -435,6 +435,8 @@ fn keys_are_those_that_getkeys_finds() {
             requests.extend(requests_of(spec));
         }
     }
+    // It runs, as its arity and documentation say, but GETKEYS wants a source too.
+    requests.retain(|words| words.len() != 2 || !words[0].eq_ignore_ascii_case(b"pfmerge"));
     for words in &requests {
         let words = [vec![b"COMMAND".to_vec(), b"GETKEYS".to_vec()], words.clone()].concat();
         let shown: Vec<_> = words.iter().map(|word| word.escape_ascii().to_string()).collect();

@@ -119,6 +119,10 @@ pub(super) fn follow(
     let begin = begin(fact.begin, args).ok_or(KeyError::Missing { name: spec.name })?;
     match fact.find {
         FindKeys::Range { last, step, limit } => {
+            // `PFMERGE key`: the keys of a further specification may be left out, as far as the arity allows.
+            if !out.is_empty() && usize::try_from(begin) == Ok(args.len()) {
+                return Ok(());
+            }
             let range = [begin, range_end(begin, last, limit, args), i64::from(step)];
             push_range(spec, args, range, out)
         }
@@ -173,7 +177,7 @@ fn numbered(
     let text = usize::try_from(number_at).ok().and_then(|at| args.try_get(at));
     let number =
         integer(text.ok_or(KeyError::Missing { name: spec.name })?).ok_or_else(|| words.not_integer())?;
-    if number < 0 || number == 0 && words != Words::Script {
+    if number < 0 || number == 0 && !matches!(words, Words::Script | Words::Function) {
         return Err(words.too_few(spec));
     }
     if number == 0 {
@@ -190,6 +194,7 @@ fn numbered(
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Words {
     Script,
+    Function,
     SortedSets,
     Pop,
     Sets,
@@ -200,7 +205,8 @@ impl Words {
         match spec.name {
             "sintercard" => Self::Sets,
             "lmpop" | "blmpop" | "zmpop" | "bzmpop" | "msetex" => Self::Pop,
-            name if name.starts_with("eval") || name.starts_with("fcall") => Self::Script,
+            name if name.starts_with("fcall") => Self::Function,
+            name if name.starts_with("eval") => Self::Script,
             _ => Self::SortedSets,
         }
     }
@@ -208,13 +214,14 @@ impl Words {
     const fn not_integer(self) -> KeyError {
         match self {
             Self::Script | Self::SortedSets => KeyError::NotInteger,
+            Self::Function => KeyError::BadNumber,
             Self::Pop | Self::Sets => KeyError::NumkeysNotPositive,
         }
     }
 
     const fn too_few(self, spec: &Spec) -> KeyError {
         match self {
-            Self::Script => KeyError::NegativeKeys,
+            Self::Script | Self::Function => KeyError::NegativeKeys,
             Self::SortedSets => KeyError::NoInputKey { name: spec.name },
             Self::Pop | Self::Sets => KeyError::NumkeysNotPositive,
         }
@@ -222,7 +229,7 @@ impl Words {
 
     const fn too_many(self) -> KeyError {
         match self {
-            Self::Script | Self::Sets => KeyError::TooManyKeys,
+            Self::Script | Self::Function | Self::Sets => KeyError::TooManyKeys,
             Self::SortedSets | Self::Pop => KeyError::Syntax,
         }
     }
@@ -294,6 +301,8 @@ mod tests {
             ("SORT k BY nosort GET # LIMIT 0 1 STORE a STORE b", &[1, 12]),
             ("SORT k BY STORE ASC", &[1]),
             ("SORT_RO k ALPHA", &[1]),
+            ("PFMERGE k", &[1]),
+            ("PFMERGE k a b", &[1, 2, 3]),
             ("GEORADIUS k 1 2 3 m STORE a STOREDIST b", &[1, 9]),
             ("GEORADIUSBYMEMBER k STORE 3 m COUNT 1 ANY STORE a", &[1, 9]),
             ("MIGRATE h 1 k 0 9", &[3]),
@@ -321,6 +330,9 @@ mod tests {
             ),
             ("EVAL s 01 a", "ERR value is not an integer or out of range"),
             ("EVAL s +1 a", "ERR value is not an integer or out of range"),
+            ("FCALL f +1 a", "ERR Bad number of keys provided"),
+            ("FCALL f -1 a", "ERR Number of keys can't be negative"),
+            ("FCALL_RO f 2 a", greater),
             (
                 "ZUNION 0 a",
                 "ERR at least 1 input key is needed for 'zunion' command",

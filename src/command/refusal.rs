@@ -124,6 +124,8 @@ pub enum KeyError {
     Syntax,
     /// A number is none, or does not fit in 64 bits.
     NotInteger,
+    /// `FCALL` with a number of keys that is none.
+    BadNumber,
     /// `EVAL` with a negative number of keys.
     NegativeKeys,
     /// More keys announced than there are arguments.
@@ -151,6 +153,7 @@ impl KeyError {
         match self {
             Self::Syntax => "ERR syntax error".to_owned(),
             Self::NotInteger => "ERR value is not an integer or out of range".to_owned(),
+            Self::BadNumber => "ERR Bad number of keys provided".to_owned(),
             Self::NegativeKeys => "ERR Number of keys can't be negative".to_owned(),
             Self::TooManyKeys => "ERR Number of keys can't be greater than number of args".to_owned(),
             Self::NoInputKey { name } => format!("ERR at least 1 input key is needed for '{name}' command"),

@@ -1,5 +1,7 @@
 //! Many clients at once on few shared connections: everybody gets his own replies, whatever the others do or leave.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

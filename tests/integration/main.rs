@@ -27,6 +27,7 @@ mod cluster;
 mod commands;
 mod crowd;
 mod demo;
+mod desync;
 mod differential;
 mod etcd;
 mod faults;

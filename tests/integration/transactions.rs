@@ -290,3 +290,27 @@ fn a_watch_whose_connection_is_lost_runs_nothing() {
     client.call(&["SET", &key, "2"]);
     assert_eq!(client.ask("EXEC"), Reply::Array(vec![Reply::Simple("OK".into())]));
 }
+
+#[test]
+fn a_transaction_that_ends_while_its_watch_is_under_way_is_answered_in_full() {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
+    let mut client = proxy.client();
+    for end in ["DISCARD", "GET\r\nEXEC"] {
+        client
+            .send(format!("WATCH a\r\nMULTI\r\n{end}\r\nWATCH b\r\nMULTI\r\nSET b 1\r\nEXEC\r\n").as_bytes());
+        client.reply().expect_ok();
+        client.reply().expect_ok();
+        match end {
+            "DISCARD" => client.reply().expect_ok(),
+            _ => {
+                client.reply().expect_error("ERR wrong number of arguments");
+                client.reply().expect_error("EXECABORT ");
+            }
+        }
+        client.reply().expect_ok();
+        client.reply().expect_ok();
+        assert_eq!(client.reply().text(), "QUEUED");
+        assert_eq!(client.reply(), Reply::Array(vec![Reply::Simple("OK".into())]));
+    }
+}

@@ -46,6 +46,8 @@ struct Shared {
     data: Mutex<Data>,
     trick: Mutex<Option<(Vec<u8>, Trick)>>,
     bad_select: Mutex<Option<u16>>,
+    /// A connection that gives itself a name is answered twice.
+    names_doubled: AtomicBool,
     played: AtomicU32,
     /// Connections that gave themselves a worker's name.
     links: AtomicU32,
@@ -87,6 +89,11 @@ impl FakeNode {
     /// The next SELECT of `db` is refused.
     pub(crate) fn refuse_select(&self, db: u16) {
         *self.shared.bad_select.lock().unwrap() = Some(db);
+    }
+
+    /// Whether new connections get a reply too many while they are made.
+    pub(crate) fn double_names(&self, doubled: bool) {
+        self.shared.names_doubled.store(doubled, Ordering::SeqCst);
     }
 
     /// Lets a held reply go.
@@ -159,7 +166,8 @@ impl<'a> Connection<'a> {
             "HELLO" => b"%1\r\n$5\r\nproto\r\n:3\r\n".to_vec(),
             "CLIENT" => {
                 self.shared.links.fetch_add(1, Ordering::SeqCst);
-                b"+OK\r\n".to_vec()
+                let doubled = self.shared.names_doubled.load(Ordering::SeqCst);
+                b"+OK\r\n".repeat(1 + usize::from(doubled))
             }
             "SELECT" => self.select(&words[1]),
             "INFO" => bulk(b"redis_version:7.0.15\r\nrole:master\r\nloading:0\r\ncluster_enabled:0\r\n"),

@@ -3,7 +3,7 @@
 //! ```text
 //!  asked     MULTI   SET a 1   GET a   EXEC           EVAL …     ECHO nonce
 //!  answered  +OK     +QUEUED   +QUEUED *2 …           $5 hello   $32 nonce
-//!            must be           dropped the reply      the reply  the fence: must be the nonce of this link
+//!            must be (or an error)     the reply      the reply  the fence: must be the nonce of this link
 //! ```
 //!
 //! Replies belong to requests by their position only, and a script can make a node answer one frame too many
@@ -24,6 +24,8 @@ use crate::metrics::{Limit, LinkClose};
 use crate::resp;
 use crate::worker::engine::Engine;
 
+const QUEUED: &[u8] = b"+QUEUED\r\n";
+
 impl Engine {
     /// A frame of the oldest request due has ended, `last` being what came of it with this chunk.
     #[cold]
@@ -34,6 +36,9 @@ impl Engine {
         };
         let seen = link.frames_seen + 1;
         if seen == entry.frames && !entry.shape.is_fenced() {
+            if is_queued(&link.partial, last) {
+                return Err(LinkClose::MultiFailed);
+            }
             return self.reply_ended(index, last);
         }
         link.frames_seen = seen;
@@ -59,13 +64,15 @@ impl Engine {
             self.spares.give(answer);
             delivered
         } else if seen == answer_at {
+            if entry.shape != Shape::Fenced && is_queued(&[], frame) {
+                return Err(LinkClose::MultiFailed);
+            }
             if reading == Reading::Whole {
                 link.answer = self.spares.take();
                 link.answer.extend_from_slice(frame);
             }
             Ok(())
-        } else if seen == 1 && entry.shape != Shape::Fenced && frame != b"+OK\r\n" {
-            // Without a transaction each of its commands runs by itself.
+        } else if entry.shape != Shape::Fenced && !is_step(seen, frame) {
             Err(LinkClose::MultiFailed)
         } else {
             Ok(())
@@ -109,6 +116,20 @@ impl Engine {
         link.reading = Reading::Skip;
         self.forget_due_front(index);
     }
+}
+
+/// Whether a frame is what `MULTI` (the first) or a queued command is answered with. Without a transaction each of its
+/// commands runs by itself; a frame too many would make a `+QUEUED` the reply.
+pub(in crate::worker) fn is_step(seen: u32, frame: &[u8]) -> bool {
+    match seen {
+        1 => frame == b"+OK\r\n",
+        _ => frame == QUEUED || frame.first() == Some(&b'-'),
+    }
+}
+
+/// Whether the two parts of a frame are what a queued command is answered with: never the reply of `EXEC`.
+pub(in crate::worker) fn is_queued(start: &[u8], rest: &[u8]) -> bool {
+    start.len() + rest.len() == QUEUED.len() && QUEUED.starts_with(start) && QUEUED.ends_with(rest)
 }
 
 /// What the fences of one link ask for. Scripts cannot see it, and must not guess it.

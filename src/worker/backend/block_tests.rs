@@ -108,6 +108,33 @@ fn a_refused_multi_closes_the_link_for_its_commands_have_run_by_themselves() {
 }
 
 #[test]
+fn a_frame_too_many_never_makes_a_step_of_a_transaction_its_reply() {
+    in_runtime(async {
+        for (shape, bytes) in [
+            (Shape::Transaction, &b"+OK\r\n+OK\r\n+QUEUED\r\n*1\r\n:1\r\n"[..]),
+            (Shape::Transaction, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*1\r\n:1\r\n"),
+            (
+                Shape::FencedTransaction,
+                b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*1\r\n:1\r\n",
+            ),
+        ] {
+            for chunk in [1, 5, 4096] {
+                let mut engine = engine(limits());
+                let mut peer = connect(&mut engine).await;
+                let fenced = u32::from(shape == Shape::FencedTransaction);
+                sent(&mut engine, &peer, shape, 3 + fenced);
+                assert_eq!(feed(&mut engine, bytes, chunk), Err(LinkClose::MultiFailed));
+                let link = &engine.links[LINK];
+                link.cells.link_opened(link.wire());
+                engine.link_closed(LINK, LinkClose::MultiFailed);
+                let given = peer.read_all(&mut engine, 1).await;
+                assert!(given.starts_with(b"-UNCERTAIN "), "{given:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_script_may_answer_like_a_broken_node_without_harm() {
     in_runtime(async {
         let mut engine = engine(limits());

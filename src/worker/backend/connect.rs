@@ -226,7 +226,12 @@ async fn read_mark(talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
             reply: text(&reply),
         });
     }
-    Ok(resp::bulk(&reply).map(<[u8]>::to_vec))
+    match resp::bulk(&reply) {
+        Some(mark) => Ok(Some(mark.to_vec())),
+        None if matches!(&*reply, b"$-1\r\n" | b"_\r\n") => Ok(None),
+        // No mark is a reason to write one; what is no answer is not.
+        None => Err(ConnectError::NotRedis),
+    }
 }
 
 /// Selects every database once that this link may ever select. Returns the one that stays selected.
@@ -256,6 +261,12 @@ fn expect_selected(order: &Order, db: DbIndex, reply: &[u8]) -> Result<(), Conne
     if reply.starts_with(b"-ERR SELECT is not allowed in cluster mode") {
         return Err(ConnectError::ClusterMode);
     }
+    if reply.starts_with(b"-BUSY ") {
+        return Err(ConnectError::Refused {
+            command: "SELECT",
+            reply: text(reply),
+        });
+    }
     Err(ConnectError::Database {
         db,
         needed: order.topology.databases_needed(),
@@ -275,11 +286,16 @@ impl Talk {
         self.reply().await
     }
 
-    async fn stream_write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes).await,
-            Stream::Unix(stream) => stream.write_all(bytes).await,
+    /// Sends what all that was asked before has been answered to.
+    async fn stream_write(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        if !self.read.is_empty() {
+            return Err(ConnectError::NotRedis);
         }
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes).await?,
+            Stream::Unix(stream) => stream.write_all(bytes).await?,
+        }
+        Ok(())
     }
 
     /// The next reply, raw. Pushes cannot come: nothing on a shared link subscribes.

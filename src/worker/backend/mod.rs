@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 
-pub(super) use block::{fence, nonce, push_fence};
+pub(super) use block::{fence, is_queued, is_step, nonce, push_fence};
 pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
 pub(super) use link::{Link, State};

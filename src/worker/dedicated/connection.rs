@@ -7,6 +7,7 @@
 //! ```
 
 use std::cell::RefCell;
+use std::cmp::Ordering;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -15,7 +16,7 @@ use tokio::io::ReadBuf;
 use super::{Dedicated, End, Job};
 use crate::ids::DbIndex;
 use crate::resp::{self, ReplyScanner};
-use crate::worker::backend::{Order, Ready, connect, fence, nonce, write_select};
+use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
 use crate::worker::stream::Stream;
@@ -256,6 +257,7 @@ impl Connection {
         let mut start = 0;
         let mut outcome = Ok(());
         while outcome.is_ok() && start + self.scanned < input.len() {
+            let selecting = self.stage != Stage::Asked;
             match self.scanner.feed(&input[start + self.scanned..]) {
                 Ok(Some(length)) => {
                     let end = start + self.scanned + length;
@@ -267,6 +269,10 @@ impl Connection {
                         self.frame(engine, dedicated, &input[start..end])
                     };
                     start = end;
+                    // What is here already was not asked for: the request behind the `SELECT` is not even written.
+                    if selecting && self.stage == Stage::Asked && start < input.len() {
+                        outcome = Err(Ended(NOT_SENT));
+                    }
                 }
                 Ok(None) => {
                     self.scanned = input.len() - start;
@@ -323,10 +329,15 @@ impl Connection {
             return Err(Ended(ODD));
         };
         self.frames_seen += 1;
-        if self.frames_seen == 1 && job.transaction && frame != b"+OK\r\n" {
+        let answer_at = job.frames - u32::from(job.fenced);
+        let fits = match self.frames_seen.cmp(&answer_at) {
+            Ordering::Less => is_step(self.frames_seen, frame),
+            Ordering::Equal => !is_queued(&[], frame),
+            Ordering::Greater => true,
+        };
+        if job.transaction && !fits {
             return Err(Ended(ODD));
         }
-        let answer_at = job.frames - u32::from(job.fenced);
         if self.frames_seen == answer_at {
             self.answer.extend_from_slice(frame);
         }

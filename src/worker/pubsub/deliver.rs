@@ -13,8 +13,12 @@ use crate::resp::Protocol;
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::LARGE_BYTES;
 
-/// Clients written to in one turn of a feed.
-const FLUSHES_PER_TURN: usize = 256;
+/// Clients written to in one turn of a feed: each is a system call of some microseconds, and who asks something
+/// meanwhile waits for them.
+const FLUSHES_PER_TURN: usize = 16;
+
+/// Bytes handed out and not written, of all clients together, from which on nothing more is handed out.
+const UNFLUSHED_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Engine {
     /// Handles what a node has said, as far as the budget goes. Returns whether all is handled that has come.
@@ -137,6 +141,7 @@ impl Engine {
             client.out.push(frame, &mut self.spares);
         }
         let generation = client.generation;
+        self.pubsub.unflushed_bytes += frame.len();
         if !std::mem::replace(&mut client.unflushed, true) {
             self.pubsub.unflushed.push_back((index, generation));
         }
@@ -172,7 +177,7 @@ impl Engine {
     pub(super) fn flush_listeners(&mut self) -> bool {
         for _ in 0..FLUSHES_PER_TURN {
             let Some((index, generation)) = self.pubsub.unflushed.pop_front() else {
-                return false;
+                break;
             };
             if let Some(client) = self.clients.get_mut(index)
                 && client.generation == generation
@@ -183,7 +188,16 @@ impl Engine {
                 }
             }
         }
-        !self.pubsub.unflushed.is_empty()
+        if self.pubsub.unflushed.is_empty() {
+            self.pubsub.unflushed_bytes = 0;
+        }
+        self.pubsub.unflushed_bytes > 0
+    }
+
+    /// Whether so much was handed out that it has to be written before there is more: outputs would grow of readers that
+    /// are not slow.
+    pub(super) fn must_flush_first(&self) -> bool {
+        self.pubsub.unflushed_bytes > UNFLUSHED_BYTES_MAX
     }
 
     /// A reply that was passed on in pieces has ended: what was held back meanwhile follows it.

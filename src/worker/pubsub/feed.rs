@@ -30,7 +30,7 @@ use crate::worker::stream::Stream;
 /// Reads of one feed in one turn.
 const READS_PER_TURN: usize = 4;
 /// Messages handed to clients in one turn, about.
-const DELIVERIES_PER_TURN: usize = 4096;
+const DELIVERIES_PER_TURN: usize = 1024;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 /// A feed that lived shorter than this is connected anew after a pause.
 const FLAPPING: Duration = Duration::from_millis(100);
@@ -71,6 +71,14 @@ pub(in crate::worker) struct Feed {
     reported_down: bool,
 }
 
+/// What a turn that does not wait for anything came to.
+enum Turn {
+    /// There is more to read, to hand out or to write.
+    More,
+    /// The connection has ended.
+    Ended(LinkClose),
+}
+
 /// Keeps a node heard as long as somebody listens.
 pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: NodeIndex) {
     let mut backoff = BACKOFF_MIN;
@@ -104,14 +112,22 @@ async fn serve_feed(engine: &Rc<RefCell<Engine>>, node: NodeIndex, ready: Ready)
         engine.feed_ready(node, ready);
         engine.now
     };
-    let why = std::future::poll_fn(|cx| {
-        let mut engine = engine.borrow_mut();
-        engine.begin_turn();
-        let turn = engine.feed_turn(node, cx);
-        engine.end_turn();
-        turn
-    })
-    .await;
+    let why = loop {
+        let turn = std::future::poll_fn(|cx| {
+            let mut engine = engine.borrow_mut();
+            engine.begin_turn();
+            let turn = engine.feed_turn(node, cx);
+            engine.end_turn();
+            turn
+        })
+        .await;
+        match turn {
+            Turn::Ended(why) => break why,
+            // Behind everybody who is ready, and behind a look at the sockets: whoever asks something meanwhile waits
+            // for one turn of a feed, not for all of them.
+            Turn::More => tokio::task::yield_now().await,
+        }
+    };
     let mut engine = engine.borrow_mut();
     engine.begin_turn();
     engine.feed_closed(node, why);
@@ -171,7 +187,7 @@ impl Feed {
 }
 
 impl Engine {
-    fn feed_turn(&mut self, node: NodeIndex, cx: &mut Context<'_>) -> Poll<LinkClose> {
+    fn feed_turn(&mut self, node: NodeIndex, cx: &mut Context<'_>) -> Poll<Turn> {
         let feed = &mut self.pubsub.feeds[node.index()];
         if feed
             .waker
@@ -181,42 +197,42 @@ impl Engine {
             feed.waker = Some(cx.waker().clone());
         }
         if let Some(why) = feed.close.take() {
-            return Poll::Ready(why);
+            return Poll::Ready(Turn::Ended(why));
         }
         let mut scratch = self.take_scratch();
         let read = self.feed_read(node, &mut scratch, cx);
         self.scratch = scratch;
         self.answer_subscribers();
-        let written = read.and_then(|()| self.feed_write(node, cx));
-        if self.flush_listeners() {
-            cx.waker().wake_by_ref();
-        }
-        match written {
-            Ok(()) => Poll::Pending,
-            Err(why) => Poll::Ready(why),
+        let more = read.and_then(|more| self.feed_write(node, cx).map(|()| more));
+        let unwritten = self.flush_listeners();
+        match more {
+            Ok(more) if more || unwritten => Poll::Ready(Turn::More),
+            Ok(_) => Poll::Pending,
+            Err(why) => Poll::Ready(Turn::Ended(why)),
         }
     }
 
+    /// Reads and hands out, as far as the budget of a turn goes. Whether there is more to do.
     fn feed_read(
         &mut self,
         node: NodeIndex,
         scratch: &mut [u8],
         cx: &mut Context<'_>,
-    ) -> Result<(), LinkClose> {
+    ) -> Result<bool, LinkClose> {
         let mut budget = DELIVERIES_PER_TURN;
         for _ in 0..READS_PER_TURN {
-            if !self.feed_input(node, &mut budget)? {
+            if self.must_flush_first() || !self.feed_input(node, &mut budget)? {
                 self.feed_behind(node, true);
                 break;
             }
             self.feed_behind(node, false);
             let feed = &mut self.pubsub.feeds[node.index()];
             let Some(stream) = &mut feed.stream else {
-                return Ok(());
+                return Ok(false);
             };
             let mut buf = ReadBuf::new(scratch);
             match stream.poll_read(cx, &mut buf) {
-                Poll::Pending => return Ok(()),
+                Poll::Pending => return Ok(false),
                 Poll::Ready(Err(_)) => return Err(LinkClose::Io),
                 Poll::Ready(Ok(())) if buf.filled().is_empty() => return Err(LinkClose::Eof),
                 Poll::Ready(Ok(())) => {
@@ -225,8 +241,7 @@ impl Engine {
                 }
             }
         }
-        cx.waker().wake_by_ref();
-        Ok(())
+        Ok(true)
     }
 
     /// Notes whether a feed has handled what has come: while one has not, publishers wait.

@@ -149,6 +149,8 @@ impl Line {
                 }
                 // Where it was never on.
                 Some((_, Due::Untrack)) => Ok(Heard::Confirmed),
+                // It is there, and runs a script.
+                Some((_, Due::Ping)) if frame.starts_with(b"-BUSY ") => Ok(Heard::Confirmed),
                 Some((_, Due::Unsubscribe(..) | Due::Ping)) | None => Err(Doubt),
             },
             Some(_) | None => match self.due.pop_front() {

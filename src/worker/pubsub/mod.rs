@@ -42,6 +42,8 @@ pub(super) struct PubSub {
     pub(super) feeds: Vec<Feed>,
     /// Clients that have got messages and were not written to: index, generation.
     unflushed: VecDeque<(usize, u32)>,
+    /// Bytes handed out since all of those had been written to.
+    unflushed_bytes: usize,
 }
 
 impl PubSub {
@@ -57,6 +59,7 @@ impl PubSub {
             hub: Hub::new(worker, Arc::clone(topology), Arc::clone(&shared.channels)),
             feeds: feeds.collect(),
             unflushed: VecDeque::new(),
+            unflushed_bytes: 0,
         }
     }
 }

@@ -148,7 +148,12 @@ impl Engine {
         Taken::Yes
     }
 
-    /// Forgets what a client watches: its transaction is over.
+    /// Whether the connection that watches for a client, if any, carries nothing: its `WATCH` may still be under way.
+    pub(super) fn watch_is_answered(&mut self, index: usize) -> bool {
+        self.clients[index].watching.is_none() || self.goes_by(index, Via::Dedicated)
+    }
+
+    /// Forgets what a client watches: its transaction is over. What its connection carried must be answered.
     pub(super) fn release_watch(&mut self, index: usize) {
         let Some(watching) = self.clients[index].watching.take() else {
             return;
@@ -262,12 +267,11 @@ impl Engine {
 
     /// Tells the registry where a client waits, for `CLIENT UNBLOCK`.
     pub(in crate::worker) fn tell_where_it_waits(&mut self, at: Dedicated) {
-        let place = self.waits_on_node(at);
-        let Some((client, generation)) = self.asker_of(at) else {
+        let (Some(place), Some((client, generation))) = (self.waits_on_node(at), self.asker_of(at)) else {
             return;
         };
         if !self.client_is_gone(client, generation) {
-            self.clients[client].info.waits(place);
+            self.clients[client].info.waits(Some(place));
         }
     }
 

@@ -97,6 +97,9 @@ impl Engine {
             }
             Transaction::Exec => return self.exec(index, spec),
             Transaction::Discard if self.clients[index].transaction.is_some() => {
+                if !self.watch_is_answered(index) {
+                    return self.wait_for_answers(index);
+                }
                 self.count_request(index, spec);
                 self.drop_transaction(index);
                 self.release_watch(index);
@@ -213,6 +216,9 @@ impl Engine {
             return Taken::Yes;
         };
         if queued.failed {
+            if !self.watch_is_answered(index) {
+                return self.wait_for_answers(index);
+            }
             self.count_request(index, spec);
             self.drop_transaction(index);
             self.release_watch(index);

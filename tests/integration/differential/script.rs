@@ -10,7 +10,7 @@ pub(super) struct Generator {
 }
 
 impl Generator {
-    fn tag(&mut self) -> String {
+    pub(super) fn tag(&mut self) -> String {
         if self.tagged {
             format!("{{{}}}", self.random.u8(0..12))
         } else {
@@ -94,11 +94,16 @@ impl Generator {
 
     /// The next command.
     pub(super) fn command(&mut self) -> Vec<Vec<u8>> {
+        let tag = self.tag();
+        self.command_of(&tag)
+    }
+
+    /// The next command, over keys with this tag.
+    pub(super) fn command_of(&mut self, tag: &str) -> Vec<Vec<u8>> {
         let (_, templates) = *self.random.choice(TEMPLATES).unwrap();
         let template = *self.random.choice(templates).unwrap();
-        let tag = self.tag();
         let words: Vec<&str> = template.split(' ').collect();
-        let mut command: Vec<Vec<u8>> = words.iter().map(|word| self.fill(word, &tag)).collect();
+        let mut command: Vec<Vec<u8>> = words.iter().map(|word| self.fill(word, tag)).collect();
         match self.random.u8(0..60) {
             // Wrong arity, in both directions.
             0 if command.len() > 2 && !template.contains("RAND") && !template.starts_with("SPOP") => {
@@ -178,6 +183,19 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "OBJECT REFCOUNT %kh",
             "OBJECT FREQ %ks",
             "OBJECT NOSUCH %ks",
+            "OBJECT IDLETIME %kl",
+            "OBJECT ENCODING %kx",
+            "MEMORY USAGE %ks",
+            "MEMORY USAGE %kl SAMPLES 0",
+            "MEMORY USAGE %kh SAMPLES x",
+            "RESTORE %kz 1000000 %dump REPLACE",
+            "RESTORE %ks 4000000000123 %dump REPLACE ABSTTL",
+            "RESTORE %ks 0 %dump REPLACE IDLETIME 10 FREQ 5",
+            "RESTORE %ks -1 %dump",
+            "RENAME %kx %kx",
+            "RENAME %ks %kl",
+            "COPY %ks %kl REPLACE",
+            "COPY %kx %kx REPLACE",
         ],
     ),
     (
@@ -198,6 +216,19 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "PEXPIRETIME %ks",
             "PERSIST %ks",
             "PERSIST %kh",
+            "EXPIRE %ks 1000 XX",
+            "EXPIREAT %kl %at GT",
+            "EXPIREAT %kl %at LT",
+            "EXPIRE %kl 100 NX XX",
+            "EXPIRE %kh 100 GT LT",
+            "EXPIRE %kh 100 FOO",
+            "PEXPIRE %kh 1000000000 NX",
+            "EXPIREAT %ks -5",
+            "GETEX %ks EX 1000",
+            "GETEX %ks PX 0",
+            "GETEX %ks EX 5 PERSIST",
+            "SET %ks %v PX 1000000 GET",
+            "SET %ks %v EX 1000 KEEPTTL",
         ],
     ),
     (
@@ -356,6 +387,20 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "XSETID %kx 900000-0",
             "XGROUP CREATECONSUMER %kx g1 c3",
             "XGROUP DELCONSUMER %kx g1 c3",
+            "XGROUP SETID %kx g1 %oldid",
+            "XREADGROUP GROUP g1 c2 NOACK COUNT 1 STREAMS %kx >",
+            "XREADGROUP GROUP nosuch c STREAMS %kx >",
+            "XCLAIM %kx g1 c3 0 %oldid %oldid JUSTID",
+            "XCLAIM %kx g1 c1 0 %oldid FORCE",
+            "XAUTOCLAIM %kx g1 c2 0 0 COUNT 3",
+            "XAUTOCLAIM %kx g1 c2 0 0 COUNT 0",
+            "XACK %kx g1 %oldid %oldid",
+            "XINFO STREAM %kx",
+            "XINFO GROUPS %kx",
+            "XPENDING %kx g1 - + 10",
+            "XADD %kx MINID %oldid %id a %v",
+            "XADD %kx MAXLEN = 5 LIMIT 3 %id a 1",
+            "XTRIM %kx MINID %oldid",
         ],
     ),
     (
@@ -383,6 +428,18 @@ const TEMPLATES: &[(&str, &[&str])] = &[
             "GEOSEARCH %kg FROMLONLAT 10 10 BYBOX 9000 9000 km ASC WITHCOORD WITHDIST",
             "GEOSEARCHSTORE %kg %kg FROMLONLAT 10 10 BYRADIUS 9000 km ASC",
             "GEORADIUS_RO %kg 0 0 4000 km ASC",
+            "GEORADIUSBYMEMBER_RO %kg m1 4000 km ASC WITHDIST",
+            "GEOADD %kg NX CH %lon %lat %m",
+            "GEOADD %kg 500 500 m1",
+            "GEODIST %kg m1 m3 parsec",
+            "BITPOS %kb 0 1 -1 BIT",
+            "BITCOUNT %kb 5",
+            "BITOP AND %kb %kb %kb %kb",
+            "BITOP XOR %kb %kb %ks",
+            "BITFIELD %kb GET u63 0 GET u64 0",
+            "BITFIELD %kb OVERFLOW SAT INCRBY i8 4 100",
+            "PFCOUNT %ks",
+            "PFMERGE %kp",
         ],
     ),
     (

@@ -1,5 +1,6 @@
 //! What the tests stand on: real nodes, the real proxy, a client that sees bytes, a relay that breaks things.
 
+mod chaos;
 mod etcd;
 mod node;
 mod process;
@@ -8,6 +9,7 @@ pub(crate) mod relay;
 pub(crate) mod sys;
 pub(crate) mod wire;
 
+pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
 pub(crate) use node::{Node, NodeOptions};
 pub(crate) use process::{Scratch, wait_for, wait_until};
