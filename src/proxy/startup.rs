@@ -16,9 +16,9 @@ use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
-use crate::topology::Topology;
+use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodesView, Shared, batches_for};
+use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, batches_for};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
 use crate::worker::{ClientPause, Directory};
 
@@ -41,7 +41,13 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let (topology, store, empty) = topology_of(config, &credentials).await?;
+    let Looked {
+        topology,
+        store,
+        empty,
+        versions,
+    } = topology_of(config, &credentials).await?;
+    let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
         command_names: command::all().iter().map(|spec| spec.name).collect(),
@@ -82,7 +88,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
             show_args: config.slowlog.show_args,
         }),
         channels: Arc::new(Directory::new(worker_count(config))),
-        nodes: ArcSwap::from_pointee(NodesView::default()),
+        nodes: ArcSwap::from_pointee(nodes),
         draining: AtomicBool::new(false),
         started: Instant::now(),
         started_unix: unix_time(),
@@ -91,10 +97,17 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
     Ok((Arc::new(shared), store))
 }
 
-async fn topology_of(
-    config: &Config,
-    credentials: &NodeCredentials,
-) -> Result<(Topology, Box<dyn TopologyStore>, Vec<String>), ServeError> {
+/// What was found before anything is served.
+struct Looked {
+    topology: Topology,
+    store: Box<dyn TopologyStore>,
+    /// Nodes that came back empty.
+    empty: Vec<String>,
+    /// Of the nodes that answered, by name.
+    versions: Vec<(String, String)>,
+}
+
+async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<Looked, ServeError> {
     let refuse = |error: StoreError| ServeError::Refused(error.to_string());
     let mut store = open_store(config).map_err(refuse)?;
     let stored = load_patiently(store.as_mut()).await.map_err(refuse)?;
@@ -121,7 +134,11 @@ async fn topology_of(
             return Err(refused);
         }
     };
-    let empty = if seeding { Vec::new() } else { found.unmarked };
+    let empty = if seeding {
+        Vec::new()
+    } else {
+        std::mem::take(&mut found.unmarked)
+    };
     if config.nodes.on_empty == OnEmpty::Refuse {
         // Left without a mark, such a node is refused by every link that looks at it.
         spared.extend(empty.iter().cloned());
@@ -151,7 +168,27 @@ async fn topology_of(
     control::bring_functions(&topology, credentials, deadline, &new, seeding).await;
     let marked = control::mark_nodes(&topology, credentials, deadline, &spared).await;
     marked.map_err(ServeError::Refused)?;
-    Ok((topology, store, empty))
+    Ok(Looked {
+        topology,
+        store,
+        empty,
+        versions: found.versions,
+    })
+}
+
+/// What is known of the nodes before the first probe: clients ask for the version when they connect, and only then.
+fn first_view(topology: &Topology, versions: &[(String, String)]) -> NodesView {
+    let of = |name: &str| versions.iter().find(|(node, _)| node == name);
+    let view = |node: &Node| {
+        of(&node.name).map_or_else(NodeView::default, |(_, version)| NodeView {
+            up: true,
+            version: version.clone(),
+            ..NodeView::default()
+        })
+    };
+    NodesView {
+        nodes: topology.nodes.iter().map(view).collect(),
+    }
 }
 
 /// The store that the settings name. A file is locked by it.

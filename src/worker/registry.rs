@@ -453,7 +453,10 @@ impl Registry {
     /// All clients, by id.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<ClientInfo>> {
-        self.clients().values().cloned().collect()
+        let clients = self.clients();
+        // Who has been killed is gone for all who look, though his worker may not have come to it yet.
+        let here = clients.values().filter(|info| !info.killed.load(Relaxed));
+        here.cloned().collect()
     }
 }
 

@@ -186,3 +186,51 @@ pub(in crate::worker) fn write_select(db: DbIndex, out: &mut Vec<u8>) {
     out.extend_from_slice(b"*2\r\n$6\r\nSELECT\r\n");
     resp::write_bulk(out, &digits[at..]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::testing::{engine, in_runtime, limits};
+
+    const LINK: usize = 0;
+
+    fn ask(engine: &mut Engine) {
+        let lane = engine.lane(ShardId(0), resp::Protocol::Resp2);
+        assert_eq!(lane.link as usize, LINK);
+        engine.enqueue(lane, Owner::Tombstone, b"*1\r\n$4\r\nPING\r\n");
+    }
+
+    /// What is due, from the oldest on: `S` a SELECT, `r` a request.
+    fn due(engine: &Engine) -> String {
+        let entries = engine.links[LINK].due.iter();
+        entries
+            .map(|entry| if entry.owner == Owner::Select { 'S' } else { 'r' })
+            .collect()
+    }
+
+    #[test]
+    fn a_write_selects_for_itself_while_a_select_before_it_is_not_confirmed() {
+        in_runtime(async {
+            let mut engine = engine(crate::worker::shared::Limits {
+                batches: vec![3, 3],
+                ..limits()
+            });
+            engine.links[LINK].state = State::Ready;
+            ask(&mut engine);
+            ask(&mut engine);
+            assert!(engine.link_fill(LINK));
+            assert_eq!(due(&engine), "Srr");
+            // The first one may have been refused already, when this is read.
+            ask(&mut engine);
+            assert!(engine.link_fill(LINK));
+            assert_eq!(due(&engine), "SrrSr");
+            for confirmed in ["rrSr", "rSr", "Sr", "r"] {
+                engine.links[LINK].pop_due();
+                assert_eq!(due(&engine), confirmed);
+            }
+            ask(&mut engine);
+            assert!(engine.link_fill(LINK));
+            assert_eq!(due(&engine), "rr");
+        });
+    }
+}

@@ -338,7 +338,7 @@ impl Connection {
         if job.transaction && !fits {
             return Err(Ended(ODD));
         }
-        if self.frames_seen == answer_at {
+        if self.frames_seen == answer_at || job.keeps_all {
             self.answer.extend_from_slice(frame);
         }
         if self.frames_seen < job.frames {

@@ -86,6 +86,8 @@ pub(super) struct Job {
     pub(super) bytes: Vec<u8>,
     /// Frames that the node answers.
     pub(super) frames: u32,
+    /// All of them are the answer, not the last one.
+    pub(super) keeps_all: bool,
     /// A fence stands behind it.
     pub(super) fenced: bool,
     /// It is a transaction: the first frame must be `+OK`.

@@ -1,12 +1,12 @@
 //! `WAIT` and `WAITAOF`: have the replicas what this client wrote, and the nodes' own disks?
 //!
 //! ```text
-//!  WAIT n t ─▶ node 1: PING, WAIT n t ─count─▶ node 2: PING, WAIT n (what is left of t) ─count─▶ … ─▶ the least count
+//!  WAIT n t ─▶ node 1: MARK, WAIT n t ─count─▶ node 2: MARK, WAIT n (what is left of t) ─count─▶ … ─▶ the least count
 //! ```
 //!
-//! A node waits for what its connection did last. Clients' writes go over connections that many share, so the question
-//! goes over one that the client has for itself, behind a `PING`: all that the node had done before that `PING` is waited
-//! for, and the client's own writes, which are answered, are among it. In database 0 every node is asked, one after the
+//! A node waits for what its connection wrote last. Clients' writes go over connections that many share, so the question
+//! goes over one that the client has for itself, behind something that counts as written ([`MARK`]): all that the node had done
+//! before is waited for, and the client's own writes, which are answered, are among it. In database 0 every node is asked, one after the
 //! other, since nobody keeps which ones a client wrote to; in a pinned database its node alone.
 
 use std::time::Duration;
@@ -23,6 +23,13 @@ use crate::worker::engine::Engine;
 
 /// What a node that is asked only to count may wait, in milliseconds: zero would be for ever.
 const COUNT_ONLY_MS: u64 = 1;
+
+/// Two commands that change nothing and make a node wait for all that it has done so far. Servers before 7.2 wait for what was
+/// written before the connection's last command, whichever that was; later ones for the last command that replicas are sent, and
+/// a message is. Nobody can have subscribed to this channel by a pattern, and servers before 7.0 do not know the command.
+const MARK: &[u8] = b"*1\r\n$4\r\nPING\r\n*3\r\n$8\r\nSPUBLISH\r\n$13\r\npreshard:wait\r\n$0\r\n\r\n";
+/// What is answered to [`MARK`] and the question behind it.
+const FRAMES: u32 = 3;
 
 /// A question to several nodes, one after the other.
 #[derive(Debug)]
@@ -83,6 +90,25 @@ impl ReplicaWait {
         }
         reply
     }
+}
+
+/// What a node answers behind [`MARK`]; an error line if it did not take that, so that its count would mean nothing.
+fn behind_mark(reply: &[u8]) -> Result<&[u8], Vec<u8>> {
+    // The connection has ended: the line says how.
+    let Some(rest) = reply.strip_prefix(b"+PONG\r\n") else {
+        return Err(reply.to_vec());
+    };
+    let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+    let (marked, answer) = rest.split_at(end);
+    if marked.starts_with(b":") || marked.starts_with(b"-ERR unknown command") {
+        return Ok(answer);
+    }
+    let said = String::from_utf8_lossy(marked);
+    let line = format!(
+        "ERR preshard: WAIT needs the right to SPUBLISH on the nodes; one says: {}",
+        said.trim_start_matches('-').trim_end()
+    );
+    Err(resp::error_line(line))
 }
 
 /// The numbers of `:2` or of an array of so many.
@@ -152,9 +178,10 @@ impl Engine {
         if wait.seq != seq {
             return false;
         }
-        match wait.take(reply) {
-            Some(()) => self.ask_next_node(index),
-            None => self.end_replica_wait(index, reply),
+        match behind_mark(reply) {
+            Ok(answer) if wait.take(answer).is_some() => self.ask_next_node(index),
+            Ok(answer) => self.end_replica_wait(index, answer),
+            Err(line) => self.end_replica_wait(index, &line),
         }
         true
     }
@@ -175,12 +202,13 @@ impl Engine {
         words.extend(wait.wanted.iter().map(u64::to_string));
         words.push(left_ms.to_string());
         let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
-        let mut bytes = b"*1\r\n$4\r\nPING\r\n".to_vec();
+        let mut bytes = MARK.to_vec();
         resp::write_request(&mut bytes, &words);
         let limit = (left_ms > 0).then(|| Duration::from_millis(left_ms).saturating_add(SLACK));
         match self.dedicated_to(index, shard) {
             Ok(at) => {
-                let job = self.job_of(index, seq, (name, shard), (bytes, 2), limit);
+                let mut job = self.job_of(index, seq, (name, shard), (bytes, FRAMES), limit);
+                job.keeps_all = true;
                 self.ask_own(index, at, job);
             }
             Err(line) => self.end_replica_wait(index, &resp::error_line(&line)),
@@ -244,6 +272,23 @@ mod tests {
         assert_eq!(two.take(b"*2\r\n:1\r\n:0\r\n"), Some(()));
         assert_eq!(two.take(b"*2\r\n:0\r\n:4\r\n"), Some(()));
         assert_eq!(two.reply(), b"*2\r\n:0\r\n:0\r\n");
+    }
+
+    #[test]
+    fn a_node_that_does_not_take_the_mark_has_no_say() {
+        assert_eq!(behind_mark(b"+PONG\r\n:0\r\n:2\r\n"), Ok(&b":2\r\n"[..]));
+        let old = b"+PONG\r\n-ERR unknown command `SPUBLISH`, with args\r\n:2\r\n";
+        assert_eq!(behind_mark(old), Ok(&b":2\r\n"[..]));
+        let refused = behind_mark(b"+PONG\r\n-NOPERM no rights\r\n:2\r\n").unwrap_err();
+        assert!(refused.starts_with(b"-ERR preshard: WAIT needs the right"));
+        let lost = b"-UNCERTAIN preshard: sent, no answer\r\n";
+        assert_eq!(behind_mark(lost), Err(lost.to_vec()));
+        assert_eq!(
+            behind_mark(b"+PONG\r\n"),
+            Err(resp::error_line(
+                "ERR preshard: WAIT needs the right to SPUBLISH on the nodes; one says: "
+            ))
+        );
     }
 
     #[test]
