@@ -7,7 +7,7 @@ pub(crate) mod relay;
 pub(crate) mod sys;
 pub(crate) mod wire;
 
-pub(crate) use node::{Node, NodeOptions};
+pub(crate) use node::{Node, NodeOptions, lacks};
 pub(crate) use process::{Scratch, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};
 pub(crate) use wire::{Client, Reply};
