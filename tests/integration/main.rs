@@ -26,6 +26,7 @@ mod crowd;
 mod demo;
 mod differential;
 mod faults;
+mod handshakes;
 mod harness;
 mod hostile;
 mod limits;
