@@ -590,9 +590,7 @@ fn unix_sockets_serve_on_both_sides() {
         .start();
     proxy.client().ask("SET k over-tcp").expect_ok();
     let mut stream = std::os::unix::net::UnixStream::connect(&data_path).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(5)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     stream.write_all(b"GET k\r\nQUIT\r\n").unwrap();
     let mut got = String::new();
     stream.read_to_string(&mut got).unwrap();

@@ -295,7 +295,9 @@ fn a_node_that_comes_back_empty_is_served_again_and_marked() {
         "marked again"
     );
     fill(&proxy, &keys);
-    assert!(proxy.log().contains("empty"), "not a word in the log");
+    wait_until("the log says so", Duration::from_secs(5), || {
+        proxy.log().contains("empty")
+    });
 }
 
 #[test]

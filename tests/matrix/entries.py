@@ -55,6 +55,7 @@ ENTRIES = [
     client("node-redis 6", "clients/node_redis.cjs", npm=("redis@6.3.1",)),
     client("node-redis 5", "clients/node_redis.cjs", npm=("redis@5.10.0",)),
     client("redis-rs", "rust", "redis-rs", seconds=600),
+    client("redis-rs, `?protocol=resp3`", "rust", "redis-rs-3", seconds=600),
     client("fred", "rust", "fred", seconds=600),
     client("redis-rb 4", "clients/redis_rb.rb", apt=("ruby-redis",)),
     client("phpredis", "clients/phpredis.php", apt=("php-cli", "php-redis")),

@@ -1,4 +1,4 @@
-//! redis-rs and fred through preshard: `preshard-matrix redis-rs|fred PORT DATABASE`.
+//! redis-rs and fred through preshard: `preshard-matrix redis-rs|redis-rs-3|fred PORT DATABASE`.
 //!
 //! Like all clients of the matrix it prints `version`, `protocol` and one `did` for each thing that worked, and `ok`.
 #![expect(
@@ -46,7 +46,8 @@ async fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let (port, db) = (arguments[2].parse().unwrap(), arguments[3].parse().unwrap());
     match arguments[1].as_str() {
-        "redis-rs" => redis_rs::work(port, db).await,
+        "redis-rs" => redis_rs::work(port, db, "").await,
+        "redis-rs-3" => redis_rs::work(port, db, "?protocol=resp3").await,
         "fred" => fred_rs::work(port, db).await,
         other => panic!("no client '{other}'"),
     }

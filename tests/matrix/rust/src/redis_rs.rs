@@ -8,9 +8,9 @@ use redis::AsyncCommands as _;
 
 use crate::{pair, protocol, version};
 
-pub(crate) async fn work(port: u16, db: u8) {
+pub(crate) async fn work(port: u16, db: u8, options: &str) {
     println!("version {}", version("redis"));
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/{db}")).unwrap();
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/{db}{options}")).unwrap();
     let mut c = client.get_multiplexed_async_connection().await.unwrap();
     let () = redis::cmd("FLUSHDB").query_async(&mut c).await.unwrap();
     let () = c.set("rs:a", 1).await.unwrap();
