@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what preshard's tests, demo and benchmarks need and this machine does not have.
 #
-#   ./setup.sh          for the tests: Redis, and the client libraries of the client tests (into target/clients)
+#   ./setup.sh          for the tests: Redis, etcd, and the client libraries of the client tests (into target/clients)
 #   ./setup.sh demo     for the demo: Redis only
 #   ./setup.sh bench    for the benchmarks: Redis, twemproxy, HAProxy, strace
 #   ./setup.sh matrix   for `make matrix`: Redis, and every client library and framework (into target/matrix; those of
@@ -177,6 +177,7 @@ case $what in
   test)
     need_rust
     need_redis
+    need etcd "etcd-server:etcd"
     need_python_clients
     need_node_clients
     ;;

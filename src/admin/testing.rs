@@ -41,6 +41,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         password: None,
         credentials: NodeCredentials::default(),
         on_empty: OnEmpty::Serve,
+        empty_nodes: Vec::new(),
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),

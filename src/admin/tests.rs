@@ -365,8 +365,8 @@ async fn explain_of_a_refused_command_is_data() {
             "ERR unknown command 'NOSUCH', with args beginning with: 'a' ",
         ),
         (
-            "WAITAOF 0 0 0",
-            "ERR unknown command 'WAITAOF', it is not supported by this version",
+            "CONFIG SET a b",
+            "ERR unknown command 'CONFIG SET', it is not available through preshard",
         ),
         ("GET", "ERR wrong number of arguments for 'get' command"),
         ("XREAD STREAMS a b 0", "ERR Unbalanced "),

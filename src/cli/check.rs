@@ -6,6 +6,7 @@ use tokio::runtime::Builder;
 use super::{ConfigFile, load};
 use crate::config::{Config, StorePlace};
 use crate::control::{self, Preflight};
+use crate::proxy::open_store;
 use crate::store::FileStore;
 use crate::topology::Topology;
 use crate::worker::shared::NodeCredentials;
@@ -47,8 +48,15 @@ pub(super) fn check(check: &Check) -> u8 {
 
 /// Asks the nodes of the stored topology, or of the one that a first start would make.
 fn connect(config: &Config) -> Result<Preflight, String> {
-    let StorePlace::File(path) = &config.topology.store;
-    let stored = FileStore::peek(path).map_err(|error| error.to_string())?;
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let stored = match &config.topology.store {
+        StorePlace::File(path) => FileStore::peek(path),
+        StorePlace::Etcd { .. } => runtime.block_on(async { open_store(config)?.load().await }),
+    };
+    let stored = stored.map_err(|error| error.to_string())?;
     let seeding = stored.is_none();
     let topology = match stored {
         Some(topology) => topology,
@@ -70,10 +78,6 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| error.to_string())?;
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }

@@ -28,7 +28,7 @@ mod script;
 mod spec;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod waiting;
 
 pub use flags::{Categories, Flags, KeyFlags};
@@ -37,7 +37,7 @@ pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
-pub use script::{has_odd_header, reaches_out};
+pub use script::{has_odd_header, reaches_out, touches_nothing};
 pub use spec::{
     BeginSearch, Class, CommandId, Facts, FanOut, FindKeys, KeyFact, KeySpec, Local, PubSub, Script, Spec,
     Special, Split, Transaction,

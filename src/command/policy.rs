@@ -80,7 +80,10 @@ const LOCAL: &[(&str, Local)] = &[
     ("time", Local::Time),
     ("role", Local::Role),
     ("info", Local::Info),
+    ("function|kill", Local::KillCode),
+    ("script|kill", Local::KillCode),
     ("wait", Local::Wait),
+    ("waitaof", Local::Wait),
     ("config|get", Local::ConfigGet),
     ("command", Local::Command),
     ("command|count", Local::CommandCount),
@@ -152,8 +155,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
 
 /// What this version lacks, and the commands that need it.
 const NOT_YET: &[(&str, &str)] = &[
-    (WAITING, "waitaof"),
-    (SCRIPTS, "script|kill function|kill"),
     (TRACKING, "client|caching client|tracking"),
     (
         "it would have to stop and wake clients of every worker",
@@ -165,10 +166,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ),
 ];
 
-/// Why `WAIT 1` is refused.
-pub(super) const WAITING: &str = "waiting for replicas of several nodes is not there yet";
-/// Why `SCRIPT KILL` is refused.
-pub(super) const SCRIPTS: &str = "it has to reach a node that is busy, by a connection that is not there yet";
 /// Why `CLIENT TRACKING` is refused.
 pub(super) const TRACKING: &str = "invalidations are not passed on yet, and silence would be a lie";
 /// Why `COPY … DB` is refused.
@@ -288,7 +285,7 @@ fn in_pairs<T: Copy>(pairs: &[(&str, T)], name: &str) -> Option<T> {
 
 /// Commands of which some argument changes what they mean: `resolve` looks at them.
 pub(super) fn has_rules(name: &str) -> bool {
-    matches!(name, "copy" | "mset" | "msetnx" | "wait" | "xread" | "xreadgroup")
+    matches!(name, "copy" | "mset" | "msetnx" | "xread" | "xreadgroup")
 }
 
 /// Every name that is judged, as often as it is.

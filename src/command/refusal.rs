@@ -280,7 +280,6 @@ mod tests {
     fn known_commands_are_refused_with_the_words_that_clients_look_for() {
         for words in [
             &[&b"DEBUG"[..], b"SLEEP"][..],
-            &[b"waitaof", b"0", b"0", b"0"],
             &[b"CONFIG", b"SET", b"a", b"b"],
             &[b"MONITOR"],
         ] {
@@ -291,8 +290,8 @@ mod tests {
             line(&[b"config", b"set", b"a", b"b"])
                 .starts_with("ERR unknown command 'CONFIG SET', it is not available through preshard: ")
         );
-        assert!(line(&[b"waitaof", b"0", b"0", b"0"]).starts_with(
-            "ERR unknown command 'WAITAOF', it is not supported by this version of preshard yet: "
+        assert!(line(&[b"client", b"tracking", b"on"]).starts_with(
+            "ERR unknown command 'CLIENT TRACKING', it is not supported by this version of preshard yet: "
         ));
     }
 

@@ -61,7 +61,6 @@ fn judge_arguments(spec: &'static Spec, args: &Args<'_>) -> Result<(), Refusal> 
         "copy" if copies_to_other_database(args) => Err(Refusal::refused(spec, policy::OTHER_DATABASE)),
         // The arity says "at least one pair"; what pairs mean is left to the command.
         "mset" | "msetnx" if args.len().is_multiple_of(2) => Err(Refusal::arity(spec)),
-        "wait" if args.get(1) != b"0" => Err(Refusal::not_yet(spec, policy::WAITING)),
         _ => Ok(()),
     }
 }

@@ -39,6 +39,22 @@ pub fn reaches_out(body: &[u8]) -> Option<&'static str> {
     None
 }
 
+/// Words by which a script may come to the server's commands, or to code that is not in its text.
+const WAYS_TO_COMMANDS: [&[u8]; 11] = [
+    b"redis", b"server", b"_G", b"_ENV", b"load", b"getfenv", b"setfenv", b"debug", b"require", b"package",
+    b"dofile",
+];
+
+/// Whether a script cannot touch any key, as its text has no way to the server's commands: it may run anywhere.
+#[must_use]
+pub fn touches_nothing(body: &[u8]) -> bool {
+    // Another language has other words.
+    !body.starts_with(b"#!")
+        && !WAYS_TO_COMMANDS
+            .iter()
+            .any(|word| memchr::memmem::find(body, word).is_some())
+}
+
 /// Whether the first line of a script is one that a server may choke on: `#!lua` with quotes, escapes or control bytes.
 ///
 /// Redis 7.0 repeats an unknown flag of that line in its error, a line break included, and so answers twice. No engine,
@@ -126,6 +142,22 @@ mod tests {
             ("call('select", None),
         ] {
             assert_eq!(reaches_out(body.as_bytes()), found, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_script_without_a_way_to_commands_touches_nothing() {
+        for (body, nothing) in [
+            ("return 1", true),
+            ("return {ARGV[1], KEYS[1], cjson.encode({1})}", true),
+            ("return redis.call('GET', 'a')", false),
+            ("return server.call('GET', 'a')", false),
+            ("return _G['re' .. 'dis'].call('GET', 'a')", false),
+            ("return getfenv()['re' .. 'dis'].call('GET', 'a')", false),
+            ("return loadstring(ARGV[1])()", false),
+            ("#!js\nreturn 1", false),
+        ] {
+            assert_eq!(touches_nothing(body.as_bytes()), nothing, "{body}");
         }
     }
 

@@ -365,7 +365,9 @@ pub enum Local {
     Role,
     /// `INFO [section …]`
     Info,
-    /// `WAIT 0 timeout`; any other number is refused by [`super::resolve`]
+    /// `SCRIPT KILL`, `FUNCTION KILL`: asked of the nodes over connections of their own
+    KillCode,
+    /// `WAIT replicas timeout`, `WAITAOF local replicas timeout`
     Wait,
     /// `CONFIG GET pattern …`
     ConfigGet,

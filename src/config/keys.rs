@@ -390,10 +390,32 @@ pub const KEYS: &[Key] = &[
     ),
     key(
         "topology.store",
-        Kind::Text("file:PATH"),
+        Kind::Text("file:PATH or etcd://HOST:PORT[,HOST:PORT…]/NAME"),
         "file:preshard-topology.json",
-        "Where the shard map is kept. `file:PATH` serves one proxy; a relative path starts at this file's folder.",
-        "The map is the only record of where keys are: back it up. The version before stays beside it as PATH.1.",
+        "Where the shard map is kept. `file:PATH` serves one proxy; a relative path starts at this file's folder. \
+         `etcd://…` serves several; name all members, and a NAME of your own for each cluster.",
+        "The map is the only record of where keys are: back it up. A file's version before stays beside it as PATH.1.",
+    ),
+    unset(
+        "topology.store_username",
+        Kind::Text("a name"),
+        "preshard",
+        "Who preshard is to etcd. Unset: etcd is asked without a login. Needs `store_password_file`.",
+        "A role that may read and write the keys below NAME is enough.",
+    ),
+    unset(
+        "topology.store_password_file",
+        Kind::File,
+        "etcd-password",
+        "File whose first line is that user's password.",
+        "Keep it readable for preshard's user only.",
+    ),
+    key(
+        "topology.store_timeout",
+        Kind::Time(Duration::from_millis(50), MINUTE),
+        "2s",
+        "How long one member of etcd may take for an answer before the next one is asked.",
+        "Too short, and a busy etcd looks like a dead one; clients never wait for it.",
     ),
     unset(
         "topology.cluster",

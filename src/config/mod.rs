@@ -175,6 +175,10 @@ pub enum OnEmpty {
 pub struct TopologySeed {
     /// Where the map is kept.
     pub store: StorePlace,
+    /// Who preshard is to a store on the network.
+    pub store_login: Option<(String, Secret)>,
+    /// How long one member of a store on the network may take for an answer.
+    pub store_timeout: Duration,
     /// Name of the cluster; none: one is made up when the store is first filled.
     pub cluster: Option<String>,
     /// Shards of the first map, a power of two.
@@ -190,6 +194,13 @@ pub struct TopologySeed {
 pub enum StorePlace {
     /// In a file, for one proxy.
     File(PathBuf),
+    /// In etcd, for several.
+    Etcd {
+        /// `host:port` of its members.
+        endpoints: Vec<String>,
+        /// What its keys begin with, without slashes around it.
+        prefix: String,
+    },
 }
 
 /// `[log]`

@@ -103,14 +103,30 @@ impl Config {
     }
 
     fn topology_settings(&self) -> Vec<(&'static str, String)> {
-        let StorePlace::File(path) = &self.topology.store;
+        let store = match &self.topology.store {
+            StorePlace::File(path) => format!("file:{}", path.display()),
+            StorePlace::Etcd { endpoints, prefix } => format!("etcd://{}/{prefix}", endpoints.join(",")),
+        };
+        let login = self.topology.store_login.as_ref();
         let nodes = self
             .topology
             .nodes
             .iter()
             .map(|node| format!("{}={}", node.name, node.address));
         vec![
-            ("topology.store", format!("file:{}", path.display())),
+            ("topology.store", store),
+            (
+                "topology.store_username",
+                login.map(|(name, _)| name.clone()).unwrap_or_default(),
+            ),
+            (
+                "topology.store_password",
+                secret(login.map(|(_, password)| password)),
+            ),
+            (
+                "topology.store_timeout",
+                format_duration(self.topology.store_timeout),
+            ),
             (
                 "topology.cluster",
                 self.topology.cluster.clone().unwrap_or_default(),

@@ -150,7 +150,7 @@ on_empty = "shrug"
 batches_in_flight = 9
 tls = true
 [topology]
-store = "etcd://h1:2379/preshard"
+store = "etcd://h1,h2:2379/preshard"
 shards = 1000
 [[topology.nodes]]
 name = "a"
@@ -176,7 +176,7 @@ allow = ["FOO"]
             "/etc/preshard/preshard.toml:10:12: nodes.on_empty must be one of serve, refuse",
             "/etc/preshard/preshard.toml:11:21: nodes.batches_in_flight must be \"auto\" or a whole number between 1 and 8",
             "/etc/preshard/preshard.toml:12:1: nodes.tls is not supported by this version of preshard",
-            "/etc/preshard/preshard.toml:14:9: topology.store: etcd is not supported by this version of preshard",
+            "/etc/preshard/preshard.toml:14:9: topology.store: 'h1' is no HOST:PORT",
             "/etc/preshard/preshard.toml:15:10: topology.shards must be a power of two",
             "/etc/preshard/preshard.toml:16:1: a node without address",
             "/etc/preshard/preshard.toml:22:8: node name 'a' is used twice",

@@ -106,8 +106,11 @@ impl Reader<'_> {
     }
 
     fn topology(&mut self) -> TopologySeed {
+        let store = self.store("topology.store");
         TopologySeed {
-            store: self.store("topology.store"),
+            store_login: self.store_login(&store),
+            store,
+            store_timeout: self.time("topology.store_timeout"),
             cluster: self.cluster("topology.cluster"),
             shards: self.shards("topology.shards"),
             pinned: self.count("topology.pinned"),
@@ -302,10 +305,12 @@ impl Reader<'_> {
         let Some(given) = self.given(path) else {
             return StorePlace::default();
         };
-        if given.text.starts_with("etcd:") {
-            let what = format!("{path}: etcd is not supported by this version of preshard");
-            self.raw.tell(given.origin, what, "use file:PATH, with one proxy");
-            return StorePlace::default();
+        if let Some(rest) = given.text.strip_prefix("etcd://") {
+            return etcd_place(rest).unwrap_or_else(|what| {
+                let hint = "such as etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/preshard";
+                self.raw.tell(given.origin, format!("{path}: {what}"), hint);
+                StorePlace::default()
+            });
         }
         match given
             .text
@@ -318,12 +323,48 @@ impl Reader<'_> {
             Some(_) | None => {
                 self.raw.tell(
                     given.origin,
-                    format!("{path} must be file:PATH"),
+                    format!("{path} must be file:PATH or etcd://HOST:PORT/NAME"),
                     "such as file:preshard-topology.json",
                 );
                 StorePlace::default()
             }
         }
+    }
+
+    fn store_login(&mut self, store: &StorePlace) -> Option<(String, Secret)> {
+        let (name, file) = ("topology.store_username", "topology.store_password_file");
+        let username = self.given(name);
+        let password = self
+            .file(file)
+            .and_then(|(path, origin)| self.secret(&path, origin));
+        match store {
+            StorePlace::Etcd { .. } => {}
+            StorePlace::File(_) => {
+                for path in [name, file] {
+                    if self.raw.values.contains_key(path) {
+                        let origin = self.raw.origin(path);
+                        let what = format!("{path} is set, and the store is a file");
+                        self.raw
+                            .tell(origin, what, "remove the key, or use an etcd:// store");
+                    }
+                }
+                return None;
+            }
+        }
+        if username.is_some() != self.raw.values.contains_key(file) {
+            let (there, lacking) = if username.is_some() {
+                (name, file)
+            } else {
+                (file, name)
+            };
+            let origin = self.raw.origin(there);
+            self.raw.tell(
+                origin,
+                format!("{there} is set without {lacking}"),
+                "etcd wants both, or neither",
+            );
+        }
+        Some((username?.text, password?))
     }
 
     fn file(&mut self, path: &str) -> Option<(PathBuf, Origin)> {
@@ -417,6 +458,31 @@ impl Reader<'_> {
 
 fn number(text: &str, min: u64, max: u64) -> Option<u64> {
     text.parse().ok().filter(|number| (min..=max).contains(number))
+}
+
+/// `HOST:PORT[,HOST:PORT…]/NAME`, or what is wrong with it.
+fn etcd_place(text: &str) -> Result<StorePlace, String> {
+    let (hosts, name) = text
+        .split_once('/')
+        .ok_or("a NAME must stand behind the members")?;
+    let name = name.trim_matches('/');
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_word) {
+        return Err(format!(
+            "'{name}' is no NAME: letters, digits, '.', '_', '-' and '/'"
+        ));
+    }
+    let endpoints: Vec<String> = hosts.split(',').map(str::to_owned).collect();
+    for endpoint in &endpoints {
+        let parts = endpoint.rsplit_once(':');
+        if parts.is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            return Err(format!("'{endpoint}' is no HOST:PORT"));
+        }
+    }
+    Ok(StorePlace::Etcd {
+        endpoints,
+        prefix: name.to_owned(),
+    })
 }
 
 /// The password, or what is wrong with the file and what to do.

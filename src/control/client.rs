@@ -82,6 +82,15 @@ impl NodeClient {
     /// # Errors
     /// The network, the deadline, or the node's own error. After any but the last the connection is of no use.
     pub async fn ask(&mut self, words: &[&str]) -> Result<Value, AskError> {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.ask_bytes(&words).await
+    }
+
+    /// Asks one question whose words may be any bytes.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_bytes(&mut self, words: &[&[u8]]) -> Result<Value, AskError> {
         let deadline = self.deadline;
         match timeout(deadline, self.exchange(words)).await {
             Ok(Ok(Value::Error(error))) => Err(AskError::Refused(error)),
@@ -102,10 +111,9 @@ impl NodeClient {
             .unwrap_or_default())
     }
 
-    async fn exchange(&mut self, words: &[&str]) -> Result<Value, AskError> {
-        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    async fn exchange(&mut self, words: &[&[u8]]) -> Result<Value, AskError> {
         let mut frame = Vec::new();
-        resp::write_request(&mut frame, &words);
+        resp::write_request(&mut frame, words);
         self.socket.write_all(&frame).await?;
         self.read.clear();
         let mut scanner = ReplyScanner::default();

@@ -2,15 +2,18 @@
 //!
 //! ```text
 //!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
+//!  prepare     a node that came back empty: the others' functions, then the mark
 //!  probe       every second: is the node there, which version, how many keys in which database?
 //! ```
 
 pub mod client;
 mod preflight;
+mod prepare;
 mod probe;
 
 pub use client::{AskError, NodeClient};
 pub use preflight::{NodeProblem, Preflight, check_nodes, mark_nodes};
+pub use prepare::{bring_functions, prepare_node};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 
 /// A field of an INFO text.

@@ -5,14 +5,17 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
 use crate::config::{Batches, Config, OnEmpty, StorePlace};
 use crate::control::{self, Preflight};
+use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
-use crate::store::FileStore;
+use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::topology::Topology;
 use crate::worker::Directory;
 use crate::worker::registry::Registry;
@@ -21,16 +24,23 @@ use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, batches_
 /// A node that answers nothing for this long after a deadline passed is connected anew.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
+/// Between two attempts to reach the store at the start.
+const STORE_PACE: Duration = Duration::from_millis(500);
+/// What a proxy gets to mark the nodes of a topology that it has just stored.
+const SEEDER_TIME: Duration = Duration::from_millis(500);
+/// So many attempts are told of once.
+const STORE_TOLD_EACH: u32 = 20;
+
 /// No queue may hold more than this, whatever the settings say: a wave of large requests above it still fits 32 bits.
 const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore), ServeError> {
+pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn TopologyStore>), ServeError> {
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let (topology, store, empty) = topology(config, &credentials).await?;
+    let (topology, store, empty) = topology_of(config, &credentials).await?;
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
         command_names: command::all().iter().map(|spec| spec.name).collect(),
@@ -42,6 +52,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
     metrics.set_assignment((&topology).into());
     empty.iter().for_each(|node| metrics.node_came_back_empty(node));
     let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
+    let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
         limits: limits(config, &topology),
         password: config.proxy.password.clone(),
@@ -57,6 +68,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
         registry: Registry::default(),
         scripts: Arc::default(),
         dedicated,
+        empty_nodes,
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -67,22 +79,36 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, FileStore),
     Ok((Arc::new(shared), store))
 }
 
-async fn topology(
+async fn topology_of(
     config: &Config,
     credentials: &NodeCredentials,
-) -> Result<(Topology, FileStore, Vec<String>), ServeError> {
-    let StorePlace::File(path) = &config.topology.store;
-    let refuse = |error: crate::store::StoreError| ServeError::Refused(error.to_string());
-    let mut store = FileStore::open(path).map_err(refuse)?;
-    let stored = store.load().map_err(refuse)?;
+) -> Result<(Topology, Box<dyn TopologyStore>, Vec<String>), ServeError> {
+    let refuse = |error: StoreError| ServeError::Refused(error.to_string());
+    let mut store = open_store(config).map_err(refuse)?;
+    let stored = load_patiently(store.as_mut()).await.map_err(refuse)?;
     let seeding = stored.is_none();
     let topology = match stored {
         Some(topology) => topology,
         None => seed(config)?,
     };
     let deadline = config.nodes.connect_timeout;
-    let found = control::check_nodes(&topology, credentials, deadline, seeding).await;
-    let mut spared = judge(&found, seeding)?;
+    let mut found = control::check_nodes(&topology, credentials, deadline, seeding).await;
+    let shared_store = !matches!(config.topology.store, StorePlace::File(_));
+    if shared_store && !seeding && !found.unmarked.is_empty() {
+        // The proxy that has filled the store may be about to mark the nodes.
+        sleep(SEEDER_TIME).await;
+        found = control::check_nodes(&topology, credentials, deadline, seeding).await;
+    }
+    let mut spared = match judge(&found, seeding) {
+        Ok(spared) => spared,
+        Err(refused) => {
+            // Another proxy may have been first, and the nodes carry its mark: then the store is not empty any more.
+            if seeding && load_patiently(store.as_mut()).await.map_err(refuse)?.is_some() {
+                return Box::pin(topology_of(config, credentials)).await;
+            }
+            return Err(refused);
+        }
+    };
     let empty = if seeding { Vec::new() } else { found.unmarked };
     if config.nodes.on_empty == OnEmpty::Refuse {
         // Left without a mark, such a node is refused by every link that looks at it.
@@ -93,12 +119,62 @@ async fn topology(
         tracing::warn!(event = "node_empty", node, on_empty = ?config.nodes.on_empty, "{what}");
     }
     if seeding {
-        store.save(&topology).map_err(refuse)?;
-        tracing::info!(event = "seeded", store = %path.display(), cluster = topology.cluster_id, shards = topology.shards);
+        match store.save(&topology).await {
+            Ok(()) => {}
+            // Another proxy was first: its topology is the one.
+            Err(StoreError::Changed { .. }) => return Box::pin(topology_of(config, credentials)).await,
+            Err(error) => return Err(refuse(error)),
+        }
+        tracing::info!(
+            event = "seeded",
+            store = store.place(),
+            cluster = topology.cluster_id,
+            shards = topology.shards
+        );
     }
+    let new = topology
+        .nodes_by_index()
+        .filter(|(_, node)| (seeding || empty.contains(&node.name)) && !spared.contains(&node.name));
+    let new: Vec<NodeIndex> = new.map(|(node, _)| node).collect();
+    control::bring_functions(&topology, credentials, deadline, &new, seeding).await;
     let marked = control::mark_nodes(&topology, credentials, deadline, &spared).await;
     marked.map_err(ServeError::Refused)?;
     Ok((topology, store, empty))
+}
+
+/// The store that the settings name. A file is locked by it.
+///
+/// # Errors
+/// The file cannot be locked.
+pub fn open_store(config: &Config) -> Result<Box<dyn TopologyStore>, StoreError> {
+    Ok(match &config.topology.store {
+        StorePlace::File(path) => Box::new(FileStore::open(path)?),
+        StorePlace::Etcd { endpoints, prefix } => {
+            let access = EtcdAccess {
+                endpoints: endpoints.clone(),
+                login: config.topology.store_login.clone(),
+                deadline: config.topology.store_timeout,
+            };
+            Box::new(EtcdStore::new(access, prefix))
+        }
+    })
+}
+
+/// Waits for a store on the network: whoever starts proxies and etcd together need not care which is up first.
+async fn load_patiently(store: &mut dyn TopologyStore) -> Result<Option<Topology>, StoreError> {
+    let mut attempt = 0_u32;
+    loop {
+        match store.load().await {
+            Err(error @ StoreError::Unreachable { .. }) => {
+                if attempt.is_multiple_of(STORE_TOLD_EACH) {
+                    tracing::warn!(event = "store_unreachable", %error, "waiting for it");
+                }
+                attempt = attempt.wrapping_add(1);
+                sleep(STORE_PACE).await;
+            }
+            loaded => return loaded,
+        }
+    }
 }
 
 fn seed(config: &Config) -> Result<Topology, ServeError> {

@@ -94,6 +94,12 @@ pub fn route(
         }
         Class::Script(script) => {
             extract(spec, args, &mut scratch.keys)?;
+            if pinned.is_none()
+                && scratch.keys.is_empty()
+                && let Some(shard) = without_keys(script, args, topology)
+            {
+                return Ok(Plan::Script(script, shard));
+            }
             one_shard(spec, args, topology, pinned, &scratch.keys).map(|shard| Plan::Script(script, shard))
         }
         Class::Transaction(transaction) => Ok(Plan::Transaction(transaction)),
@@ -101,6 +107,17 @@ pub fn route(
         // `command::resolve` has refused these.
         Class::NotYet(reason) | Class::Refused(reason) => Err(format!("ERR {reason}")),
     }
+}
+
+/// Where a script without keys may run in the sharded keyspace: anywhere if it touches nothing, always in the same place. One
+/// that is called by its sum is judged where its text is known.
+fn without_keys(script: Script, args: &Args<'_>, topology: &Topology) -> Option<ShardId> {
+    let may_run = match script {
+        Script::Eval => command::touches_nothing(args.get(1)),
+        Script::Evalsha => true,
+        Script::Fcall => false,
+    };
+    may_run.then(|| topology.shard_of_key(args.get(1)))
 }
 
 /// The one shard of all keys of a request.

@@ -55,6 +55,32 @@ pub enum StoreError {
         /// What is stored.
         stored: String,
     },
+    /// A store on the network gave no answer. What was asked of it may have been done.
+    Unreachable {
+        /// The store.
+        place: String,
+        /// Why not.
+        why: String,
+    },
+    /// A store on the network refuses the proxy.
+    Refused {
+        /// The store.
+        place: String,
+        /// Its words.
+        why: String,
+    },
+    /// What a store on the network has is no topology.
+    Document {
+        /// The store.
+        place: String,
+        /// Why not.
+        error: Box<CodecError>,
+    },
+    /// Somebody else has changed what is stored since it was read; nothing was changed.
+    Changed {
+        /// The store.
+        place: String,
+    },
     /// The topology to save does not hold together.
     Invalid(Vec<Invalid>),
     /// The new version is in place, and the disk did not confirm it: it may be gone after a power cut.
@@ -67,6 +93,44 @@ pub enum StoreError {
 }
 
 // === impl StoreError ===
+
+impl StoreError {
+    /// The words for a store on the network.
+    fn fmt_of_network(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { place, why } => write!(
+                f,
+                "the topology store {place} gives no answer: {why}; start it, or correct [topology] store"
+            ),
+            Self::Refused { place, why } => write!(
+                f,
+                "the topology store {place} refuses preshard: {why}; see [topology] store_username and store_password_file"
+            ),
+            Self::Document { place, error } => {
+                write!(f, "cannot use what the topology store {place} has: {error}")?;
+                // A newer version's own document is whole.
+                if matches!(**error, CodecError::Newer { .. }) {
+                    return Ok(());
+                }
+                f.write_str(
+                    "; restore it from a backup of etcd, or write a saved PRESHARD TOPOLOGY DUMP there",
+                )
+            }
+            Self::Changed { place } => write!(
+                f,
+                "the topology in {place} was changed by another proxy since it was read; read it and try again"
+            ),
+            Self::Locked { .. }
+            | Self::Io { .. }
+            | Self::Unreadable { .. }
+            | Self::Vanished { .. }
+            | Self::Stale { .. }
+            | Self::OtherCluster { .. }
+            | Self::Invalid(_)
+            | Self::Unconfirmed { .. } => Ok(()),
+        }
+    }
+}
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,6 +182,10 @@ impl fmt::Display for StoreError {
                 "refused to store the topology of cluster '{cluster}' over that of cluster '{stored}': \
                  give each cluster its own store"
             ),
+            Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Document { .. }
+            | Self::Changed { .. } => self.fmt_of_network(f),
             Self::Invalid(found) => {
                 f.write_str("refused to store a topology that does not hold together: ")?;
                 f.write_str(

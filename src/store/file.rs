@@ -9,12 +9,13 @@
 //! who has to go back. PATH.lock carries the lock, because a lock on PATH itself would go away with the rename;
 //! the kernel drops it when the process ends, however it ends, so that a left-over file never keeps anybody out.
 
-use super::StoreError;
+use super::{Answer, StoreError, TopologyStore};
 use crate::ids::Epoch;
 use crate::topology::Topology;
 use crate::topology::codec::DOCUMENT_BYTES_MAX;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::future::ready;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -159,18 +160,7 @@ impl FileStore {
         if self.stored.is_none() {
             self.load()?;
         }
-        if let Some((cluster, epoch)) = &self.stored {
-            if *cluster != topology.cluster_id {
-                let (cluster, stored) = (topology.cluster_id.clone(), cluster.clone());
-                return Err(StoreError::OtherCluster { cluster, stored });
-            }
-            if topology.epoch <= *epoch {
-                return Err(StoreError::Stale {
-                    epoch: topology.epoch,
-                    stored: *epoch,
-                });
-            }
-        }
+        super::check_successor(topology, self.stored.as_ref())?;
         let text = topology.encode() + "\n";
         let result = self.replace(text.as_bytes(), before);
         self.stored = match &result {
@@ -212,6 +202,20 @@ impl FileStore {
                 path: path.clone(),
                 error,
             })
+    }
+}
+
+impl TopologyStore for FileStore {
+    fn load(&mut self) -> Answer<'_, Option<Topology>> {
+        Box::pin(ready(Self::load(self)))
+    }
+
+    fn save<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()> {
+        Box::pin(ready(Self::save(self, topology)))
+    }
+
+    fn place(&self) -> String {
+        format!("file:{}", self.path.display())
     }
 }
 

@@ -1,17 +1,69 @@
 //! Where the topology outlives the process.
 //!
 //! ```text
-//!  open ──▶ exclusive lock (one proxy for a file)
 //!  load ──▶ nothing yet, a topology, or a refusal that says how to restore; never a guess
-//!  save ──▶ only a higher epoch of the same cluster; on return it survives a power cut
+//!  save ──▶ only a higher epoch of the same cluster, and only over what was loaded; on return it survives a power cut
+//!
+//!  file:PATH       one proxy: an exclusive lock, fsync and rename               FileStore
+//!  etcd://…/NAME   several proxies: linearizable reads, compare-and-set         EtcdStore
 //! ```
 //!
 //! The store is the only record of which keys live where, so that every doubt is a refusal: a file that
 //! cannot be read, a newer format, damage, or a main file that vanished while its previous version is
-//! still there. All calls block on the disk and belong on a control thread, never on a worker.
+//! still there. All calls belong on a control thread, never on a worker.
 
 mod error;
+mod etcd;
 mod file;
+mod gateway;
+
+use std::future::Future;
+use std::pin::Pin;
 
 pub use error::StoreError;
+pub use etcd::EtcdStore;
 pub use file::FileStore;
+pub use gateway::EtcdAccess;
+
+use crate::ids::Epoch;
+use crate::topology::Topology;
+
+/// What a store answers, in its time.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A place for the topology.
+pub trait TopologyStore: Send + std::fmt::Debug {
+    /// What is stored; nothing if the store is new.
+    ///
+    /// # Errors
+    /// There is something that cannot be trusted, or the store cannot be asked.
+    fn load(&mut self) -> Answer<'_, Option<Topology>>;
+
+    /// Stores a newer version over the one that was loaded or saved last. When this returns well, the version survives a
+    /// power cut.
+    ///
+    /// # Errors
+    /// Refusals, and failures. After [`StoreError::Unconfirmed`] and [`StoreError::Unreachable`] the new version may be stored.
+    fn save<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()>;
+
+    /// Where it is, for people.
+    fn place(&self) -> String;
+}
+
+/// Whether a topology may replace what is stored.
+fn check_successor(topology: &Topology, stored: Option<&(String, Epoch)>) -> Result<(), StoreError> {
+    let Some((cluster, epoch)) = stored else {
+        return Ok(());
+    };
+    if *cluster != topology.cluster_id {
+        let (cluster, stored) = (topology.cluster_id.clone(), cluster.clone());
+        return Err(StoreError::OtherCluster { cluster, stored });
+    }
+    if topology.epoch <= *epoch {
+        return Err(StoreError::Stale {
+            epoch: topology.epoch,
+            stored: *epoch,
+        });
+    }
+    Ok(())
+}

@@ -332,7 +332,7 @@ impl Engine {
     }
 
     /// One shard of each node that has any: the way to a command that concerns the node as a whole.
-    fn shard_of_each_node(&self) -> Vec<ShardId> {
+    pub(super) fn shard_of_each_node(&self) -> Vec<ShardId> {
         let shards = 0..self.topology.shards + self.topology.pinned;
         let of_node = |node: usize| {
             shards

@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::pubsub::Directory;
 use super::registry::Registry;
@@ -150,6 +151,8 @@ pub struct Shared {
     pub scripts: Arc<ScriptCache>,
     /// Connections that one client has for itself, by node.
     pub dedicated: Vec<Arc<AtomicUsize>>,
+    /// Rung by a link that finds its node empty, by node.
+    pub empty_nodes: Vec<Notify>,
     /// Who listens to which channel.
     pub channels: Arc<Directory>,
     /// What is known of the nodes.

@@ -83,6 +83,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         credentials: NodeCredentials::default(),
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
+        empty_nodes: Vec::new(),
         redis_version: None,
         data_address: RwLock::default(),
         max_clients: 100,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Node, Proxy, Reply, Setup, key_in, lacks, wait_until};
+use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, key_in, lacks, wait_until};
 
 fn small() -> (Vec<Node>, Proxy) {
     let nodes = vec![Node::start(), Node::start()];
@@ -19,7 +19,7 @@ fn sum_of(node: &Node, body: &str) -> String {
 
 #[test]
 fn a_script_runs_on_the_shard_of_its_keys() {
-    let (_nodes, proxy) = small();
+    let (nodes, proxy) = small();
     let mut client = proxy.client();
     for shard in 0..8 {
         let key = key_in(shard, 8, "script:");
@@ -40,7 +40,19 @@ fn a_script_runs_on_the_shard_of_its_keys() {
     client
         .call(&["EVAL", GET, "2", &one, &other])
         .expect_error("CROSSSLOT ");
-    client.call(&["EVAL", "return 1", "0"]).expect_error("CROSSSLOT ");
+    let keyless = "return redis.call('GET', 'a')";
+    client.call(&["EVAL", keyless, "0"]).expect_error("CROSSSLOT ");
+    let sum = sum_of(&nodes[0], keyless);
+    client.call(&["EVALSHA", &sum, "0"]).expect_error("NOSCRIPT ");
+    client.call(&["SCRIPT", "LOAD", keyless]);
+    client.call(&["EVALSHA", &sum, "0"]).expect_error("CROSSSLOT ");
+    // What can touch no key needs none.
+    assert_eq!(
+        client.call(&["EVAL", "return ARGV[1]", "0", "x"]),
+        Reply::from("x")
+    );
+    let sum = sum_of(&nodes[0], "return ARGV[1]");
+    assert_eq!(client.call(&["EVALSHA", &sum, "0", "y"]), Reply::from("y"));
     client.ask("SELECT 1").expect_ok();
     assert_eq!(client.call(&["EVAL", "return 1", "0"]), Reply::Int(1));
     client
@@ -208,4 +220,123 @@ fn a_script_that_would_make_a_node_answer_twice_never_reaches_it() {
         assert_eq!(client.ask("PING"), Reply::Simple("PONG".into()));
     }
     assert_eq!(calls(), before);
+}
+
+/// Two nodes that say soon that they are busy.
+fn soon_busy() -> (Vec<Node>, Proxy) {
+    let options = NodeOptions {
+        more: ["--lua-time-limit", "50"].map(str::to_owned).to_vec(),
+        ..NodeOptions::default()
+    };
+    let nodes = vec![Node::with(options.clone()), Node::with(options)];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("request_timeout = \"30s\"")
+        .announce(&["probe_failed", "node_down", "link_closed", "node_unreachable"])
+        .start();
+    (nodes, proxy)
+}
+
+#[test]
+fn a_script_that_does_not_end_is_killed_and_one_that_wrote_is_not() {
+    let (nodes, proxy) = soon_busy();
+    let (mut runs, mut kills) = (proxy.client(), proxy.client3());
+    assert_eq!(kills.ask("SCRIPT KILL"), nodes[0].client().ask("SCRIPT KILL"));
+    for shard in [0, 7] {
+        let key = key_in(shard, 8, "endless:");
+        runs.command(&["EVAL", "while true do end", "1", &key]);
+        wait_until("the script is killed", Duration::from_secs(20), || {
+            kills.ask("SCRIPT KILL").is_ok()
+        });
+        assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
+        runs.call(&["SET", &key, "1"]).expect_ok();
+    }
+    assert_eq!(kills.ask("SCRIPT KILL"), nodes[0].client().ask("SCRIPT KILL"));
+    let key = key_in(0, 8, "endless:");
+    runs.command(&[
+        "EVAL",
+        "redis.call('SET', KEYS[1], '2') while redis.call('EXISTS', KEYS[1]) == 1 do end",
+        "1",
+        &key,
+    ]);
+    wait_until("the script cannot be killed", Duration::from_secs(20), || {
+        let reply = kills.ask("SCRIPT KILL");
+        assert!(!reply.is_ok(), "{reply:?}");
+        reply.error().is_some_and(|line| line.starts_with("UNKILLABLE "))
+    });
+}
+
+#[test]
+fn a_function_that_does_not_end_is_killed() {
+    let (nodes, proxy) = soon_busy();
+    let (mut runs, mut kills) = (proxy.client(), proxy.client());
+    let code = "#!lua name=l\nredis.register_function('endless', function() while true do end end)";
+    assert_eq!(runs.call(&["FUNCTION", "LOAD", code]), Reply::from("l"));
+    runs.command(&["FCALL", "endless", "1", "a"]);
+    wait_until("the function is killed", Duration::from_secs(20), || {
+        kills.ask("FUNCTION KILL").is_ok()
+    });
+    assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
+    assert_eq!(kills.ask("FUNCTION KILL"), nodes[0].client().ask("FUNCTION KILL"));
+}
+
+const WHERE: &str = "#!lua name=where\nredis.register_function('where', function(keys) return keys[1] end)";
+
+/// The function is there for keys of every shard.
+fn is_everywhere(client: &mut crate::harness::Client) {
+    for shard in 0..8 {
+        let key = key_in(shard, 8, "f:");
+        assert_eq!(
+            client.call(&["FCALL", "where", "1", &key]),
+            Reply::from(key.as_str())
+        );
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_empty_has_the_functions_before_it_is_asked_for_them() {
+    let mut nodes = [Node::start(), Node::start()];
+    let addresses = [nodes[0].address(), nodes[1].address()];
+    let proxy = Setup::of(&addresses)
+        .announce(&["node_down", "node_empty", "link_closed", "probe_failed"])
+        .start();
+    let mut client = proxy.client();
+    assert_eq!(client.call(&["FUNCTION", "LOAD", WHERE]), Reply::from("where"));
+    is_everywhere(&mut client);
+    let key = key_in(7, 8, "f:");
+    for _ in 0..3 {
+        nodes[1].kill();
+        nodes[1].restart();
+        let mut reply = Reply::Null;
+        wait_until("the node serves again", Duration::from_secs(20), || {
+            reply = client.call(&["FCALL", "where", "1", &key]);
+            !["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN"]
+                .iter()
+                .any(|word| reply.error().is_some_and(|line| line.starts_with(word)))
+        });
+        assert_eq!(reply, Reply::from(key.as_str()), "the first answer is right");
+        is_everywhere(&mut client);
+    }
+}
+
+#[test]
+fn functions_are_brought_to_new_nodes_and_to_those_that_lost_them_while_the_proxy_was_away() {
+    let mut nodes = [Node::start(), Node::start()];
+    let addresses = [nodes[0].address(), nodes[1].address()];
+    // The application had one server before.
+    nodes[1].client().call(&["FUNCTION", "LOAD", WHERE]);
+    let setup = Setup::of(&addresses).announce(&["node_empty", "node_down", "link_closed"]);
+    let mut proxy = setup.start();
+    is_everywhere(&mut proxy.client());
+    let setup = setup.store(&proxy.store);
+    assert!(proxy.stop().success());
+    nodes[1].kill();
+    nodes[1].restart();
+    let mut again = setup.start();
+    is_everywhere(&mut again.client());
+    // What was deleted is not brought back.
+    again.client().ask("FUNCTION DELETE where").expect_ok();
+    assert!(again.stop().success());
+    let last = setup.start();
+    let reply = last.client().call(&["FCALL", "where", "1", "a"]);
+    reply.expect_error("ERR Function not found");
 }

@@ -6,7 +6,8 @@
 //!
 //! A pipelined SELECT that fails would let the commands behind it run in the database before: another shard's. So
 //! every database that this link may ever select is selected once before any traffic, and a node that refuses one
-//! is not served. The mark in the metadata database says whose node this is; a node that lost it came back empty.
+//! is not served. The mark in the metadata database says whose node this is; a node that lost it came back empty, and the control
+//! side prepares it first.
 
 use std::io;
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::fill::write_select;
 use crate::config::OnEmpty;
@@ -31,6 +32,8 @@ use crate::worker::stream::Stream;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Replies of a handshake are small; more than this is no Redis.
 const HANDSHAKE_BYTES_MAX: usize = 1024 * 1024;
+/// Between two looks at whether an empty node has been prepared.
+const PREPARED_PACE: Duration = Duration::from_millis(5);
 
 /// What is to be connected.
 pub(in crate::worker) struct Order {
@@ -102,16 +105,29 @@ pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectErr
     }
 }
 
-async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
+/// Asks one question over a connection that is neither checked nor kept: for a node that answers little else.
+pub(in crate::worker) async fn ask_once(order: &Order, words: &[&[u8]]) -> Result<Vec<u8>, ConnectError> {
+    let mut talk = open(order).await?;
+    log_in(order, &mut talk).await?;
+    let mut frame = Vec::new();
+    resp::write_request(&mut frame, words);
+    talk.ask(&frame).await
+}
+
+async fn open(order: &Order) -> Result<Talk, ConnectError> {
     let stream = match &order.topology.node(order.node).address {
         Address::Tcp { host, port } => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
     stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
-    let mut talk = Talk {
+    Ok(Talk {
         stream,
         read: Vec::new(),
-    };
+    })
+}
+
+async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
+    let mut talk = open(order).await?;
     log_in(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = if order.serves_shards {
@@ -169,28 +185,12 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
     let expected = Mark::expected(&order.topology, order.node);
     let mut standing = expected.standing(read_mark(talk).await?.as_deref());
     if standing == Standing::Unmarked {
-        let name = &order.topology.node(order.node).name;
         if order.shared.on_empty == OnEmpty::Refuse {
             let line =
                 "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
             return Err(ConnectError::Identity(line.to_owned()));
         }
-        let mut frame = Vec::new();
-        command(&mut frame, &["SET", MARK_KEY, &expected.encode(), "NX"]);
-        let reply = talk.ask(&frame).await?;
-        if reply.first() == Some(&b'-') {
-            return Err(ConnectError::Refused {
-                command: "SET of its mark",
-                reply: text(&reply),
-            });
-        }
-        order.shared.metrics.node_came_back_empty(name);
-        tracing::warn!(
-            event = "node_empty",
-            node = name,
-            "the node lost its mark: it came back empty and is served"
-        );
-        standing = expected.standing(read_mark(talk).await?.as_deref());
+        standing = until_prepared(order, talk, &expected).await?;
     }
     match standing {
         Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
@@ -199,6 +199,20 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
         | Standing::OtherCluster(_)
         | Standing::OtherNode(_)
         | Standing::Unreadable(_)) => Err(ConnectError::Identity(format!("{refused:?}"))),
+    }
+}
+
+/// Has the control side prepare an empty node, and waits for its mark. How long is bounded by the whole of connecting.
+async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Result<Standing, ConnectError> {
+    if let Some(bell) = order.shared.empty_nodes.get(order.node.index()) {
+        bell.notify_one();
+    }
+    loop {
+        let standing = expected.standing(read_mark(talk).await?.as_deref());
+        if standing != Standing::Unmarked {
+            return Ok(standing);
+        }
+        sleep(PREPARED_PACE).await;
     }
 }
 

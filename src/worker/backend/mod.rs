@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::io::ReadBuf;
 
 pub(super) use block::{fence, nonce, push_fence};
-pub(super) use connect::{ConnectError, Order, Ready, connect};
+pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
 pub(super) use link::{Link, State};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};

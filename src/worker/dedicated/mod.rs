@@ -17,7 +17,7 @@ mod connection;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::rc::Weak;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
@@ -103,7 +103,7 @@ pub(super) struct Dedicated {
 
 /// A place under the limit of one node; given back when dropped.
 #[derive(Debug)]
-struct Place(Arc<AtomicUsize>);
+pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Place {
     fn take(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
@@ -125,6 +125,11 @@ impl Pool {
     /// Tells the pool where its engine is.
     pub(super) fn set_engine(&mut self, engine: Weak<RefCell<Engine>>) {
         self.engine = engine;
+    }
+
+    /// Where the engine is, for tasks that outlive the turn that starts them.
+    pub(super) fn engine(&self) -> Option<Rc<RefCell<Engine>>> {
+        self.engine.upgrade()
     }
 
     fn slot(&mut self, dedicated: Dedicated) -> Option<&mut Slot> {
@@ -150,15 +155,7 @@ impl Engine {
         protocol: Protocol,
     ) -> Result<Dedicated, String> {
         let node = self.topology.placement(shard).node;
-        let count = &self.shared.dedicated[node.index()];
-        let Some(place) = Place::take(count, self.shared.limits.dedicated) else {
-            self.metrics.limits[Limit::Dedicated].inc();
-            return Err(format!(
-                "TRYAGAIN preshard: shard {shard}: all connections to its node for commands that wait are in use \
-                 ([nodes] dedicated_max); it has not run"
-            ));
-        };
-        let place = Some(place);
+        let place = Some(self.place_at(node)?);
         let key = (node, protocol == Protocol::Resp3);
         if let Some(index) = self.dedicated.idle.get_mut(&key).and_then(Vec::pop)
             && let Some(slot) = self.dedicated.slots.get_mut(index)
@@ -189,6 +186,19 @@ impl Engine {
             tokio::task::spawn_local(connection::keep(engine, dedicated, order));
         }
         Ok(dedicated)
+    }
+
+    /// A place for one more connection to a node.
+    pub(super) fn place_at(&self, node: NodeIndex) -> Result<Place, String> {
+        let count = &self.shared.dedicated[node.index()];
+        Place::take(count, self.shared.limits.dedicated).ok_or_else(|| {
+            self.metrics.limits[Limit::Dedicated].inc();
+            format!(
+                "TRYAGAIN preshard: all connections to node {} for commands that wait are in use ([nodes] dedicated_max); \
+                 it has not run",
+                self.topology.node(node).name
+            )
+        })
     }
 
     /// Asks something over a connection that carries nothing.
@@ -313,6 +323,9 @@ impl Engine {
         if !self.client_is_gone(index, generation) {
             self.clients[index].waits_at = None;
             self.clients[index].info.waits(None);
+            if self.replicas_counted(index, seq, reply) {
+                return;
+            }
         }
         self.complete(index, generation, seq, reply, from_node);
         if !self.client_is_gone(index, generation) {

@@ -18,7 +18,7 @@ use crate::worker::dedicated::{Dedicated, Job};
 use crate::worker::engine::Engine;
 
 /// What a node may take longer than the wait that was asked for.
-const SLACK: Duration = Duration::from_secs(1);
+pub(super) const SLACK: Duration = Duration::from_secs(1);
 
 /// What a client watches.
 #[derive(Clone, Copy, Debug)]
@@ -200,12 +200,17 @@ impl Engine {
         if !self.goes_by(index, Via::Dedicated) {
             return Ok(None);
         }
+        self.dedicated_to(index, shard).map(Some)
+    }
+
+    /// A connection of its own to a shard's node, unless that is down.
+    pub(super) fn dedicated_to(&mut self, index: usize, shard: ShardId) -> Result<Dedicated, String> {
         let protocol = self.clients[index].protocol;
         let lane = self.lane(shard, protocol);
         if let Admission::Down(line) = self.admission(lane) {
             return Err(line);
         }
-        self.acquire_dedicated(shard, protocol).map(Some)
+        self.acquire_dedicated(shard, protocol)
     }
 
     fn job(
@@ -216,13 +221,25 @@ impl Engine {
         (bytes, frames): (Vec<u8>, u32),
         limit: Option<Duration>,
     ) -> Job {
-        self.metrics.shard_request(shard, bytes.len());
         let seq = self.push_slot(index, bytes.len(), RequestClass::Blocking);
+        self.job_of(index, seq, (spec.name, shard), (bytes, frames), limit)
+    }
+
+    /// A job for a place in the reply queue that is taken already.
+    pub(super) fn job_of(
+        &self,
+        index: usize,
+        seq: u32,
+        (name, shard): (&'static str, ShardId),
+        (bytes, frames): (Vec<u8>, u32),
+        limit: Option<Duration>,
+    ) -> Job {
+        self.metrics.shard_request(shard, bytes.len());
         Job {
             owner: Some((to_u32(index), self.clients[index].generation, seq)),
             shard,
             db: self.topology.placement(shard).db,
-            name: spec.name,
+            name,
             bytes,
             frames,
             fenced: false,
@@ -232,7 +249,7 @@ impl Engine {
         }
     }
 
-    fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
+    pub(super) fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
         self.clients[index].waits_at = Some(at);
         self.ask_dedicated(at, job);
         self.tell_where_it_waits(at);
@@ -300,7 +317,7 @@ impl Engine {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     // Who waits for centuries waits for ever.
     u64::try_from(duration.as_micros())
         .unwrap_or(u64::MAX / 4)

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Waker;
 
 use super::blocking::Watching;
+use super::replicas::ReplicaWait;
 use super::script::CalledBySum;
 use super::transaction::Queued;
 use crate::command::CommandId;
@@ -124,6 +125,8 @@ pub(in crate::worker) struct Client {
     /// The connection of its own that carries its request.
     pub(in crate::worker) waits_at: Option<Dedicated>,
     pub(in crate::worker) watching: Option<Watching>,
+    /// What it asks of one node after the other.
+    pub(in crate::worker) replica_wait: Option<Box<ReplicaWait>>,
     /// What was queued since `MULTI`.
     pub(in crate::worker) transaction: Option<Box<Queued>>,
 
@@ -199,6 +202,7 @@ impl Client {
             called_by_sum: None,
             waits_at: None,
             watching: None,
+            replica_wait: None,
             transaction: None,
             partial: None,
             pause: Pause::No,

@@ -16,7 +16,9 @@ mod dispatch;
 mod input;
 #[cfg(test)]
 mod input_tests;
+mod kill;
 mod local;
+mod replicas;
 mod reply;
 #[cfg(test)]
 mod reply_tests;

@@ -9,7 +9,7 @@
 use super::client::Via;
 use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
-use crate::command::{Script, Spec, has_odd_header, reaches_out};
+use crate::command::{Script, Spec, has_odd_header, reaches_out, touches_nothing};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::{self, Args};
@@ -23,6 +23,10 @@ pub(in crate::worker) struct CalledBySum {
     sha: Sha,
     frame: Box<[u8]>,
 }
+
+const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
+const KEYLESS: &str = "CROSSSLOT this script names no key here, so it has no shard, and its text may reach keys; name them, or SELECT \
+                       a pinned database for it";
 
 impl Engine {
     /// Sends a script to its shard.
@@ -38,7 +42,7 @@ impl Engine {
             return self.wait_for_answers(index);
         }
         let lane = self.script_lane(shard, self.clients[index].protocol);
-        if let Err(line) = self.learn(lane, script, args) {
+        if let Err(line) = self.learn(index, lane, script, args) {
             self.answer_error(index, &line);
             return Taken::Yes;
         }
@@ -66,7 +70,13 @@ impl Engine {
     ///
     /// # Errors
     /// It may not run.
-    pub(super) fn learn(&mut self, lane: Lane, script: Script, args: &Args<'_>) -> Result<(), String> {
+    pub(super) fn learn(
+        &mut self,
+        index: usize,
+        lane: Lane,
+        script: Script,
+        args: &Args<'_>,
+    ) -> Result<(), String> {
         match script {
             Script::Eval => {
                 let body = args.get(1);
@@ -76,7 +86,17 @@ impl Engine {
                 told.note(&self.shared.scripts, sha);
             }
             Script::Evalsha => {
-                if let Some(sha) = Sha::parse(args.get(1)) {
+                let sha = Sha::parse(args.get(1));
+                // The sharded keyspace: without keys it may run anywhere, if it can touch none.
+                if self.clients[index].db == 0 && args.get(2) == b"0" {
+                    let body = sha.and_then(|sha| self.shared.scripts.body(sha));
+                    match body {
+                        None => return Err(NOSCRIPT.to_owned()),
+                        Some(body) if !touches_nothing(&body) => return Err(KEYLESS.to_owned()),
+                        Some(_) => {}
+                    }
+                }
+                if let Some(sha) = sha {
                     self.tell_script(lane, sha);
                 }
             }

@@ -148,7 +148,7 @@ impl Engine {
             Plan::One(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
             Plan::Script(script, shard) => {
                 let lane = self.script_lane(shard, self.clients[index].protocol);
-                self.learn(lane, script, args)?;
+                self.learn(index, lane, script, args)?;
                 Ok(Place::Shard(shard))
             }
             Plan::Local(Local::Ping | Local::Echo | Local::Time)

@@ -1,5 +1,6 @@
 //! What the tests stand on: real nodes, the real proxy, a client that sees bytes, a relay that breaks things.
 
+mod etcd;
 mod node;
 mod process;
 mod proxy;
@@ -7,6 +8,7 @@ pub(crate) mod relay;
 pub(crate) mod sys;
 pub(crate) mod wire;
 
+pub(crate) use etcd::Etcd;
 pub(crate) use node::{Node, NodeOptions, lacks};
 pub(crate) use process::{Scratch, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};

@@ -19,6 +19,7 @@ pub(crate) struct Setup {
     addresses: Vec<String>,
     proxy: Vec<String>,
     nodes: Vec<String>,
+    topology: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
@@ -44,11 +45,19 @@ pub(crate) struct Proxy {
 struct Log(Arc<Mutex<String>>);
 
 /// A proxy that was started and may be coming up or failing.
-struct Launch {
+#[derive(Debug)]
+pub(crate) struct Launch {
     child: Child,
     log: Log,
     store: String,
     dir: Arc<Scratch>,
+}
+
+impl Launch {
+    /// What it has printed so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.text()
+    }
 }
 
 // === impl Setup ===
@@ -62,6 +71,7 @@ impl Setup {
             addresses: addresses.to_vec(),
             proxy: Vec::new(),
             nodes: Vec::new(),
+            topology: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
@@ -104,7 +114,13 @@ impl Setup {
         self
     }
 
-    /// A store file somewhere else than in the proxy's own folder.
+    /// A line of `[topology]`.
+    pub(crate) fn topology(mut self, line: &str) -> Self {
+        self.topology.push(line.to_owned());
+        self
+    }
+
+    /// A store file somewhere else than in the proxy's own folder, or `etcd://…`.
     pub(crate) fn store(mut self, path: &str) -> Self {
         self.store = Some(path.to_owned());
         self
@@ -116,6 +132,11 @@ impl Setup {
     }
 
     fn toml(&self, store: &str) -> String {
+        let store = if store.starts_with("etcd:") {
+            store.to_owned()
+        } else {
+            format!("file:{store}")
+        };
         let mut text = format!("[proxy]\nlisten = {}\n", self.listen);
         // Two workers; and patience, since the machine may be busy with other things: who tests a deadline sets one.
         for default in ["workers = 2", "request_timeout = \"20s\""] {
@@ -132,10 +153,11 @@ impl Setup {
         lines(&mut text, &self.nodes);
         write!(
             text,
-            "[topology]\nstore = \"file:{store}\"\nshards = {}\npinned = {}\n",
+            "[topology]\nstore = \"{store}\"\nshards = {}\npinned = {}\n",
             self.shards, self.pinned
         )
         .unwrap();
+        lines(&mut text, &self.topology);
         for (number, address) in self.addresses.iter().enumerate() {
             write!(
                 text,
@@ -147,7 +169,8 @@ impl Setup {
         text
     }
 
-    fn launch(&self) -> Launch {
+    /// Starts the proxy and does not wait.
+    pub(crate) fn launch(&self) -> Launch {
         let dir = Arc::new(Scratch::new("proxy"));
         let store = self
             .store
@@ -182,12 +205,17 @@ impl Setup {
 
     /// Starts the proxy and waits until it says `ready`.
     pub(crate) fn start(&self) -> Proxy {
+        self.until_ready(self.launch())
+    }
+
+    /// Waits until a proxy that was launched says `ready`.
+    pub(crate) fn until_ready(&self, launch: Launch) -> Proxy {
         let Launch {
             mut child,
             log,
             store,
             dir,
-        } = self.launch();
+        } = launch;
         let address = |what: &str| {
             log.line_after(&format!("listening {what}="))
                 .and_then(|text| text.parse().ok())

@@ -31,6 +31,8 @@ impl Engine {
         self.count_request(index, spec);
         let value = match local {
             Local::Ping => return self.ping(index, args),
+            Local::KillCode => return self.kill_code(index, spec),
+            Local::Wait => return self.wait_for_replicas(index, spec, args),
             Local::ClientUnblock => return self.client_unblock(index, args),
             Local::Echo => Value::bulk(args.get(1)),
             Local::Quit => {
@@ -47,7 +49,6 @@ impl Engine {
                 Value::Int(0),
                 Value::Array(Vec::new()),
             ]),
-            Local::Wait => wait(args),
             Local::Info => self.info(args),
             Local::ConfigGet => self.config_get(args),
             Local::Command
@@ -124,15 +125,6 @@ fn time() -> Value {
         Value::bulk(now.as_secs().to_string()),
         Value::bulk(now.subsec_micros().to_string()),
     ])
-}
-
-/// `WAIT 0 …` is answered; a wait for replicas would have to run where the client's writes ran.
-fn wait(args: &Args<'_>) -> Value {
-    match number(args.get(1)) {
-        Some(0) => Value::Int(0),
-        Some(_) => Value::error("ERR WAIT for replicas is not supported by this version of preshard"),
-        None => Value::error("ERR value is not an integer or out of range"),
-    }
 }
 
 fn ok() -> Value {

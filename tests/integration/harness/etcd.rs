@@ -1,0 +1,134 @@
+//! A real etcd of one or three members, in temporary folders on free ports.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::process::{Scratch, free_port, wait_until};
+use super::sys;
+
+/// A cluster of etcd; members are stopped and started by number.
+#[derive(Debug)]
+pub(crate) struct Etcd {
+    members: Vec<Member>,
+}
+
+#[derive(Debug)]
+struct Member {
+    name: String,
+    client: u16,
+    peer: u16,
+    dir: Scratch,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    /// Started, with a leader.
+    pub(crate) fn start(count: usize) -> Self {
+        let mut etcd = Self::planned(count);
+        (0..count).for_each(|member| etcd.start_member(member));
+        etcd.wait();
+        etcd
+    }
+
+    /// Not started yet; its addresses are known.
+    pub(crate) fn planned(count: usize) -> Self {
+        let member = |number| Member {
+            name: format!("m{number}"),
+            client: free_port(),
+            peer: free_port(),
+            dir: Scratch::new("etcd"),
+            child: None,
+        };
+        Self {
+            members: (0..count).map(member).collect(),
+        }
+    }
+
+    pub(crate) fn start_member(&mut self, number: usize) {
+        let cluster: Vec<String> = self
+            .members
+            .iter()
+            .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer))
+            .collect();
+        let member = &mut self.members[number];
+        let client = format!("http://127.0.0.1:{}", member.client);
+        let peer = format!("http://127.0.0.1:{}", member.peer);
+        let log = std::fs::File::create(member.dir.file("etcd.log")).unwrap();
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &member.name, "--data-dir"])
+            .arg(member.dir.file("data"))
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &cluster.join(","), "--logger", "zap"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        sys::die_with_parent(&mut command);
+        member.child = Some(command.spawn().unwrap_or_else(|error| {
+            panic!("cannot start etcd: {error}. Run ./setup.sh, which installs what is missing")
+        }));
+    }
+
+    /// Waits until it takes writes.
+    pub(crate) fn wait(&self) {
+        wait_until("etcd has a leader", Duration::from_secs(30), || {
+            self.post(0, "kv/put", r#"{"key":"cmVhZHk=","value":"MQ=="}"#)
+                .is_some_and(|answer| answer.contains("revision"))
+        });
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, number: usize) {
+        if let Some(mut child) = self.members[number].child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// The store below `name`, all members named.
+    pub(crate) fn store(&self, name: &str) -> String {
+        let members: Vec<String> = self
+            .members
+            .iter()
+            .map(|m| format!("127.0.0.1:{}", m.client))
+            .collect();
+        format!("etcd://{}/{name}", members.join(","))
+    }
+
+    pub(crate) fn address(&self, number: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.members[number].client))
+    }
+
+    /// A call of the gateway; its whole answer, header included. `None` without an answer.
+    pub(crate) fn post(&self, number: usize, path: &str, body: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.address(number)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let length = body.len();
+        let request = format!(
+            "POST /v3/{path} HTTP/1.1\r\nhost: etcd\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        (0..self.members.len()).for_each(|member| self.kill(member));
+    }
+}
