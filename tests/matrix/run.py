@@ -137,8 +137,7 @@ def run_entry(entry, program, date):
         say(f"{entry.name}: not run: {missing}")
         return None, not missing.expected
     except Exception as error:  # an entry must not stop the others
-        failed = [repr(error)]
-        record = None
+        record, failed = None, [repr(error)]
     seconds = time.monotonic() - start
     say(f"{'FAILED' if failed else 'ok    '} {entry.name} ({seconds:.0f} s){'' if not failed else ': ' + '; '.join(failed)}")
     return record, bool(failed)
@@ -192,7 +191,11 @@ def main():
             results["suite"] = record or results.get("suite")
             bad += [suite.NAME] if failed else []
     if wants_servers:
-        record, failed = servers.run(date, LOGS, say, options.only)
+        try:
+            record, failed = servers.run(date, LOGS, say, options.only)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            say(f"FAILED servers: {error}")
+            record, failed = {}, ["servers"]
         results["servers"] = {**results.get("servers", {}), **record}
         bad += failed
     if not options.only or options.record:

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
@@ -50,11 +51,14 @@ def run_tests(program, folder, port, log):
     xml = log.with_suffix(".xml")
     xml.unlink(missing_ok=True)
     files = [f"tests/{part}test_{name}.py" for part in ("", "test_asyncio/") for name in FILES]
-    command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "addopts=", "-o", "timeout=30",
+    command = [program, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore", "--tb=line", "-o", "addopts=", "-o", "timeout=60",
+               "-o", "timeout_func_only=true",
                "--redis-url", f"redis://127.0.0.1:{port}/{DATABASE}", f"--junitxml={xml}", *files]
     with open(log, "wb") as out:
-        subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=SECONDS,
-                       env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        done = subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, timeout=SECONDS,
+                              env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    if done.returncode not in (0, 1):  # all passed, or some failed; anything else is no result
+        raise RuntimeError(f"pytest ended with status {done.returncode}; see {log}")
     found = {}
     for case in ElementTree.parse(xml).iter("testcase"):
         name = f"{case.get('classname').removeprefix('tests.')}::{case.get('name')}"
@@ -78,6 +82,7 @@ def expected():
 
 def run(preshard, date, logs, say):
     """What is recorded, and whether something failed."""
+    start = time.monotonic()
     try:
         program, folder = prepare()
         with Nodes(1, databases=16) as plain, Nodes(2) as nodes, Proxy(preshard, nodes) as proxy, ThreadPoolExecutor(2) as both:
@@ -85,7 +90,7 @@ def run(preshard, date, logs, say):
             through = both.submit(run_tests, program, folder, proxy.port, logs / "redis-py-preshard.log")
             direct, through = direct.result(), through.result()
             server, complaints = nodes.version(), proxy.complaints()
-    except (RuntimeError, OSError, subprocess.TimeoutExpired, ElementTree.ParseError) as error:
+    except Exception as error:  # as an entry that fails: the others go on
         say(f"FAILED {NAME}: {error}")
         return None, True
     passed = {name for name, outcome in direct.items() if outcome == "passed"}
@@ -101,7 +106,8 @@ def run(preshard, date, logs, say):
     for line in complaints:
         say(f"{NAME}: preshard complained: {line}")
     bad = bool(surprises or complaints)
-    say(f"{'FAILED' if bad else 'ok    '} {NAME}: {len(passed) - len(different)} of {len(passed)} as on {server}, {len(different)} differ")
+    say(f"{'FAILED' if bad else 'ok    '} {NAME}: {len(passed) - len(different)} of {len(passed)} as on {server}, {len(different)} differ "
+        f"({time.monotonic() - start:.0f} s)")
     record = {"date": date, "version": VERSION, "server": server, "files": [f"test_{name}.py" for name in FILES], "passed": len(passed),
               "same": len(passed) - len(different), "differences": {name: reason or "not expected" for name, reason in reasons.items()}}
     return record, bad

@@ -31,7 +31,7 @@ async function drive() {
   child.on("exit", (status) => status && process.exit(1));
   await new Promise((done) => child.once("message", done));
   const queue = new Queue("matrix", options);
-  const events = new QueueEvents("matrix", options);
+  const events = new QueueEvents("matrix", { ...options, lastEventId: "0-0" });
   await events.waitUntilReady();
   const done = (job) => job.waitUntilFinished(events, 30_000);
 
