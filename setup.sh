@@ -4,7 +4,7 @@
 #   ./setup.sh          for the tests: Redis, etcd, and the client libraries of the client tests (into target/clients)
 #   ./setup.sh demo     for the demo: Redis only
 #   ./setup.sh bench    for the benchmarks: Redis, twemproxy, HAProxy, strace
-#   ./setup.sh matrix   for `make matrix`: Redis, and every client library and framework (into target/matrix; those of
+#   ./setup.sh matrix   for `make matrix`: as for the tests, and every client library and framework (into target/matrix; those of
 #                       Ruby, PHP, Perl, Lua and C are Debian's packages)
 #
 # Debian and Ubuntu (apt-get, through sudo only when not root) and macOS (brew). It looks first, installs only what is
@@ -189,11 +189,9 @@ case $what in
     if have apt-get; then need strace "strace:strace"; fi
     ;;
   matrix)
-    need_rust
-    need_redis
+    # All that the tests need, too: it runs them on other servers.
+    "$root/setup.sh" test
     need_venv
-    need node "nodejs npm:node"
-    need npm "npm:node"
     need_matrix_packages
     python3 "$root/tests/matrix/run.py" --prepare || fail "not everything could be installed (see above)"
     ;;
