@@ -3,9 +3,10 @@
 CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ARGS ?=
+MATRIX_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check
+.PHONY: help demo test bench check matrix
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,3 +34,8 @@ test: ## everything: set-up, format, lints, documentation, all tests
 bench: ## side by side with direct Redis, twemproxy and HAProxy (minutes; needs a quiet machine)
 	@./setup.sh bench
 	./benches/run $(BENCH_ARGS)
+
+matrix: ## every client library, framework and server at hand, and docs/CLIENTS.md out of it (MATRIX_ARGS='--only celery')
+	@./setup.sh matrix
+	$(CARGO) build --release
+	python3 tests/matrix/run.py $(MATRIX_ARGS)

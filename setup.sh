@@ -4,6 +4,8 @@
 #   ./setup.sh          for the tests: Redis, etcd, and the client libraries of the client tests (into target/clients)
 #   ./setup.sh demo     for the demo: Redis only
 #   ./setup.sh bench    for the benchmarks: Redis, twemproxy, HAProxy, strace
+#   ./setup.sh matrix   for `make matrix`: as for the tests, and every client library and framework (into target/matrix; those of
+#                       Ruby, PHP, Perl, Lua and C are Debian's packages)
 #
 # Debian and Ubuntu (apt-get, through sudo only when not root) and macOS (brew). It looks first, installs only what is
 # missing, says what it does, and may be run as often as you like. No service is started, stopped or changed: a server
@@ -16,8 +18,10 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 clients=$root/target/clients
 
 # The client libraries that the tests drive, one exact version each.
-python_packages='redis==8.1.0 valkey-glide==2.6.0'
+python_packages='redis==8.1.0 valkey==6.2.0 valkey-glide==2.6.0'
 node_packages='ioredis@6.0.0 redis@6.3.1'
+# Those that only Debian packages, for the matrix; all others have their versions in tests/matrix/entries.py.
+matrix_packages='libhiredis-dev libredis-perl lua-redis lua5.1 php-cli php-predis php-redis ruby-redis ruby-sidekiq'
 
 say() { printf 'setup: %s\n' "$*"; }
 
@@ -146,6 +150,25 @@ need_node_clients() {
   printf '%s\n' "$node_packages" >"$stamp"
 }
 
+# Debian's packages by their names, since most are no programs.
+need_matrix_packages() {
+  if ! have apt-get; then
+    say "no apt-get: the clients for Ruby, PHP, Perl, Lua and C are left out ($matrix_packages)"
+    return 0
+  fi
+  missing=
+  for package in $matrix_packages; do
+    dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
+  done
+  [ -z "$missing" ] || install "${missing# }:"
+}
+
+# Virtual environments need ensurepip, which Debian keeps apart.
+need_venv() {
+  need python3 "python3 python3-venv:python"
+  python3 -c 'import ensurepip, venv' 2>/dev/null || install "python3-venv:python"
+}
+
 case $what in
   demo)
     need_rust
@@ -165,8 +188,15 @@ case $what in
     need haproxy "haproxy:haproxy"
     if have apt-get; then need strace "strace:strace"; fi
     ;;
+  matrix)
+    # All that the tests need, too: it runs them on other servers.
+    "$root/setup.sh" test
+    need_venv
+    need_matrix_packages
+    python3 "$root/tests/matrix/run.py" --prepare || fail "not everything could be installed (see above)"
+    ;;
   *)
-    fail "unknown argument '$what'; use test, demo or bench"
+    fail "unknown argument '$what'; use test, demo, bench or matrix"
     ;;
 esac
 say "ready for '$what': $("${PRESHARD_REDIS_SERVER:-redis-server}" --version | cut -d' ' -f1-3)"

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -94,6 +94,8 @@ async fn run(
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let (shared, store) = startup::prepare(&config).await?;
+    // Before anything is announced: who was told that it serves may end it, and gets a drain.
+    let mut signals = Signals::new()?;
     shared.metrics.facts().set_log_lines_dropped(dropped_lines);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
@@ -143,12 +145,12 @@ async fn run(
         workers = workers.len()
     );
 
-    wait_for_signal().await?;
+    signals.next().await;
     tracing::info!(event = "draining");
     readiness.drain();
     shared.draining.store(true, Relaxed);
     let _ = stop.send(true);
-    drain(workers, config.proxy.drain_timeout).await;
+    drain(workers, config.proxy.drain_timeout, &mut signals).await;
     tasks.shutdown().await;
     drop(store);
     tracing::info!(event = "stopped");
@@ -203,18 +205,30 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-async fn wait_for_signal() -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the proxy. While it starts they end it at once, as they end any program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Lets the workers end by themselves for as long as they may; a second signal ends the wait.
-async fn drain(workers: Vec<Worker>, longest: Duration) {
+async fn drain(workers: Vec<Worker>, longest: Duration, signals: &mut Signals) {
     for worker in &workers {
         // A full mailbox has connections in it; the worker sees the flag when it comes to them.
         let _ = worker.orders.try_send(Order::Drain);
@@ -232,6 +246,6 @@ async fn drain(workers: Vec<Worker>, longest: Duration) {
             // Threads of workers that are still at it end with the process.
             std::process::exit(0);
         }
-        _ = wait_for_signal() => std::process::exit(0),
+        () = signals.next() => std::process::exit(0),
     }
 }

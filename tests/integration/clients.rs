@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use crate::harness::{Node, Proxy, Setup};
+use crate::harness::{Node, Proxy, Setup, lacks};
 
 fn behind() -> ([Node; 2], Proxy) {
     let nodes = [Node::start(), Node::start()];
@@ -101,6 +101,17 @@ fn redis_py_works() {
     run_script(python(), "redis_py.py", &proxy);
 }
 
+/// The page of `make matrix`: equal to what its recorded results make (`PRESHARD_BLESS=1` writes it anew).
+#[test]
+fn the_clients_page_is_what_the_matrix_recorded() {
+    let mut report = Command::new("python3");
+    report.arg(root().join("tests/matrix/report.py"));
+    if std::env::var_os("PRESHARD_BLESS").is_none() {
+        report.arg("--check");
+    }
+    run(&mut report);
+}
+
 pub(crate) fn node_js() -> Command {
     let mut command = Command::new("node");
     command.env("NODE_PATH", root().join("target/clients/node/node_modules"));
@@ -117,6 +128,38 @@ fn ioredis_works() {
 fn node_redis_works() {
     let (_nodes, proxy) = behind();
     run_script(node_js(), "node_redis.cjs", &proxy);
+}
+
+/// Runs a program of the matrix on the sharded and on a pinned database: it prints `ok` at its end.
+fn run_matrix_program(command: fn() -> Command, program: &str, module: Option<&str>) {
+    let (_nodes, proxy) = behind();
+    for database in ["0", "3"] {
+        let said = run(command()
+            .arg(root().join("tests/matrix/clients").join(program))
+            .args(module)
+            .args([&proxy.data.port().to_string(), database]));
+        assert_eq!(said.lines().last(), Some("ok"), "{program} said:\n{said}");
+    }
+}
+
+#[test]
+fn redis_py_does_all_that_the_matrix_asks() {
+    run_matrix_program(python, "redis_py.py", Some("redis"));
+}
+
+#[test]
+fn valkey_py_does_all_that_the_matrix_asks() {
+    run_matrix_program(python, "redis_py.py", Some("valkey"));
+}
+
+#[test]
+fn ioredis_does_all_that_the_matrix_asks() {
+    run_matrix_program(node_js, "ioredis.cjs", Some("ioredis"));
+}
+
+#[test]
+fn node_redis_does_all_that_the_matrix_asks() {
+    run_matrix_program(node_js, "node_redis.cjs", None);
 }
 
 #[test]
@@ -153,6 +196,9 @@ fn ioredis_publishes_and_subscribes() {
 
 #[test]
 fn node_redis_publishes_and_subscribes() {
+    if lacks("shard channels") {
+        return;
+    }
     let (_nodes, proxy) = behind();
     run_script(node_js(), "node_redis_pubsub.cjs", &proxy);
 }

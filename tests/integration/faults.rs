@@ -295,7 +295,9 @@ fn a_node_that_comes_back_empty_is_served_again_and_marked() {
         "marked again"
     );
     fill(&proxy, &keys);
-    assert!(proxy.log().contains("empty"), "not a word in the log");
+    wait_until("the log says so", Duration::from_secs(5), || {
+        proxy.log().contains("empty")
+    });
 }
 
 #[test]
@@ -392,7 +394,7 @@ fn a_node_that_refuses_writes_says_so_itself() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
     let keys = keys_on(1, 2);
     fill(&proxy, &keys);
-    nodes[0].client().ask("CONFIG SET maxmemory 1mb").expect_ok();
+    nodes[0].client().ask("CONFIG SET maxmemory 1").expect_ok();
     let mut client = proxy.client();
     client.call(&["SET", &keys[0], "x"]).expect_error("OOM ");
     assert_eq!(
@@ -459,7 +461,7 @@ fn a_node_that_refuses_the_proxy_itself_is_down_and_its_words_stay_inside() {
 
 #[test]
 fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
-    let more = vec!["--busy-reply-threshold".to_owned(), "100".to_owned()];
+    let more = vec!["--lua-time-limit".to_owned(), "100".to_owned()];
     let (nodes, proxy) = two_nodes(
         NodeOptions {
             more,
@@ -504,7 +506,7 @@ fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
 #[test]
 fn nothing_runs_in_another_database_when_a_script_ends_in_the_middle_of_a_batch() {
     // SELECT is refused with BUSY while the script runs; what stands behind it arrives when the script may be over.
-    let more = vec!["--busy-reply-threshold".to_owned(), "5".to_owned()];
+    let more = vec!["--lua-time-limit".to_owned(), "5".to_owned()];
     let options = NodeOptions {
         more,
         ..NodeOptions::default()

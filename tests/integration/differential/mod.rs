@@ -14,7 +14,7 @@ use std::time::Duration;
 use self::conversation::Conversations;
 use self::script::Generator;
 use crate::harness::wire::{decode, frame};
-use crate::harness::{Client, Node, Reply, Setup, seed};
+use crate::harness::{Client, Node, Reply, Setup, lacks, seed};
 
 const COMMANDS: usize = 8000;
 const CONVERSATIONS: usize = 250;
@@ -225,13 +225,15 @@ fn send_chunked(client: &mut Client, bytes: &[u8], random: &mut fastrand::Rng) {
     }
 }
 
-/// All keys of a type, in order.
+/// All keys of a type, in order; or the error, which newer servers give for a type that they do not know.
 fn scan_type(client: &mut Client, kind: &str) -> Vec<String> {
     let (mut found, mut cursor) = (Vec::new(), "0".to_owned());
     loop {
-        let page = client
-            .call(&["SCAN", &cursor, "TYPE", kind, "COUNT", "50"])
-            .items();
+        let reply = client.call(&["SCAN", &cursor, "TYPE", kind, "COUNT", "50"]);
+        if let Some(error) = reply.error() {
+            return vec![error.to_owned()];
+        }
+        let page = reply.items();
         found.extend(sorted(&page[1]));
         cursor = page[0].text();
         if cursor == "0" {
@@ -257,6 +259,9 @@ fn difference(number: usize, command: &[Vec<u8>], want: &[u8], got: &[u8]) -> St
 
 /// Runs one script on both sides, batch by batch.
 fn compare_runs(database: u32, protocol: u8, tagged: bool) {
+    if lacks("SINTERCARD and others that the script sends, and the same words of errors") {
+        return;
+    }
     let seed = seed() ^ (u64::from(database) << 8) ^ u64::from(protocol);
     let plain = Node::start();
     let nodes = [Node::start(), Node::start()];

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::process::{Scratch, free_port, wait_for};
@@ -16,6 +17,28 @@ pub(crate) struct NodeOptions {
     /// Every write on disk before it is answered: what was acknowledged survives SIGKILL.
     pub(crate) durable: bool,
     pub(crate) more: Vec<String>,
+}
+
+/// The server under test. Never a resolved path: Debian's redis-server is a link whose name decides what the program is.
+fn program() -> String {
+    std::env::var("PRESHARD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
+/// Whether the server under test is older than Redis 7.0, and so lacks `what`: then it says so, and the test leaves it out.
+pub(crate) fn lacks(what: &str) -> bool {
+    static MAJOR: OnceLock<u32> = OnceLock::new();
+    let major = *MAJOR.get_or_init(|| {
+        let output = Command::new(program()).arg("--version").output();
+        let said = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+        let version = said.split("v=").nth(1).and_then(|rest| rest.split('.').next());
+        version
+            .and_then(|major| major.parse().ok())
+            .unwrap_or_else(|| panic!("no version in {said:?}"))
+    });
+    if major < 7 {
+        println!("left out: Redis {major} has no {what}");
+    }
+    major < 7
 }
 
 impl Default for NodeOptions {
@@ -60,8 +83,7 @@ impl Node {
     }
 
     fn try_start(&mut self) -> bool {
-        // Never a resolved path: Debian's redis-server is a link whose name decides what the program is.
-        let program = std::env::var("PRESHARD_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+        let program = program();
         let mut command = Command::new(&program);
         command
             .args([
@@ -178,6 +200,13 @@ impl Node {
             .unwrap_or("0");
         line.parse()
             .unwrap_or_else(|_| panic!("{field} is no number: {line}"))
+    }
+
+    /// The version that clients are told (Valkey's is the Redis that it stands for).
+    pub(crate) fn version(&self) -> String {
+        let text = self.client().ask("INFO server").text();
+        let line = text.lines().find_map(|line| line.strip_prefix("redis_version:"));
+        line.expect("INFO has redis_version").to_owned()
     }
 
     /// How often the node ran a command, as its own statistics say (`config|get` for subcommands).
