@@ -10,6 +10,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 
 use crate::command;
 use crate::ids::NodeIndex;
@@ -201,8 +202,10 @@ pub struct ClientInfo {
     waits: AtomicU64,
     /// Somebody may be about to end its wait (`CLIENT UNBLOCK`): the connection that it waits on serves nobody else.
     unblocking: AtomicBool,
-    /// Set to have the worker close it.
+    /// Set to have the worker close it: see [`Self::kill`].
     pub killed: AtomicBool,
+    /// Its session's, to be told that it is killed.
+    waker: Mutex<Option<Waker>>,
     /// `CLIENT SETNAME`, `CLIENT SETINFO`.
     pub names: Mutex<Names>,
 }
@@ -253,8 +256,27 @@ impl ClientInfo {
             waits: AtomicU64::new(0),
             unblocking: AtomicBool::new(false),
             killed: AtomicBool::new(false),
+            waker: Mutex::default(),
             names: Mutex::default(),
         }
+    }
+
+    /// Has its worker close it. Whether nobody has done so before.
+    pub(super) fn kill(&self) -> bool {
+        let first = !self.killed.swap(true, Relaxed);
+        if let Some(waker) = self.waker().as_ref() {
+            waker.wake_by_ref();
+        }
+        first
+    }
+
+    /// Who is to be told that it is killed.
+    pub(super) fn set_waker(&self, waker: Waker) {
+        *self.waker() = Some(waker);
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says where it waits for data, or that it does not.

@@ -2,24 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, wait_until};
+use crate::harness::{Client, Node, Reply, Setup, key_in, lacks, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
-
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, metrics) = proxy.http_get("/metrics");
-    metrics
-        .lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 /// Waits until so many clients wait on the nodes.
 fn until_blocked(nodes: &[Node], count: u64) {
@@ -75,7 +60,7 @@ fn every_waiting_command_is_woken_by_another_client() {
             }
         }
     }
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
 }
 
 #[test]
@@ -141,9 +126,9 @@ fn an_element_stays_when_the_client_that_waited_for_it_has_left() {
         assert_eq!(other.ask("RPUSH queue v"), Reply::Int(1));
         assert_eq!(other.ask("LPOP queue"), Reply::from("v"));
     }
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
     wait_until("their connections are gone", PATIENCE, || {
-        metric(&proxy, "preshard_node_dedicated_used") == 0
+        proxy.metric("preshard_node_dedicated_used") == 0
     });
 }
 
@@ -248,9 +233,9 @@ fn a_thousand_that_wait_are_all_served_and_leave_nothing() {
     drop(waiting);
     until_blocked(&nodes, 0);
     wait_until("no connection is in use", PATIENCE, || {
-        metric(&proxy, "preshard_node_dedicated_used") == 0
+        proxy.metric("preshard_node_dedicated_used") == 0
     });
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
     assert_eq!(other.ask("DBSIZE"), Reply::Int(0));
 }
 

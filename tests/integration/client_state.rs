@@ -4,24 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Client, Node, Reply, key_in, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
-
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, metrics) = proxy.http_get("/metrics");
-    metrics
-        .lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 fn words(line: &str) -> Vec<u8> {
     frame(&line.split(' ').collect::<Vec<_>>())
@@ -215,11 +200,11 @@ fn a_client_that_is_killed_leaves_nothing_behind_whatever_it_does() {
             client.until_closed();
             killed += 1;
             wait_until(&format!("nothing is left of one {what}"), PATIENCE, || {
-                metric(&proxy, "preshard_client_connections{") == 1
-                    && metric(&proxy, "preshard_node_dedicated_used") == 0
-                    && metric(&proxy, "preshard_pubsub_clients") == 0
-                    && metric(&proxy, "preshard_pubsub_channels") == 0
-                    && metric(&proxy, "preshard_pubsub_patterns") == 0
+                proxy.metric("preshard_client_connections{") == 1
+                    && proxy.metric("preshard_node_dedicated_used") == 0
+                    && proxy.metric("preshard_pubsub_clients") == 0
+                    && proxy.metric("preshard_pubsub_channels") == 0
+                    && proxy.metric("preshard_pubsub_patterns") == 0
                     && nodes.iter().map(|node| node.info("blocked_clients")).sum::<u64>() == 0
             });
             assert_eq!(observer.call(&["CLIENT", "LIST", "ID", &id]).text(), "", "{what}");
@@ -228,11 +213,11 @@ fn a_client_that_is_killed_leaves_nothing_behind_whatever_it_does() {
         }
     }
     assert_eq!(
-        metric(&proxy, "preshard_client_disconnects_total{reason=\"admin_kill\"}"),
+        proxy.metric("preshard_client_disconnects_total{reason=\"admin_kill\"}"),
         killed
     );
     assert_eq!(observer.ask("EXISTS {t}a").int(), 0);
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
 }
 
 #[test]
@@ -404,7 +389,7 @@ fn a_connection_whose_wait_somebody_ended_serves_nobody_else() {
     let (nodes, proxy) = small();
     let (mut client, mut other) = (proxy.client(), proxy.client());
     let id = id_of(&mut client);
-    let idle = || metric(&proxy, "preshard_node_dedicated_idle");
+    let idle = || proxy.metric("preshard_node_dedicated_idle");
     assert_eq!(client.ask("BLPOP {t}q 0.01"), Reply::Null);
     wait_until("its connection is kept for the next one", PATIENCE, || {
         idle() == 1
@@ -417,7 +402,7 @@ fn a_connection_whose_wait_somebody_ended_serves_nobody_else() {
     assert_eq!(client.reply(), Reply::Null);
     // An order that comes late would end the wait of whoever has it then.
     wait_until("its connection is closed", PATIENCE, || {
-        idle() == 0 && metric(&proxy, "preshard_node_dedicated_used") == 0
+        idle() == 0 && proxy.metric("preshard_node_dedicated_used") == 0
     });
     assert_eq!(client.ask("BLPOP {t}q 0.01"), Reply::Null);
     wait_until("the next one is kept", PATIENCE, || idle() == 1);
@@ -478,7 +463,7 @@ fn who_unblocks_one_client_never_hits_another() {
         assert!(hits > 0 && rounds > 0, "{hits} {rounds}");
     });
     wait_until("all connections are given back", PATIENCE, || {
-        metric(&proxy, "preshard_node_dedicated_used") == 0
+        proxy.metric("preshard_node_dedicated_used") == 0
     });
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
 }

@@ -3,15 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, key_in, shard_of, wait_until};
+use crate::harness::{Client, Node, NodeOptions, Reply, Setup, key_in, shard_of, small, wait_until};
 
 /// Two nodes of 16 databases behind a proxy with 8 shards and 4 pinned databases.
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
-
 /// Twenty keys over all eight shards.
 fn spread_keys() -> Vec<String> {
     (0..24)

@@ -4,24 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_for, wait_until};
+use crate::harness::{Client, Node, Reply, Setup, key_in, small, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
-
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, metrics) = proxy.http_get("/metrics");
-    metrics
-        .lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 fn words(line: &str) -> Vec<u8> {
     frame(&line.split(' ').collect::<Vec<_>>())
@@ -181,7 +166,7 @@ fn what_stands_behind_it_in_one_pipeline_waits_too() {
     assert_eq!(client.reply(), Reply::Null);
     let mut other = proxy.client();
     wait_until("it waits", PATIENCE, || {
-        metric(&proxy, "preshard_paused_clients") == 1
+        proxy.metric("preshard_paused_clients") == 1
     });
     assert_eq!(other.ask("GET x"), Reply::Null);
     assert!(!has_answer(&client));
@@ -191,7 +176,7 @@ fn what_stands_behind_it_in_one_pipeline_waits_too() {
     assert!(client.reply().is_ok());
     assert_eq!(client.reply(), Reply::from("1"));
     wait_until("nobody waits", PATIENCE, || {
-        metric(&proxy, "preshard_paused_clients") == 0
+        proxy.metric("preshard_paused_clients") == 0
     });
 }
 
@@ -206,12 +191,12 @@ fn unpause_wakes_clients_of_all_workers_and_the_admin_port_ends_any_pause() {
             client.command(&["INCR", &format!("k:{number}:{mode}")]);
         }
         wait_until("all wait", PATIENCE, || {
-            metric(&proxy, "preshard_paused_clients") == 30
+            proxy.metric("preshard_paused_clients") == 30
         });
         if mode == "ALL" {
             first.send(&words("CLIENT UNPAUSE"));
             wait_until("it waits too", PATIENCE, || {
-                metric(&proxy, "preshard_paused_clients") == 31
+                proxy.metric("preshard_paused_clients") == 31
             });
             proxy.admin_client().ask("CLIENT UNPAUSE").expect_ok();
             assert!(first.reply().is_ok());
@@ -237,16 +222,16 @@ fn who_leaves_or_is_killed_while_it_waits_is_gone_and_has_done_nothing() {
     half_closed.send(&words("SET half 1"));
     half_closed.stream().shutdown(std::net::Shutdown::Write).unwrap();
     wait_until("two wait", PATIENCE, || {
-        metric(&proxy, "preshard_paused_clients") == 2
+        proxy.metric("preshard_paused_clients") == 2
     });
     drop(leaver);
     assert_eq!(observer.call(&["CLIENT", "KILL", "ID", &id]).int(), 1);
     assert_eq!(killed.until_closed(), b"");
     wait_until("they are gone", PATIENCE, || {
-        metric(&proxy, "preshard_client_connections{") == 1
+        proxy.metric("preshard_client_connections{") == 1
     });
     assert_eq!(
-        metric(&proxy, "preshard_client_disconnects_total{reason=\"admin_kill\"}"),
+        proxy.metric("preshard_client_disconnects_total{reason=\"admin_kill\"}"),
         1
     );
     observer.ask("CLIENT UNPAUSE").expect_ok();
@@ -354,7 +339,7 @@ fn a_proxy_that_stops_lets_paused_clients_go_unserved() {
     client.ask("CLIENT PAUSE 3600000 ALL").expect_ok();
     client.send(&words("SET {t}a 1"));
     wait_until("it waits", PATIENCE, || {
-        metric(&proxy, "preshard_paused_clients") == 1
+        proxy.metric("preshard_paused_clients") == 1
     });
     let begin = Instant::now();
     proxy.terminate();

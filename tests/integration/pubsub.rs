@@ -5,7 +5,7 @@ mod load;
 
 use std::time::Duration;
 
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, wait_until};
+use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 /// What is logged when a node goes and comes.
 const NODE_AWAY: &[&str] = &[
@@ -17,12 +17,6 @@ const NODE_AWAY: &[&str] = &[
     "probe_failed",
 ];
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
 
 /// A message, push or confirmation as its words: `message news hello`.
 fn words(reply: &Reply) -> String {
@@ -45,20 +39,10 @@ fn subscribe(client: &mut Client, line: &str) {
 }
 
 /// A metric, summed over its labels.
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, page) = proxy.http_get("/metrics");
-    let lines = page.lines().filter(|line| {
-        line.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
-    });
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum::<f64>() as u64
-}
-
 fn nothing_is_left(nodes: &[Node], proxy: &Proxy) {
     for name in ["clients", "channels", "patterns", "shard_channels"] {
         let name = format!("preshard_pubsub_{name}");
-        wait_until(&name, PATIENCE, || metric(proxy, &name) == 0);
+        wait_until(&name, PATIENCE, || proxy.metric(&name) == 0);
     }
     for node in nodes {
         wait_until("a node has no subscription left", PATIENCE, || {
@@ -125,7 +109,7 @@ fn a_message_reaches_every_subscriber_once_and_is_counted() {
     );
     drop(by_pattern);
     nothing_is_left(&nodes, &proxy);
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
 }
 
 #[test]
@@ -377,7 +361,7 @@ fn a_node_that_comes_back_is_heard_again() {
     nodes[1].kill();
     // Who subscribes now hears the node that is there, and does not wait for the other one.
     wait_until("the loss is counted", PATIENCE, || {
-        metric(&proxy, "preshard_pubsub_gaps_total") > 0
+        proxy.metric("preshard_pubsub_gaps_total") > 0
     });
     let mut late = proxy.client3();
     subscribe(&mut late, "SUBSCRIBE late");
@@ -470,7 +454,7 @@ fn whoever_leaves_in_whatever_way_leaves_nothing() {
         subscribe(client, "SSUBSCRIBE s");
     }
     wait_until("the levels are shown", PATIENCE, || {
-        metric(&proxy, "preshard_pubsub_clients") == 4
+        proxy.metric("preshard_pubsub_clients") == 4
     });
     let mut other = proxy.client();
     let list = other.ask("CLIENT LIST").text();

@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, key_in, lacks, wait_until};
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
+use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 const GET: &str = "return redis.call('GET', KEYS[1])";
 

@@ -4,25 +4,10 @@ use std::time::Duration;
 
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Client, Node, Reply, Setup, key_in, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const END: &[u8] = b"$3\r\nend\r\n";
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
-
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, metrics) = proxy.http_get("/metrics");
-    metrics
-        .lines()
-        .filter(|line| line.starts_with(name))
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
-        .sum()
-}
 
 fn words(line: &str) -> Vec<u8> {
     frame(&line.split(' ').collect::<Vec<_>>())
@@ -215,7 +200,7 @@ fn what_nobody_reads_takes_no_memory_and_closes_nobody() {
     let other_node = usize::from(crate::harness::shard_of("{t}large", 8) < 4);
     let elsewhere = key_in(other_node as u16 * 4, 8, "k:");
     client.call(&["SET", &elsewhere, "1"]).expect_ok();
-    let read = || metric(&proxy, "preshard_shard_reply_bytes_total");
+    let read = || proxy.metric("preshard_shard_reply_bytes_total");
     let before = read();
     nodes[other_node].freeze();
     client.command(&["CLIENT", "REPLY", "SKIP"]);

@@ -6,15 +6,9 @@ mod load;
 
 use std::time::Duration;
 
-use crate::harness::{Client, Node, Proxy, Reply, Scratch, Setup, key_in, wait_until};
+use crate::harness::{Client, Node, Proxy, Reply, Scratch, Setup, key_in, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
 
 fn tracking(proxy: &Proxy, options: &str) -> Client {
     let mut client = proxy.client3();
@@ -62,20 +56,10 @@ fn quiet(client: &mut Client, writer: &mut Client) {
     expect_all(client, &[&keys[0], &keys[1]]);
 }
 
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, page) = proxy.http_get("/metrics");
-    let lines = page.lines().filter(|line| {
-        line.strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with(' ') || rest.starts_with('{'))
-    });
-    let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum::<f64>() as u64
-}
-
 fn nothing_is_left(nodes: &[Node], proxy: &Proxy) {
     for name in ["clients", "keys", "prefixes", "bytes"] {
         let name = format!("preshard_tracking_{name}");
-        wait_until(&name, PATIENCE, || metric(proxy, &name) == 0);
+        wait_until(&name, PATIENCE, || proxy.metric(&name) == 0);
     }
     for node in nodes {
         wait_until("a node tells nobody any more", PATIENCE, || {
@@ -136,7 +120,7 @@ fn a_key_that_was_read_is_told_once_whoever_changes_it() {
     assert_eq!(client.ask("PING"), Reply::Simple("PONG".into()));
     drop(client);
     nothing_is_left(&nodes, &proxy);
-    assert!(metric(&proxy, "preshard_tracking_invalidations_total") >= 36);
+    assert!(proxy.metric("preshard_tracking_invalidations_total") >= 36);
 }
 
 #[test]
@@ -231,7 +215,7 @@ fn prefixes_are_told_of_all_changes() {
     expect(&mut client, &["xy"]);
     expect(&mut all, &["xy"]);
     wait_until("three prefixes and the empty one", PATIENCE, || {
-        metric(&proxy, "preshard_tracking_prefixes") == 4
+        proxy.metric("preshard_tracking_prefixes") == 4
     });
     client.ask("CLIENT TRACKING OFF").expect_ok();
     all.ask("CLIENT TRACKING OFF").expect_ok();
@@ -448,7 +432,7 @@ fn whoever_stops_in_whatever_way_leaves_nothing() {
         }
     }
     wait_until("the levels are shown", PATIENCE, || {
-        metric(&proxy, "preshard_tracking_clients") == 6 && metric(&proxy, "preshard_tracking_keys") >= 50
+        proxy.metric("preshard_tracking_clients") == 6 && proxy.metric("preshard_tracking_keys") >= 50
     });
     assert!(
         writer
@@ -564,7 +548,7 @@ fn beyond_the_limit_a_key_goes_and_is_told() {
             }
         }
     }
-    assert_eq!(metric(&proxy, "preshard_tracking_evictions_total"), 90);
+    assert_eq!(proxy.metric("preshard_tracking_evictions_total"), 90);
     let (_, page) = proxy.http_get("/metrics");
     assert!(page.contains("preshard_limits_reached_total{limit=\"tracking_keys\"} 90"));
     for key in known {

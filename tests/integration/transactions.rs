@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
-
-fn small() -> (Vec<Node>, Proxy) {
-    let nodes = vec![Node::start(), Node::start()];
-    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
-    (nodes, proxy)
-}
+use crate::harness::{Client, Node, Reply, Setup, key_in, small, wait_until};
 
 fn queue(client: &mut Client, lines: &[&str]) {
     client.ask("MULTI").expect_ok();

@@ -90,6 +90,7 @@ impl Engine {
             .is_none_or(|waker| !waker.will_wake(cx.waker()))
         {
             client.waker = Some(cx.waker().clone());
+            client.info.set_waker(cx.waker().clone());
         }
         if client.write_blocked && client.closed.is_none() {
             self.write_when_ready(index, cx);
@@ -97,12 +98,16 @@ impl Engine {
         if self.clients[index].partial.is_some() && self.clients[index].pause != Pause::No {
             self.resume_input(index);
         }
-        for _ in 0..READS_PER_TURN {
+        for read in 0..READS_PER_TURN {
             if !self.may_read(index) {
+                self.look_whether_killed(index, read);
                 return self.session_state(index, cx);
             }
             match self.read_once(index, cx) {
-                Poll::Pending => return self.session_state(index, cx),
+                Poll::Pending => {
+                    self.look_whether_killed(index, read);
+                    return self.session_state(index, cx);
+                }
                 Poll::Ready(Ok(0)) => {
                     self.clients[index].read_ended = true;
                     return self.session_state(index, cx);
@@ -113,6 +118,15 @@ impl Engine {
         }
         cx.waker().wake_by_ref();
         self.session_state(index, cx)
+    }
+
+    /// A turn that has read nothing may have been asked for by who has killed the client.
+    #[inline]
+    fn look_whether_killed(&mut self, index: usize, read: usize) {
+        if read == 0 && self.clients[index].info.killed.load(Relaxed) {
+            let generation = self.clients[index].generation;
+            self.close_client(index, generation, Disconnect::AdminKill);
+        }
     }
 
     fn may_read(&self, index: usize) -> bool {

@@ -11,17 +11,6 @@ use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, seed, sys, wait_
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A metric, summed over its labels.
-fn metric(proxy: &Proxy, name: &str) -> u64 {
-    let (_, page) = proxy.http_get("/metrics");
-    let lines = page.lines().filter(|line| {
-        let rest = line.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with([' ', '{']))
-    });
-    lines
-        .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-        .sum::<f64>() as u64
-}
-
 fn waiting(proxy: &Proxy) -> Vec<Client> {
     let commands: [fn(&str) -> Vec<String>; 4] = [
         |key| ["BLPOP", key, "0"].map(str::to_owned).to_vec(),
@@ -95,10 +84,10 @@ fn a_thousand_that_wait_and_a_thousand_that_listen_leave_nothing_behind() {
     let blocked = || nodes.iter().map(|node| node.info("blocked_clients")).sum::<u64>();
     wait_until("a thousand wait on the nodes", PATIENCE, || blocked() == 1000);
     wait_until("they are counted", PATIENCE, || {
-        metric(&proxy, "preshard_node_dedicated_used") == 1000
+        proxy.metric("preshard_node_dedicated_used") == 1000
     });
     wait_until("they are counted too", PATIENCE, || {
-        metric(&proxy, "preshard_pubsub_clients") == 1000
+        proxy.metric("preshard_pubsub_clients") == 1000
     });
 
     let (done, seed) = (AtomicBool::new(false), seed());
@@ -125,7 +114,7 @@ fn a_thousand_that_wait_and_a_thousand_that_listen_leave_nothing_behind() {
         }
     }
     assert_eq!(
-        metric(&proxy, "preshard_pubsub_deliveries_total"),
+        proxy.metric("preshard_pubsub_deliveries_total"),
         1000 * messages as u64
     );
 
@@ -145,14 +134,14 @@ fn a_thousand_that_wait_and_a_thousand_that_listen_leave_nothing_behind() {
         "preshard_client_output_buffer_bytes",
         "preshard_node_queue_commands",
     ] {
-        wait_until(name, PATIENCE, || metric(&proxy, name) == 0);
+        wait_until(name, PATIENCE, || proxy.metric(name) == 0);
     }
     for node in &nodes {
         wait_until("no node has a subscription", PATIENCE, || {
             node.client().ask("PUBSUB CHANNELS").items().is_empty()
         });
     }
-    assert_eq!(metric(&proxy, "preshard_popped_for_nobody_total"), 0);
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    assert_eq!(proxy.metric("preshard_popped_for_nobody_total"), 0);
+    assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
     proxy.assert_alive("a crowd that left");
 }

@@ -16,7 +16,14 @@ pub(crate) use process::{Scratch, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};
 pub(crate) use wire::{Client, Reply};
 
-/// The shard of a key, as product.md defines it; written here once more, on purpose.
+/// Two nodes, and a proxy with eight shards in front of them.
+pub(crate) fn small() -> (Vec<Node>, Proxy) {
+    let nodes = vec![Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()]).start();
+    (nodes, proxy)
+}
+
+/// The shard of a key; the rule is written here once more, on purpose.
 pub(crate) fn shard_of(key: &str, shards: u16) -> u16 {
     let tag = match key.find('{') {
         Some(open) => match key[open + 1..].find('}') {

@@ -364,6 +364,17 @@ impl Proxy {
         end_of(&mut self.child, limit, &self.log)
     }
 
+    /// The sum of a metric over all its labels. A name that goes on behind `{` chooses among them.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let (_, page) = self.http_get("/metrics");
+        let lines = page.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| name.contains('{') || rest.starts_with([' ', '{']))
+        });
+        let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        values.sum::<f64>() as u64
+    }
+
     /// A GET on the HTTP port: status and body.
     pub(crate) fn http_get(&self, path: &str) -> (u16, String) {
         let mut client = Client::connect(self.http);

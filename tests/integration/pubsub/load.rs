@@ -1,8 +1,8 @@
 //! Bursts, slow readers and large messages: each costs whom it concerns, and nobody else.
 
-use super::{expect, metric, nothing_is_left, small, subscribe, words};
+use super::{expect, nothing_is_left, subscribe, words};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Reply, Setup};
+use crate::harness::{Client, Node, Reply, Setup, small};
 
 #[test]
 fn a_subscriber_that_does_not_read_is_closed_and_nobody_else_suffers() {
@@ -45,7 +45,7 @@ fn a_subscriber_that_does_not_read_is_closed_and_nobody_else_suffers() {
     }
     let (_, page) = proxy.http_get("/metrics");
     assert!(page.contains("preshard_client_disconnects_total{reason=\"slow_subscriber\"} 2"));
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
     nothing_is_left(&nodes, &proxy);
 }
 
@@ -67,7 +67,7 @@ fn a_message_that_nobody_may_hold_closes_only_those_that_it_is_for() {
     assert_eq!(pattern.until_closed(), b"");
     assert!(node.ask("PUBLISH other still-here").int() > 0);
     expect(&mut other, &["message other still-here"]);
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_thousand_subscribers_get_everything_while_others_are_served() {
         }
     }
     assert_eq!(
-        metric(&proxy, "preshard_pubsub_deliveries_total"),
+        proxy.metric("preshard_pubsub_deliveries_total"),
         1000 * MESSAGES as u64
     );
     assert_eq!(publisher.ask("PUBSUB NUMSUB c").items()[1], Reply::Int(1000));
@@ -143,5 +143,5 @@ fn publishers_wait_for_deliveries_instead_of_losing_them() {
         Some("0"),
         "a burst that no turn can deliver made nobody wait"
     );
-    assert_eq!(metric(&proxy, "preshard_pubsub_gaps_total"), 0);
+    assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
 }

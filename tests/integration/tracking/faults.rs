@@ -1,7 +1,7 @@
 //! Nodes that cannot tell of changes: whoever tracks drops everything, and caches nothing of such a node meanwhile.
 
-use super::{PATIENCE, expect, invalidated, metric, nothing_is_left, small, tracking};
-use crate::harness::{Client, Node, Reply, Setup, key_in, wait_until};
+use super::{PATIENCE, expect, invalidated, nothing_is_left, tracking};
+use crate::harness::{Client, Node, Reply, Setup, key_in, small, wait_until};
 
 /// What is logged when a node goes and comes.
 pub(super) const NODE_AWAY: &[&str] = &[
@@ -74,9 +74,9 @@ fn a_node_that_dies_and_comes_back() {
     expect(&mut reads, &[&there]);
     expect(&mut late, &[&there]);
     expect(&mut all, &[&there]);
-    assert!(metric(&proxy, "preshard_tracking_gaps_total") > 0);
+    assert!(proxy.metric("preshard_tracking_gaps_total") > 0);
     assert_eq!(
-        metric(&proxy, "preshard_pubsub_gaps_total"),
+        proxy.metric("preshard_pubsub_gaps_total"),
         0,
         "nobody had subscribed"
     );

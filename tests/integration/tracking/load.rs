@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::faults::NODE_AWAY;
-use super::{PATIENCE, invalidated, metric, tracking};
+use super::{PATIENCE, invalidated, tracking};
 use crate::harness::{Client, Node, Proxy, Reply, Setup, seed, wait_until};
 
 const KEYS: usize = 40;
@@ -192,7 +192,7 @@ fn no_cache_is_stale_when_all_is_quiet() {
 fn no_cache_is_stale_with_hardly_any_room_in_the_table() {
     let (mut nodes, proxy) = pair(&[], &["tracking_keys_max = 5"]);
     readers_and_writers(&proxy, &mut nodes, |_| {});
-    assert!(metric(&proxy, "preshard_tracking_evictions_total") > 0);
+    assert!(proxy.metric("preshard_tracking_evictions_total") > 0);
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn no_cache_is_stale_after_connections_were_lost() {
             });
         }
     });
-    assert!(metric(&proxy, "preshard_tracking_gaps_total") > 2);
+    assert!(proxy.metric("preshard_tracking_gaps_total") > 2);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn no_cache_is_stale_after_nodes_have_died_and_come_back() {
             });
         }
     });
-    assert!(metric(&proxy, "preshard_tracking_gaps_total") > 2);
+    assert!(proxy.metric("preshard_tracking_gaps_total") > 2);
 }
 
 #[test]

@@ -101,15 +101,15 @@ impl Engine {
         Ok(Value::Int(i64::try_from(count).unwrap_or(i64::MAX)))
     }
 
-    /// Has the clients closed that are meant: the one that asks behind its answer, those of this worker now, others at
-    /// their workers' next sweep. Returns how many.
+    /// Has the clients closed that are meant: the one that asks behind its answer, those of this worker now, others as soon
+    /// as their workers come to it. Returns how many.
     fn kill_matching(&mut self, index: usize, filter: &Filter) -> usize {
         let now = self.now_ms();
         let own = self.clients[index].info.id;
         let mut count = 0;
         for info in self.shared.registry.list() {
             // Each is counted once, whoever else kills it at the same time.
-            if !filter.matches(&info, now) || info.killed.swap(true, Relaxed) {
+            if !filter.matches(&info, now) || !info.kill() {
                 continue;
             }
             count += 1;
