@@ -1,7 +1,7 @@
 //! `cluster_emulation`: to clients in cluster mode the proxy is a cluster of one node, in the shapes of a real one.
 
 use crate::clients::{node_js, python, run_script};
-use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, wait_until};
+use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, lacks, wait_until};
 use std::time::Duration;
 
 fn emulating(lines: &[&str]) -> ([Node; 2], Proxy) {
@@ -42,6 +42,9 @@ fn shape(reply: &Reply, id: &str, port: u16) -> String {
 
 #[test]
 fn replies_have_the_shapes_of_a_real_cluster_node() {
+    if lacks("CLUSTER ADDSLOTSRANGE") {
+        return;
+    }
     let (_nodes, proxy) = emulating(&[]);
     let real = real_cluster();
     for hello in ["HELLO 2", "HELLO 3"] {
@@ -189,24 +192,36 @@ fn slots_of_a_lost_node_are_told_as_failing() {
 
 #[test]
 fn redis_py_cluster_works() {
+    if lacks("shard channels") {
+        return;
+    }
     let (_nodes, proxy) = emulating(&[]);
     run_script(python(), "redis_py_cluster.py", &proxy);
 }
 
 #[test]
 fn valkey_glide_cluster_works() {
+    if lacks("shard channels") {
+        return;
+    }
     let (_nodes, proxy) = emulating(&[]);
     run_script(python(), "glide_cluster.py", &proxy);
 }
 
 #[test]
 fn ioredis_cluster_works() {
+    if lacks("shard channels") {
+        return;
+    }
     let (_nodes, proxy) = emulating(&[]);
     run_script(node_js(), "ioredis_cluster.cjs", &proxy);
 }
 
 #[test]
 fn node_redis_cluster_works() {
+    if lacks("shard channels") {
+        return;
+    }
     let (_nodes, proxy) = emulating(&[]);
     run_script(node_js(), "node_redis_cluster.cjs", &proxy);
 }

@@ -261,6 +261,9 @@ fn a_script_that_does_not_end_is_killed_and_one_that_wrote_is_not() {
 
 #[test]
 fn a_function_that_does_not_end_is_killed() {
+    if lacks("functions") {
+        return;
+    }
     let (nodes, proxy) = soon_busy();
     let (mut runs, mut kills) = (proxy.client(), proxy.client());
     let code = "#!lua name=l\nredis.register_function('endless', function() while true do end end)";
@@ -288,6 +291,9 @@ fn is_everywhere(client: &mut crate::harness::Client) {
 
 #[test]
 fn a_node_that_comes_back_empty_has_the_functions_before_it_is_asked_for_them() {
+    if lacks("functions") {
+        return;
+    }
     let mut nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
     let proxy = Setup::of(&addresses)
@@ -314,6 +320,9 @@ fn a_node_that_comes_back_empty_has_the_functions_before_it_is_asked_for_them() 
 
 #[test]
 fn functions_are_brought_to_new_nodes_and_to_those_that_lost_them_while_the_proxy_was_away() {
+    if lacks("functions") {
+        return;
+    }
     let mut nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
     // The application had one server before.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Reply, Setup, key_in, small, wait_until};
+use crate::harness::{Client, Node, Reply, Setup, key_in, lacks, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const END: &[u8] = b"$3\r\nend\r\n";
@@ -116,6 +116,9 @@ const SCRIPTS: &[&[&str]] = &[
 
 #[test]
 fn what_is_left_out_is_what_redis_leaves_out() {
+    if lacks("the same words of errors") {
+        return;
+    }
     let (_nodes, proxy) = small();
     let plain = Node::start();
     for three in [false, true] {
@@ -139,6 +142,9 @@ fn what_is_left_out_is_what_redis_leaves_out() {
 
 #[test]
 fn large_and_small_replies_of_all_shards_keep_their_places_round_those_that_are_left_out() {
+    if lacks("the same words of errors") {
+        return;
+    }
     let (_nodes, proxy) = small();
     let plain = Node::start();
     let mut rng = fastrand::Rng::with_seed(crate::harness::seed());

@@ -23,7 +23,9 @@ use self::client::DesyncClient;
 use self::listener::Listener;
 use self::model::{BY_SUM, LIBRARY};
 use self::plan::{Plan, Stage};
-use crate::harness::{CHAOS, Chaos, Node, NodeOptions, Proxy, Reply, Setup, seed, wait_for, wait_until};
+use crate::harness::{
+    CHAOS, Chaos, Node, NodeOptions, Proxy, Reply, Setup, lacks, seed, wait_for, wait_until,
+};
 
 /// What may be logged when nodes and connections fail.
 const EVENTS: &[&str] = &[
@@ -132,6 +134,9 @@ fn nodes(more: &[&str]) -> [Node; 2] {
 
 #[test]
 fn clients_that_leave_anywhere_leave_no_wrong_reply() {
+    if lacks("functions") {
+        return;
+    }
     let nodes = nodes(&[]);
     let proxy = Setup::of(&nodes.each_ref().map(Node::address))
         .announce(&["popped_for_nobody"])
@@ -145,6 +150,9 @@ fn clients_that_leave_anywhere_leave_no_wrong_reply() {
 
 #[test]
 fn nodes_whose_replies_are_late_cut_doubled_or_lost_leave_no_wrong_reply() {
+    if lacks("functions") {
+        return;
+    }
     let seed = seed();
     let nodes = nodes(&[]);
     let relays = [0, 1].map(|number: usize| {
@@ -176,6 +184,9 @@ fn nodes_whose_replies_are_late_cut_doubled_or_lost_leave_no_wrong_reply() {
 
 #[test]
 fn nodes_that_freeze_and_answer_after_the_deadline_leave_no_wrong_reply() {
+    if lacks("functions") {
+        return;
+    }
     let seed = seed();
     let nodes = nodes(&[]);
     let proxy = Setup::of(&nodes.each_ref().map(Node::address))
@@ -197,6 +208,9 @@ fn nodes_that_freeze_and_answer_after_the_deadline_leave_no_wrong_reply() {
 
 #[test]
 fn scripts_that_make_nodes_busy_leave_no_wrong_reply() {
+    if lacks("functions") {
+        return;
+    }
     let nodes = nodes(&["--busy-reply-threshold", "20"]);
     let proxy = Setup::of(&nodes.each_ref().map(Node::address))
         .proxy("request_timeout = \"100ms\"")
@@ -211,6 +225,9 @@ fn scripts_that_make_nodes_busy_leave_no_wrong_reply() {
 
 #[test]
 fn limits_that_are_reached_all_the_time_leave_no_wrong_reply() {
+    if lacks("functions") {
+        return;
+    }
     let nodes = nodes(&[]);
     let proxy = Setup::of(&nodes.each_ref().map(Node::address))
         .proxy("workers = 1")
