@@ -11,7 +11,7 @@ pub(crate) mod wire;
 
 pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
-pub(crate) use node::{Node, NodeOptions, lacks};
+pub(crate) use node::{Node, NodeOptions, lacks, left_out};
 pub(crate) use process::{Scratch, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};
 pub(crate) use wire::{Client, Reply};
