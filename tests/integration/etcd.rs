@@ -58,7 +58,10 @@ fn clients_do_not_notice_that_etcd_is_gone_and_a_new_proxy_waits_for_it() {
 fn a_member_that_is_down_is_passed_over() {
     let mut etcd = Etcd::start(3);
     let (_nodes, setup) = two();
-    let setup = setup.store(&etcd.store("a/b"));
+    // If it was the leader, there is no other one at once.
+    let setup = setup
+        .store(&etcd.store("a/b"))
+        .announce(&["store_unreachable"]);
     let first = setup.start();
     etcd.kill(0);
     let second = setup.start();
