@@ -59,9 +59,7 @@ fn a_member_that_is_down_is_passed_over() {
     let mut etcd = Etcd::start(3);
     let (_nodes, setup) = two();
     // If it was the leader, there is no other one at once.
-    let setup = setup
-        .store(&etcd.store("a/b"))
-        .announce(&["store_unreachable"]);
+    let setup = setup.store(&etcd.store("a/b")).announce(&["store_unreachable"]);
     let first = setup.start();
     etcd.kill(0);
     let second = setup.start();

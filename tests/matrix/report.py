@@ -91,7 +91,7 @@ def servers_text(servers):
         tests = f"{record['passed']} passed" + (f", **{record['failed']} failed**" if record["failed"] else "")
         tests += f", {record['skipped']} skipped" if record["skipped"] else ""
         if record["left_out"]:
-            tests += f"; without what it does not have: {'; '.join(record['left_out'])}"
+            tests += f"; some are left out, since it {'; '.join(record['left_out'])}"
         lines.append(f"| {name} | {record['from']} | {tests} | {record['date']} |")
     return "\n".join(lines) + "\n"
 
