@@ -170,7 +170,7 @@ fn redis_py_publishes_and_subscribes() {
 
 #[test]
 fn redis_py_keeps_a_cache() {
-    if lacks("what redis-py wants of a server to keep a cache") {
+    if lacks("version that redis-py keeps a cache with") {
         return;
     }
     let nodes = [Node::start(), Node::start()];

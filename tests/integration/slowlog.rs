@@ -179,7 +179,7 @@ fn who_waits_on_purpose_is_not_slow_and_a_transaction_may_be() {
 
 #[test]
 fn settings_are_told_and_it_can_be_off() {
-    if lacks("the same words of errors") {
+    if lacks("words of errors like these") {
         return;
     }
     let plain = Node::start();

@@ -259,7 +259,7 @@ fn difference(number: usize, command: &[Vec<u8>], want: &[u8], got: &[u8]) -> St
 
 /// Runs one script on both sides, batch by batch.
 fn compare_runs(database: u32, protocol: u8, tagged: bool) {
-    if lacks("SINTERCARD and others that the script sends, and the same words of errors") {
+    if lacks("SINTERCARD and others that the script sends, and words of errors like these") {
         return;
     }
     let seed = seed() ^ (u64::from(database) << 8) ^ u64::from(protocol);
