@@ -276,6 +276,7 @@ fn each_killed_client_is_counted_once_whoever_kills() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scene, told from front to back")]
 fn filters_find_the_same_clients_as_in_redis() {
     if lacks("filters like these") || left_out(&["valkey"], "has other filters") {
         return;

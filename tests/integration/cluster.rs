@@ -41,6 +41,7 @@ fn shape(reply: &Reply, id: &str, port: u16) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scene, told from front to back")]
 fn replies_have_the_shapes_of_a_real_cluster_node() {
     if lacks("CLUSTER ADDSLOTSRANGE") || left_out(&["valkey 9"], "tells more of a shard") {
         return;
