@@ -202,7 +202,7 @@ pub struct ClientInfo {
     waits: AtomicU64,
     /// Somebody may be about to end its wait (`CLIENT UNBLOCK`): the connection that it waits on serves nobody else.
     unblocking: AtomicBool,
-    /// Set to have the worker close it: see [`Self::kill`].
+    /// Set, and its session woken, to have its worker close it.
     pub killed: AtomicBool,
     /// Its session's, to be told that it is killed.
     waker: Mutex<Option<Waker>>,
