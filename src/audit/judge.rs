@@ -149,6 +149,9 @@ impl Judge {
     fn alone(&mut self, spec: &'static Spec, args: &Args<'_>, db: u16) -> Outcome {
         match route::route(spec, args, &self.topology, db, &mut self.scratch) {
             Ok(Plan::Script(Script::Eval, _)) => judge_code(args.get(1)),
+            Ok(Plan::Script(Script::Evalsha, _)) if db == 0 && has_no_keys(args) => {
+                Outcome::Fails(finding(Hindrance::NoKeys))
+            }
             Ok(Plan::FanOut(FanOut::ScriptLoad)) => judge_code(args.get(2)),
             Ok(Plan::FanOut(FanOut::EveryNode)) if spec.name == "function|load" => {
                 judge_code(args.get(args.len() - 1))
@@ -243,6 +246,9 @@ impl Judge {
             Ok(Place::Anywhere) => Ok(None),
             Ok(Place::Script(Script::Eval, _)) if judge_code(args.get(1)) != Outcome::Runs => {
                 Err(judge_code(args.get(1)))
+            }
+            Ok(Place::Script(Script::Evalsha, _)) if db == 0 && has_no_keys(args) => {
+                Err(Outcome::Fails(finding(Hindrance::NoKeys)))
             }
             Ok(Place::Shard(shard) | Place::Script(_, shard)) => {
                 let found = command::routing_keys(spec, args, &mut self.keys);
@@ -355,6 +361,11 @@ fn refused(state: &mut State, args: &Args<'_>, refusal: &Refusal) -> Judged {
 /// What libraries try on every server and do without: servers that are not sold as a service refuse it too.
 fn is_tried(args: &Args<'_>) -> bool {
     args.get(0).eq_ignore_ascii_case(b"CLIENT") && args.get(1).eq_ignore_ascii_case(b"MAINT_NOTIFICATIONS")
+}
+
+/// A script that is called by its sum and without keys: what its text can reach is not known here, and most of them reach keys.
+fn has_no_keys(args: &Args<'_>) -> bool {
+    args.get(2) == b"0"
 }
 
 fn judge_code(code: &[u8]) -> Outcome {

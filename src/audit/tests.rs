@@ -163,7 +163,7 @@ fn watched_keys_belong_to_their_transaction() {
 #[test]
 fn scripts_are_judged_by_the_keys_and_the_words_that_they_show() {
     let report = report_of(&[
-        "EVAL return~redis.call(ARGV[1]) 0\nEVAL return~1 0\nEVAL return~1 2 a b\nEVAL return~1 1 a\nEVALSHA abc 1 a\nFCALL f 0\n\
+        "EVAL return~redis.call(ARGV[1]) 0\nEVAL return~1 0\nEVAL return~1 2 a b\nEVAL return~1 1 a\nEVALSHA abc 1 a\nEVALSHA abc 0 a\nFCALL f 0\n\
                               EVAL redis.call('SELECT',1) 1 a\nSCRIPT LOAD redis.call('FLUSHALL')",
     ]);
     assert_eq!(
@@ -173,6 +173,7 @@ fn scripts_are_judged_by_the_keys_and_the_words_that_they_show() {
             "code SCRIPT LOAD 1",
             "keys-apart EVAL 1",
             "no-keys EVAL 1",
+            "no-keys EVALSHA 1",
             "no-keys FCALL 1"
         ]
     );

@@ -22,7 +22,7 @@ as a Redis of its own.
 | same-shard | has several keys, and runs if all of them live on one shard: give them one hash tag, `{user:42}:a` and `{user:42}:b`. Else refused with `-CROSSSLOT` |
 | split | has several keys on any shards: each shard gets its part, and the answers are merged into one. Not atomic over shards |
 | fan-out | goes to all shards, or to all nodes; merged as its row says |
-| local | answered by preshard, no node is asked |
+| local | answered by preshard; no node is asked, unless its row says so |
 | transaction | queued by preshard and run by one shard as one piece: all keys between `MULTI` and `EXEC` must live on one shard |
 | blocking | as same-shard; the client has a connection to the node for itself while it waits |
 | script | as same-shard with the keys that the call declares; keys that it does not declare are not seen |
