@@ -13,7 +13,7 @@ mod probe;
 
 pub use client::{AskError, NodeClient};
 pub use preflight::{NodeProblem, Preflight, check_nodes, mark_nodes};
-pub use prepare::{bring_functions, prepare_node};
+pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 
 /// A field of an INFO text.

@@ -5,12 +5,11 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Batches, Config, OnEmpty, StorePlace};
+use crate::config::{Config, OnEmpty, StorePlace};
 use crate::control::{self, Preflight};
 use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
@@ -18,7 +17,7 @@ use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, batches_for};
+use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
 use crate::worker::{ClientPause, Directory};
 
@@ -62,10 +61,8 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         .proxy
         .cluster_emulation
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
-    let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
-    let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
-        limits: limits(config, &topology),
+        limits: limits(config),
         password: config.proxy.password.clone(),
         credentials,
         on_empty: config.nodes.on_empty,
@@ -75,12 +72,11 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         data_address: RwLock::default(),
         max_clients: config.proxy.max_clients,
         config_file: config.file.clone(),
+        succession: Succession::new(&topology, worker_count(config)),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated,
-        empty_nodes,
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: config.slowlog.slower_than.map(micros32),
@@ -270,13 +266,9 @@ pub(super) fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn limits(config: &Config, topology: &Topology) -> Limits {
+fn limits(config: &Config) -> Limits {
     let (proxy, nodes) = (&config.proxy, &config.nodes);
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let batches = topology.nodes.iter().map(|node| match nodes.batches_in_flight {
-        Batches::Auto => batches_for(&node.address),
-        Batches::Fixed(count) => usize::from(count),
-    });
     Limits {
         request: RequestLimits {
             bulk_max: proxy.request_bytes_max,
@@ -299,7 +291,8 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
         tracking_keys: proxy.tracking_keys_max,
-        batches: batches.collect(),
+        batches: nodes.batches_in_flight,
+        hold: proxy.hold_max,
         dedicated: nodes.dedicated_max,
         shared_connections: usize::from(nodes.shared_connections),
         keepalive: proxy.tcp_keepalive.unwrap_or_default(),

@@ -7,6 +7,7 @@
 //!
 //!  seed.rs      the first placement, out of the config          validate.rs  what must hold of any topology
 //!  codec.rs     Topology ◀─▶ the JSON document of the store      mark.rs      what each node carries of it
+//!  change.rs    Topology ─▶ the next one, epoch + 1; and how a process numbers the nodes of one after the other
 //! ```
 //!
 //! A change makes a new `Topology` with a higher epoch. Whoever holds two snapshots keeps the one with
@@ -16,6 +17,7 @@
 //! cluster put the same keys together here.
 
 pub mod address;
+pub mod change;
 pub mod codec;
 pub mod hash;
 pub mod mark;
@@ -23,11 +25,13 @@ pub mod seed;
 pub mod validate;
 
 pub use address::{Address, AddressError};
+pub use change::{ChangeError, SuccessionError};
 pub use codec::CodecError;
 pub use hash::{SLOTS, slot};
 pub use validate::Invalid;
 
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 /// The most shards that a keyspace can be cut into.
@@ -51,10 +55,15 @@ pub struct Topology {
     pub shards: u16,
     /// How many further databases a client may `SELECT`: each is one whole shard.
     pub pinned: u16,
-    /// The nodes; a [`NodeIndex`] is a position in this list.
+    /// The nodes; a [`NodeIndex`] is a position in this list. Most of the time [`Topology::nodes_by_index`] is meant.
     pub nodes: Vec<Node>,
+    /// Nodes that have left. A process keeps their positions, so that a number means the same node as long as it runs;
+    /// the document does not have them.
+    pub retired: BTreeSet<NodeIndex>,
     /// One row for each shard, the sharded ones first, then the pinned ones.
     pub placements: Vec<Placement>,
+    /// Shards whose requests are held, by an operator's order.
+    pub paused: BTreeSet<ShardId>,
 }
 
 /// One Redis or Valkey server process.
@@ -190,9 +199,16 @@ impl Topology {
             .map(|(index, _)| index)
     }
 
-    /// All nodes with their positions.
+    /// All nodes with their positions; without those that have left.
     pub fn nodes_by_index(&self) -> impl Iterator<Item = (NodeIndex, &Node)> {
-        (0..=u16::MAX).map(NodeIndex).zip(&self.nodes)
+        let all = (0..=u16::MAX).map(NodeIndex).zip(&self.nodes);
+        all.filter(|(index, _)| !self.retired.contains(index))
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len() - self.retired.len()
     }
 
     /// All shards with their placements, in the order of their ids.

@@ -11,6 +11,7 @@
 
 use super::{Invalid, Node, Placement, Topology};
 use crate::ids::{DbIndex, Epoch, NodeIndex};
+use std::collections::BTreeSet;
 
 /// The epoch of the first snapshot.
 const FIRST: Epoch = Epoch(1);
@@ -33,7 +34,9 @@ impl Topology {
             shards,
             pinned,
             nodes,
+            retired: BTreeSet::new(),
             placements: Vec::new(),
+            paused: BTreeSet::new(),
         };
         topology.validate_layout()?;
         let sharded = usize::from(shards);

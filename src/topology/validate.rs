@@ -131,7 +131,7 @@ impl Topology {
             found.push(Invalid::Epoch);
         }
         found.extend(check_counts(self.shards, self.pinned));
-        found.extend(check_nodes(&self.nodes));
+        found.extend(check_nodes(self.nodes_by_index().map(|(_, node)| node)));
         verdict(found)
     }
 
@@ -139,7 +139,8 @@ impl Topology {
         let metadata = self.metadata_db();
         let mut owners = HashMap::with_capacity(self.placements.len());
         for (shard, placement) in self.placements_by_shard() {
-            let Some(node) = self.nodes.get(placement.node.index()) else {
+            let node = self.nodes.get(placement.node.index());
+            let Some(node) = node.filter(|_| !self.retired.contains(&placement.node)) else {
                 found.push(Invalid::UnknownNode {
                     shard,
                     node: placement.node,
@@ -192,7 +193,8 @@ pub fn check_counts(shards: u16, pinned: u16) -> Vec<Invalid> {
 
 /// What is wrong with a list of nodes.
 #[must_use]
-pub fn check_nodes(nodes: &[Node]) -> Vec<Invalid> {
+pub fn check_nodes<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Invalid> {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
     if nodes.is_empty() {
         return vec![Invalid::NoNodes];
     }

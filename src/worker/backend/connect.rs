@@ -96,6 +96,13 @@ impl Engine {
     }
 }
 
+impl Order {
+    /// Where it leads.
+    pub(in crate::worker) fn address(&self) -> &Address {
+        &self.topology.node(self.node).address
+    }
+}
+
 /// Connects and checks a node.
 pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectError> {
     let limit = order.shared.limits.connect;
@@ -204,9 +211,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
 
 /// Has the control side prepare an empty node, and waits for its mark. How long is bounded by the whole of connecting.
 async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Result<Standing, ConnectError> {
-    if let Some(bell) = order.shared.empty_nodes.get(order.node.index()) {
-        bell.notify_one();
-    }
+    order.shared.node(order.node).empty.notify_one();
     loop {
         let standing = expected.standing(read_mark(talk).await?.as_deref());
         if standing != Standing::Unmarked {

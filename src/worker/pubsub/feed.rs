@@ -85,7 +85,9 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
     loop {
         wanted(&engine, node).await;
         let order = engine.borrow().node_order(node, Protocol::Resp3);
+        let address = order.address().clone();
         match connect(order).await {
+            Ok(_) if !engine.borrow().is_address_of(node, &address) => continue,
             Ok(ready) => {
                 if serve_feed(&engine, node, ready).await >= FLAPPING {
                     backoff = BACKOFF_MIN;
@@ -139,10 +141,10 @@ async fn serve_feed(engine: &Rc<RefCell<Engine>>, node: NodeIndex, ready: Ready)
 async fn wanted(engine: &Rc<RefCell<Engine>>, node: NodeIndex) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
-        if engine.pubsub.hub.is_wanted() {
+        if engine.pubsub.hub.is_wanted() && !engine.topology.retired.contains(&node) {
             return Poll::Ready(());
         }
-        engine.pubsub.hub.handle_end(node, State::Off);
+        engine.pubsub.hub.rest(node);
         let feed = &mut engine.pubsub.feeds[node.index()];
         feed.waker = Some(cx.waker().clone());
         feed.lost_at = None;
@@ -387,6 +389,15 @@ impl Engine {
                 feed.wake();
             }
         }
+    }
+
+    /// Ends the connection that hears a node: the node has another address now, or has left.
+    pub(in crate::worker) fn close_feed(&mut self, node: NodeIndex) {
+        let feed = &mut self.pubsub.feeds[node.index()];
+        if feed.stream.is_some() {
+            feed.close = Some(LinkClose::Readdressed);
+        }
+        feed.wake();
     }
 
     /// Looks for feeds that nobody needs, and nodes that say nothing. Called by the sweep.
