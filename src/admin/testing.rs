@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -41,6 +41,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         limits: limits(),
         password: None,
         credentials: NodeCredentials::default(),
+        node_secret: OnceLock::new(),
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),

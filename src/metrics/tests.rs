@@ -1,6 +1,6 @@
 //! The exposition as a scraper sees it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::families::FAMILIES;
 use super::family::Kind;
@@ -274,6 +274,7 @@ fn an_assignment_is_read_off_a_topology() {
         nodes: vec![node("a", 1), node("b", 2)],
         retired: BTreeSet::new(),
         paused: BTreeSet::new(),
+        access: BTreeMap::new(),
         placements: vec![placement(1, 0), placement(0, 1), placement(1, 9)],
     };
     let assignment = Assignment::from(&topology);

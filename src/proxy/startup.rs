@@ -1,7 +1,7 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -65,6 +65,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         limits: limits(config),
         password: config.proxy.password.clone(),
         credentials,
+        node_secret: OnceLock::new(),
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),

@@ -10,7 +10,7 @@
 //! Workers have tables by [`NodeIndex`](crate::ids::NodeIndex), and requests under way that name one. So a position is
 //! never given to another node while the process runs.
 
-use super::{Address, Invalid, Node, Topology};
+use super::{Address, Invalid, Node, NodeAccess, Topology};
 use crate::ids::{Epoch, NodeIndex, ShardId};
 
 /// Why a change cannot be made. Nothing has changed.
@@ -105,6 +105,7 @@ impl Topology {
         }
         self.changed(|next| {
             next.retired.insert(node);
+            next.access.remove(&node);
             Ok(())
         })
     }
@@ -136,6 +137,20 @@ impl Topology {
                 } else {
                     next.paused.remove(&shard);
                 }
+            }
+            Ok(())
+        })
+    }
+
+    /// With other logins for nodes, by name.
+    ///
+    /// # Errors
+    /// There is no such node, or the login cannot be one.
+    pub fn with_access(&self, logins: &[(String, NodeAccess)]) -> Result<Self, ChangeError> {
+        self.changed(|next| {
+            for (name, access) in logins {
+                let node = next.position_of(name)?;
+                next.access.insert(node, access.clone());
             }
             Ok(())
         })
@@ -185,6 +200,10 @@ impl Topology {
         for placement in &mut self.placements {
             placement.node = positions[placement.node.index()];
         }
+        let access = std::mem::take(&mut self.access).into_iter();
+        self.access = access
+            .filter_map(|(node, access)| Some((*positions.get(node.index())?, access)))
+            .collect();
         self.nodes = nodes;
         let gone = (0..=u16::MAX).map(NodeIndex).zip(stay);
         self.retired = gone.filter(|(_, stays)| !stays).map(|(node, _)| node).collect();
@@ -231,6 +250,7 @@ mod tests {
     use super::super::tests::topology;
     use super::*;
     use crate::ids::DbIndex;
+    use std::collections::BTreeMap;
 
     fn address(port: u16) -> Address {
         format!("127.0.0.1:{port}").parse().unwrap()
@@ -296,6 +316,43 @@ mod tests {
             .with_paused(&[ShardId(2), ShardId(3), ShardId(7)], false)
             .unwrap();
         assert!(!resumed.encode().contains("paused"));
+    }
+
+    #[test]
+    fn logins_are_part_of_the_document_and_follow_their_node() {
+        let access = |user: &str| NodeAccess {
+            user: user.to_owned(),
+            run_id: "5a9f".to_owned(),
+        };
+        let first = topology(8, 4, 2);
+        let next = first
+            .with_access(&[("redis-2".to_owned(), access("ps-g1"))])
+            .unwrap();
+        assert_eq!(
+            (next.user_of(ShardId(0)), next.user_of(ShardId(7))),
+            (None, Some("ps-g1"))
+        );
+        assert_eq!(Topology::decode(next.encode().as_bytes()).unwrap(), next);
+        let served = first.with_node("redis-0", address(7000)).unwrap();
+        let mut turned = Topology::decode(next.encode().as_bytes()).unwrap();
+        turned.nodes.swap(0, 1);
+        turned.access = BTreeMap::from([(NodeIndex(0), access("ps-g1"))]);
+        turned
+            .placements
+            .iter_mut()
+            .for_each(|placement| placement.node.0 = 1 - placement.node.0);
+        turned.epoch = Epoch(9);
+        assert_eq!(
+            turned.succeed(&served).unwrap().user_of(ShardId(7)),
+            Some("ps-g1")
+        );
+        assert!(
+            first
+                .with_access(&[("redis-2".to_owned(), access("no good"))])
+                .is_err()
+        );
+        let half = next.encode().replace(r#""run_id": "5a9f""#, r#""run": 1"#);
+        assert!(Topology::decode(half.as_bytes()).is_err());
     }
 
     /// A position means the same node as long as a process runs, whatever the documents say.

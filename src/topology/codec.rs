@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! { "format": 1, "cluster": "c1", "epoch": 7, "shards": 1024, "pinned": 15,
-//!   "nodes": [ { "name": "redis-1", "address": "127.0.0.1:7001" }, … ],
+//!   "nodes": [ { "name": "redis-1", "address": "127.0.0.1:7001", "user": "ps-g1", "run_id": "5a9f…" }, … ],
 //!   "placements": [ { "node": "redis-1", "shards": "0-511,1024,1026" }, … ],
 //!   "paused": "7,9",                                                            (only if some are)
 //!   "checksum": "sha256:…" }
@@ -17,7 +17,7 @@
 //! covers the meaning, not the spelling, so a document may be re-indented; who edits it on purpose
 //! removes the line.
 
-use super::{Address, AddressError, Invalid, Node, Placement, Topology, validate};
+use super::{Address, AddressError, Invalid, Node, NodeAccess, Placement, Topology, validate};
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -61,6 +61,9 @@ pub enum CodecError {
         /// What is wrong.
         error: AddressError,
     },
+    /// A node has a user without a run or a run without a user.
+    #[error("node '{0}' needs both \"user\" and \"run_id\", or none of them")]
+    HalfAccess(String),
     /// A row of placements names no node of the document.
     #[error("placements name the node '{0}', which is not listed under \"nodes\"")]
     UnknownNode(String),
@@ -126,6 +129,8 @@ struct Document {
 struct NodeRow {
     name: String,
     address: String,
+    user: Option<String>,
+    run_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -180,7 +185,14 @@ impl Topology {
     fn content(&self) -> Value {
         let nodes: Vec<Value> = self
             .nodes_by_index()
-            .map(|(_, node)| json!({ "name": node.name, "address": node.address.to_string() }))
+            .map(|(index, node)| {
+                let mut row = json!({ "name": node.name, "address": node.address.to_string() });
+                if let Some(access) = self.access.get(&index) {
+                    row["user"] = access.user.as_str().into();
+                    row["run_id"] = access.run_id.as_str().into();
+                }
+                row
+            })
             .collect();
         let mut content = json!({
             "format": FORMAT,
@@ -234,8 +246,16 @@ impl Document {
             retired: BTreeSet::new(),
             placements: Vec::new(),
             paused: BTreeSet::new(),
+            access: BTreeMap::new(),
         };
-        for row in self.nodes {
+        for (index, row) in (0..=u16::MAX).map(NodeIndex).zip(self.nodes) {
+            match (row.user, row.run_id) {
+                (Some(user), Some(run_id)) => {
+                    topology.access.insert(index, NodeAccess { user, run_id });
+                }
+                (None, None) => {}
+                (Some(_), None) | (None, Some(_)) => return Err(CodecError::HalfAccess(row.name)),
+            }
             let address: Address = match row.address.parse() {
                 Ok(address) => address,
                 Err(error) => {

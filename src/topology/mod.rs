@@ -31,7 +31,7 @@ pub use hash::{SLOTS, slot};
 pub use validate::Invalid;
 
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// The most shards that a keyspace can be cut into.
@@ -64,6 +64,17 @@ pub struct Topology {
     pub placements: Vec<Placement>,
     /// Shards whose requests are held, by an operator's order.
     pub paused: BTreeSet<ShardId>,
+    /// As whom proxies log in to nodes. To a node that is not here they log in as their config says.
+    pub access: BTreeMap<NodeIndex, NodeAccess>,
+}
+
+/// As whom proxies log in to a node, and which process of it they may log in to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAccess {
+    /// The ACL user for the traffic, made by preshard.
+    pub user: String,
+    /// The node's own name for this run of it. Another run may have other users, and is not served before it was looked at.
+    pub run_id: String,
 }
 
 /// One Redis or Valkey server process.
@@ -203,6 +214,13 @@ impl Topology {
     pub fn nodes_by_index(&self) -> impl Iterator<Item = (NodeIndex, &Node)> {
         let all = (0..=u16::MAX).map(NodeIndex).zip(&self.nodes);
         all.filter(|(index, _)| !self.retired.contains(index))
+    }
+
+    /// The ACL user that the requests of a shard run as; none: as the config says.
+    #[must_use]
+    pub fn user_of(&self, shard: ShardId) -> Option<&str> {
+        let access = self.access.get(&self.placement(shard).node)?;
+        Some(&access.user)
     }
 
     /// How many nodes there are.

@@ -11,7 +11,7 @@
 
 use super::{Invalid, Node, Placement, Topology};
 use crate::ids::{DbIndex, Epoch, NodeIndex};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The epoch of the first snapshot.
 const FIRST: Epoch = Epoch(1);
@@ -37,6 +37,7 @@ impl Topology {
             retired: BTreeSet::new(),
             placements: Vec::new(),
             paused: BTreeSet::new(),
+            access: BTreeMap::new(),
         };
         topology.validate_layout()?;
         let sharded = usize::from(shards);

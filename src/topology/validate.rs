@@ -51,6 +51,9 @@ pub enum Invalid {
         /// Their address.
         address: String,
     },
+    /// As whom a node is logged in to cannot be.
+    #[error("node '{0}': \"user\" and \"run_id\" must be 1 to {NAME_MAX} of: letters, digits, '.', '_', '-'")]
+    Access(String),
     /// A node cannot be reached at port 0.
     #[error("node '{0}' has port 0: nodes need a real port")]
     NodePort(String),
@@ -132,6 +135,16 @@ impl Topology {
         }
         found.extend(check_counts(self.shards, self.pinned));
         found.extend(check_nodes(self.nodes_by_index().map(|(_, node)| node)));
+        let bad = self.access.iter().filter(|(node, access)| {
+            node.index() >= self.nodes.len() || !is_name(&access.user) || !is_name(&access.run_id)
+        });
+        found.extend(bad.map(|(node, _)| {
+            let name = self
+                .nodes
+                .get(node.index())
+                .map_or_else(|| node.to_string(), |node| node.name.clone());
+            Invalid::Access(name)
+        }));
         verdict(found)
     }
 

@@ -9,6 +9,7 @@
 //! connections; they are closed when all is answered. The wait is bounded: a reply that does not come ends its connection
 //! (see `link_deadlines`).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::backend::State;
@@ -21,7 +22,7 @@ use crate::topology::{Address, Topology};
 #[derive(Debug)]
 pub(super) struct Adoption {
     next: Arc<Topology>,
-    /// Shards that get another node, ascending.
+    /// Shards that get another node, or another user on their node, ascending.
     moving: Vec<ShardId>,
 }
 
@@ -38,7 +39,9 @@ impl Engine {
         self.add_nodes(&next);
         let pairs = next.placements_by_shard().zip(&self.topology.placements);
         let moving: Vec<ShardId> = pairs
-            .filter(|((_, next), now)| next.node != now.node)
+            .filter(|((shard, placed), now)| {
+                placed.node != now.node || next.user_of(*shard) != self.topology.user_of(*shard)
+            })
             .map(|((shard, _), _)| shard)
             .collect();
         for &shard in &moving {
@@ -73,16 +76,22 @@ impl Engine {
         for (node, described) in before.nodes_by_index() {
             if next.retired.contains(&node) {
                 self.leave_node(node);
-            } else if next.node(node).address != described.address {
+            } else if next.node(node).address != described.address
+                || next.access.get(&node) != before.access.get(&node)
+            {
                 self.redial_node(node);
             }
         }
         self.pubsub.hub.place(&next);
         if !moving.is_empty() {
             // Who has read keys there would not be told of changes that happen elsewhere.
-            for node in moving.iter().map(|&shard| before.placement(shard).node) {
-                self.tracking_gap(node, true);
-            }
+            let left = |&&shard: &&ShardId| next.placement(shard).node != before.placement(shard).node;
+            let nodes: BTreeSet<NodeIndex> = moving
+                .iter()
+                .filter(left)
+                .map(|&shard| before.placement(shard).node)
+                .collect();
+            nodes.into_iter().for_each(|node| self.tracking_gap(node, true));
         }
         self.shared.succession.is_served(self.worker, next.epoch);
         tracing::debug!(
@@ -99,13 +108,12 @@ impl Engine {
     fn add_nodes(&mut self, next: &Arc<Topology>) {
         // New positions mean the same in both: see `Topology::succeed`.
         let known = self.topology.nodes.len();
-        if next.nodes.len() == known {
-            return;
+        if next.nodes.len() > known {
+            let mut grown = Topology::clone(&self.topology);
+            grown.nodes.extend_from_slice(&next.nodes[known..]);
+            self.topology = Arc::new(grown);
         }
-        let mut grown = Topology::clone(&self.topology);
-        grown.nodes.extend_from_slice(&next.nodes[known..]);
-        self.topology = Arc::new(grown);
-        self.grow_links();
+        self.add_links(next);
         let metrics = Arc::clone(&self.metrics);
         self.pubsub.add_nodes(&next.nodes, &metrics);
     }
@@ -146,9 +154,15 @@ impl Engine {
         self.is_address_of(self.links[index].node, address)
     }
 
-    /// Whether the node of a link has left: nobody may connect to it.
+    /// Whether the node of a link has left, or its user there: nobody may connect.
     pub(super) fn has_left(&mut self, index: usize) -> bool {
-        let left = self.topology.retired.contains(&self.links[index].node);
+        let link = &self.links[index];
+        let user = self
+            .topology
+            .access
+            .get(&link.node)
+            .map(|access| access.user.as_str());
+        let left = self.topology.retired.contains(&link.node) || user != link.user.as_deref();
         if left {
             self.links[index].state = State::Idle;
         }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::adopt::Adoption;
-use super::backend::{Backlog, Lane, Link, State, fence, nonce};
+use super::backend::{Backlog, Lane, Link, State, User, fence, nonce};
 use super::dedicated::Pool;
 use super::gate::Hold;
 use super::gather::Gather;
@@ -45,9 +45,9 @@ const GATES: usize = 2 * PROTOCOLS;
 /// What gates have for a node.
 const NO_NODE: NodeIndex = NodeIndex(u16::MAX);
 
-/// Where the links of a node begin; each is followed by its neighbour of the other protocol version.
+/// Where the links of a node and a user begin; each is followed by its neighbour of the other protocol version.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NodeLinks {
+pub(super) struct Door {
     /// The shared ones.
     pub(super) shared: usize,
     /// Those that run code.
@@ -71,8 +71,8 @@ pub(super) struct Engine {
     /// The same for what runs code on a node.
     script_lanes: Vec<Lane>,
     pub(super) links: Vec<Link>,
-    /// Where the links of each node begin.
-    pub(super) node_links: Vec<NodeLinks>,
+    /// Where the links of each node begin, for each user of it.
+    pub(super) doors: BTreeMap<(NodeIndex, User), Door>,
     /// The first of the links that have no node: [`Self::gates`].
     pub(super) first_gate: usize,
     /// Shards whose requests are held, and why.
@@ -156,7 +156,6 @@ impl Engine {
     pub(super) fn new(worker: usize, shared: Arc<Shared>) -> Self {
         let topology = shared.topology.load_full();
         let metrics = shared.metrics.worker(worker);
-        let connections = shared.limits.shared_connections;
         let slowlog = shared.slowlog.settings;
         let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
         let mut engine = Self {
@@ -174,7 +173,7 @@ impl Engine {
             lanes: Vec::new(),
             script_lanes: Vec::new(),
             links: Vec::new(),
-            node_links: Vec::new(),
+            doors: BTreeMap::new(),
             first_gate: 0,
             held: BTreeMap::new(),
             adoption: None,
@@ -196,45 +195,56 @@ impl Engine {
             route_scratch: route::Scratch::default(),
             shared,
         };
-        engine.add_links(connections);
+        let first = Arc::clone(&engine.topology);
+        engine.add_links(&first);
+        engine.add_gates(&first);
         for shard in engine.topology.paused.clone() {
             engine.hold(shard, |hold| hold.paused = true);
         }
         engine
     }
 
-    /// Makes the links of all nodes that have none, and the gates if there are none. Returns where the new ones begin.
-    fn add_links(&mut self, connections: usize) -> usize {
-        let topology = Arc::clone(&self.topology);
-        let first = self.links.len();
-        for node in (0..)
-            .map(NodeIndex)
-            .take(topology.nodes.len())
-            .skip(self.node_links.len())
-        {
-            let shared = self.links.len();
-            (0..connections).for_each(|_| self.add_link_pair(&topology, node));
-            let scripts = self.links.len();
-            self.add_link_pair(&topology, node);
-            self.node_links.push(NodeLinks { shared, scripts });
+    /// Makes the links that a topology needs and that are not there.
+    pub(super) fn add_links(&mut self, topology: &Topology) {
+        for (shard, placement) in topology.placements_by_shard() {
+            self.add_door(topology, placement.node, topology.user_of(shard).map(Arc::from));
         }
-        let new = self.links.len();
-        if first == 0 {
-            self.first_gate = new;
-            (0..GATES / PROTOCOLS).for_each(|_| self.add_link_pair(&topology, NO_NODE));
-            self.gates().for_each(|gate| self.links[gate].state = State::Gate);
-            for (shard, _) in topology.placements_by_shard() {
-                for _ in 0..PROTOCOLS {
-                    self.lanes.push(Lane { shard, link: 0 });
-                    self.script_lanes.push(Lane { shard, link: 0 });
-                }
-                self.point_lanes(shard, false);
-            }
+        for (node, _) in topology.nodes_by_index() {
+            let user = topology
+                .access
+                .get(&node)
+                .map(|access| Arc::from(access.user.as_str()));
+            self.add_door(topology, node, user);
         }
-        first
     }
 
-    fn add_link_pair(&mut self, topology: &Topology, node: NodeIndex) {
+    fn add_door(&mut self, topology: &Topology, node: NodeIndex, user: User) {
+        if self.doors.contains_key(&(node, user.clone())) {
+            return;
+        }
+        let shared = self.links.len();
+        for _ in 0..self.shared.limits.shared_connections {
+            self.add_link_pair(topology, node, &user);
+        }
+        let scripts = self.links.len();
+        self.add_link_pair(topology, node, &user);
+        self.doors.insert((node, user), Door { shared, scripts });
+    }
+
+    fn add_gates(&mut self, topology: &Topology) {
+        self.first_gate = self.links.len();
+        (0..GATES / PROTOCOLS).for_each(|_| self.add_link_pair(topology, NO_NODE, &None));
+        self.gates().for_each(|gate| self.links[gate].state = State::Gate);
+        for (shard, _) in topology.placements_by_shard() {
+            for _ in 0..PROTOCOLS {
+                self.lanes.push(Lane { shard, link: 0 });
+                self.script_lanes.push(Lane { shard, link: 0 });
+            }
+            self.point_lanes(shard, false);
+        }
+    }
+
+    fn add_link_pair(&mut self, topology: &Topology, node: NodeIndex, user: &User) {
         let (cells, batches_max) = match topology.nodes.get(node.index()) {
             Some(described) => (
                 self.metrics.node(&described.name),
@@ -245,30 +255,34 @@ impl Engine {
         for protocol in [Protocol::Resp2, Protocol::Resp3] {
             let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
             let backlog = Backlog::new(dbs);
-            let mut link = Link::new(node, protocol, Arc::clone(&cells), backlog, &self.fence);
+            let cells = Arc::clone(&cells);
+            let mut link = Link::new(node, protocol, user.clone(), cells, backlog, &self.fence);
             link.batches_max = batches_max;
             self.links.push(link);
         }
     }
 
-    /// Links for the nodes that the next topology adds. Returns where they begin.
-    pub(super) fn grow_links(&mut self) -> usize {
-        self.add_links(self.shared.limits.shared_connections)
-    }
-
     /// Leads the requests of a shard to its node, or to a gate.
     pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
-        let NodeLinks { shared, scripts } = self.node_links[self.topology.placement(shard).node.index()];
-        let connection = shard.index() % self.shared.limits.shared_connections;
-        let (first, first_script) = if held {
-            (self.first_gate, self.first_gate + PROTOCOLS)
-        } else {
-            (shared + connection * PROTOCOLS, scripts)
+        let gate = Door {
+            shared: self.first_gate,
+            scripts: self.first_gate + PROTOCOLS,
         };
+        let key = (
+            self.topology.placement(shard).node,
+            self.topology.user_of(shard).map(Arc::from),
+        );
+        let door = self.doors.get(&key).copied().filter(|_| !held);
+        debug_assert!(held || door.is_some(), "the links of {key:?} were made before");
+        let connection = match door {
+            Some(_) => shard.index() % self.shared.limits.shared_connections,
+            None => 0,
+        };
+        let door = door.unwrap_or(gate);
         for protocol in 0..PROTOCOLS {
             let at = shard.index() * PROTOCOLS + protocol;
-            self.lanes[at].link = to_u32(first + protocol);
-            self.script_lanes[at].link = to_u32(first_script + protocol);
+            self.lanes[at].link = to_u32(door.shared + connection * PROTOCOLS + protocol);
+            self.script_lanes[at].link = to_u32(door.scripts + protocol);
         }
     }
 

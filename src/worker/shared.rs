@@ -6,11 +6,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::{Digest as _, Sha1};
+use sha2::Sha256;
 use tokio::sync::{Notify, watch};
 
 use super::pause::ClientPause;
@@ -132,6 +134,20 @@ pub struct NodeView {
     pub keys: Vec<(u16, u64, u64)>,
 }
 
+/// The password of one of preshard's own users on nodes: whoever has the cluster's secret can tell it, nobody else.
+#[must_use]
+pub fn user_password(secret: &Secret, user: &str) -> Secret {
+    let sum = match Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()) {
+        Ok(mut sum) => {
+            sum.update(user.as_bytes());
+            sum.finalize().into_bytes()
+        }
+        // Keys of any length are good.
+        Err(error) => unreachable!("{error}"),
+    };
+    Secret::new(sum.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// What all workers share of one node.
 #[derive(Debug, Default)]
 pub struct NodeShared {
@@ -139,6 +155,8 @@ pub struct NodeShared {
     pub dedicated: Arc<AtomicUsize>,
     /// Rung by a link that finds the node empty.
     pub empty: Notify,
+    /// Rung by a link that cannot log in as the user that the topology names.
+    pub users: Notify,
 }
 
 /// How one topology follows the other, and what changes with it.
@@ -217,8 +235,10 @@ pub struct Shared {
     pub limits: Limits,
     /// The clients' password, if there is one.
     pub password: Option<PasswordHash>,
-    /// Towards nodes.
+    /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
+    /// What the passwords of preshard's own users on nodes are made of.
+    pub node_secret: OnceLock<Secret>,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
     /// What to do with subscribers that may have missed messages.
@@ -297,6 +317,18 @@ impl Shared {
             "cluster"
         } else {
             "standalone"
+        }
+    }
+
+    /// How to log in as one of preshard's own users, or as the config says.
+    #[must_use]
+    pub fn credentials_of(&self, user: Option<&str>) -> NodeCredentials {
+        match (user, self.node_secret.get()) {
+            (Some(user), Some(secret)) => NodeCredentials {
+                username: Some(user.to_owned()),
+                password: Some(user_password(secret, user)),
+            },
+            (Some(_), None) | (None, _) => self.credentials.clone(),
         }
     }
 

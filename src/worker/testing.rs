@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -85,6 +85,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         limits,
         password: None,
         credentials: NodeCredentials::default(),
+        node_secret: OnceLock::new(),
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: None,

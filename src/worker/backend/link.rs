@@ -40,6 +40,9 @@ pub(in crate::worker) enum State {
     Gate,
 }
 
+/// An ACL user of a node that preshard has made; none: the one of the config.
+pub(in crate::worker) type User = Option<Arc<str>>;
+
 /// What is done with the bytes of a reply that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Reading {
@@ -65,6 +68,8 @@ pub(in crate::worker) struct Batch {
 pub(in crate::worker) struct Link {
     pub(in crate::worker) node: NodeIndex,
     pub(in crate::worker) protocol: Protocol,
+    /// The ACL user of its connections; none: as the config says.
+    pub(in crate::worker) user: User,
     /// Writes that may be unanswered.
     pub(in crate::worker) batches_max: usize,
     /// Nothing more is sent over this connection: it is closed when all is answered, and made anew.
@@ -118,6 +123,7 @@ impl Link {
     pub(in crate::worker) fn new(
         node: NodeIndex,
         protocol: Protocol,
+        user: User,
         cells: Arc<NodeCells>,
         backlog: Backlog,
         fence: &[u8],
@@ -125,6 +131,7 @@ impl Link {
         Self {
             node,
             protocol,
+            user,
             batches_max: 1,
             redials: false,
             cells,

@@ -21,7 +21,7 @@ use super::line::State;
 use crate::config::OnGap;
 use crate::ids::NodeIndex;
 use crate::metrics::{Disconnect, LinkClose, NodeCells, Wire};
-use crate::resp::{Protocol, ReplyScanner};
+use crate::resp::ReplyScanner;
 use crate::worker::backend::{ConnectError, Ready, connect};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
@@ -84,7 +84,7 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
     let mut backoff = BACKOFF_MIN;
     loop {
         wanted(&engine, node).await;
-        let order = engine.borrow().node_order(node, Protocol::Resp3);
+        let order = engine.borrow().feed_order(node);
         let address = order.address().clone();
         match connect(order).await {
             Ok(_) if !engine.borrow().is_address_of(node, &address) => continue,
