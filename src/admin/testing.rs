@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::{AdminContext, Rates};
 use crate::command;
-use crate::config::{Batches, Config, OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
@@ -41,7 +41,9 @@ pub(super) fn context(extra: &str) -> AdminContext {
         limits: limits(),
         password: None,
         credentials: NodeCredentials::default(),
+        admin_credentials: NodeCredentials::default(),
         node_secret: OnceLock::new(),
+        acl_users: AclUsers::Auto,
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),

@@ -81,7 +81,8 @@ async fn probe(
     let (client, _) = match slot {
         Some(kept) => kept,
         None => {
-            let client = NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?;
+            let client =
+                NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await?;
             slot.insert((client, address.clone()))
         }
     };

@@ -40,12 +40,19 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
+    let admin_credentials = match &config.nodes.admin {
+        Some((name, password)) => NodeCredentials {
+            username: Some(name.clone()),
+            password: Some(password.clone()),
+        },
+        None => credentials.clone(),
+    };
     let Looked {
         topology,
         store,
         empty,
         versions,
-    } = topology_of(config, &credentials).await?;
+    } = topology_of(config, &admin_credentials).await?;
     let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -65,7 +72,9 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         limits: limits(config),
         password: config.proxy.password.clone(),
         credentials,
+        admin_credentials,
         node_secret: OnceLock::new(),
+        acl_users: config.nodes.acl_users,
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),

@@ -20,7 +20,7 @@ use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
 use super::slowlog::SlowLog;
-use crate::config::{Batches, OnEmpty, OnGap, PasswordHash, Secret};
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
 use crate::resp::RequestLimits;
@@ -237,8 +237,12 @@ pub struct Shared {
     pub password: Option<PasswordHash>,
     /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
+    /// Towards nodes, for what administers them.
+    pub admin_credentials: NodeCredentials,
     /// What the passwords of preshard's own users on nodes are made of.
     pub node_secret: OnceLock<Secret>,
+    /// Whether preshard makes users of its own on nodes.
+    pub acl_users: AclUsers,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
     /// What to do with subscribers that may have missed messages.
