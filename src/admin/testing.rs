@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::{AdminContext, Rates};
+use super::{AdminContext, Plans, Rates};
 use crate::command;
 use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
@@ -73,6 +73,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         shared: Arc::new(shared),
         config: Arc::new(config),
         rates: Arc::new(Rates::default()),
+        plans: Plans::default(),
     }
 }
 
@@ -153,6 +154,8 @@ pub(super) fn fields(value: &Value) -> BTreeMap<String, String> {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Int(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Map(_) => "row".to_owned(),
         Value::Null => "null".to_owned(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
         other => String::from_utf8_lossy(other.as_bytes().unwrap()).into_owned(),

@@ -3,6 +3,7 @@
 //! ```text
 //!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
 //!  prepare     a node that came back empty: the others' functions, then the mark
+//!  sample      what keys take, by looking at some of each shard
 //!  probe       every second: is the node there, which version, how many keys in which database?
 //! ```
 
@@ -10,11 +11,13 @@ pub mod client;
 mod preflight;
 mod prepare;
 mod probe;
+mod sample;
 
 pub use client::{AskError, NodeClient};
 pub use preflight::{NodeProblem, Preflight, check_nodes, mark_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
+pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
 
 /// A field of an INFO text.
 fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

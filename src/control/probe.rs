@@ -98,6 +98,7 @@ async fn probe(
         error: String::new(),
         version: text("redis_version"),
         used_memory: number("used_memory"),
+        maxmemory: number("maxmemory"),
         maxmemory_policy: text("maxmemory_policy"),
         ops: number("instantaneous_ops_per_sec"),
         databases: 0,

@@ -28,7 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::{self, AdminContext, Rates};
+use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
 use crate::control;
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
@@ -125,6 +125,7 @@ async fn run(
             shared: Arc::clone(&shared),
             config: Arc::clone(&config),
             rates,
+            plans: Plans::default(),
         };
         tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
     }

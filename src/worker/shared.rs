@@ -124,6 +124,8 @@ pub struct NodeView {
     pub version: String,
     /// `used_memory` in bytes.
     pub used_memory: u64,
+    /// `maxmemory` in bytes, 0 if there is none.
+    pub maxmemory: u64,
     /// `maxmemory_policy`.
     pub maxmemory_policy: String,
     /// `instantaneous_ops_per_sec`.
