@@ -59,6 +59,8 @@ async fn every_word_of_this_version_answers() {
             "SHARD INFO" => "0",
             "SHARD OF" => "key",
             "EXPLAIN" => "GET key",
+            // These need something that is there; tests of their own.
+            "TASK STATUS" | "TASK CANCEL" | "TOPOLOGY LOAD" => continue,
             _ => "",
         };
         let value = ask(&context, &format!("{} {arguments}", word.path())).await;

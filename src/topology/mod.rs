@@ -7,6 +7,7 @@
 //!
 //!  seed.rs      the first placement, out of the config          validate.rs  what must hold of any topology
 //!  codec.rs     Topology ◀─▶ the JSON document of the store      mark.rs      what each node carries of it
+//!  compare.rs   where two of one cluster differ
 //! ```
 //!
 //! A change makes a new `Topology` with a higher epoch. Whoever holds two snapshots keeps the one with
@@ -17,6 +18,7 @@
 
 pub mod address;
 pub mod codec;
+mod compare;
 pub mod hash;
 pub mod mark;
 pub mod seed;

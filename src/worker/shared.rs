@@ -19,7 +19,7 @@ use super::registry::Registry;
 use super::scripts::ScriptCache;
 use super::slowlog::SlowLog;
 use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
-use crate::ids::NodeIndex;
+use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
 use crate::resp::RequestLimits;
 use crate::topology::{Address, Topology};
@@ -187,6 +187,8 @@ pub struct Shared {
     pub dedicated: Vec<Arc<AtomicUsize>>,
     /// Rung by a link that finds its node empty, by node.
     pub empty_nodes: Vec<Notify>,
+    /// Rung by a link that finds a node ahead of the topology that is served.
+    pub behind: Notify,
     /// `CLIENT PAUSE`.
     pub pause: ClientPause,
     /// Requests that took long.
@@ -242,6 +244,26 @@ impl Shared {
         } else {
             "standalone"
         }
+    }
+
+    /// Puts a newer topology in force.
+    ///
+    /// # Errors
+    /// It is not newer, or of another cluster.
+    pub fn adopt(&self, topology: Topology) -> Result<(), String> {
+        let served = self.topology.load();
+        if topology.epoch <= served.epoch {
+            return Err(format!("epoch {} is served already", served.epoch));
+        }
+        self.metrics.set_assignment((&topology).into());
+        self.topology.store(Arc::new(topology));
+        Ok(())
+    }
+
+    /// The lowest epoch that a worker serves.
+    #[must_use]
+    pub fn epoch_served(&self) -> Epoch {
+        self.topology.load().epoch
     }
 
     /// Milliseconds since the start of the process.

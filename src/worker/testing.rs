@@ -97,6 +97,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         registry: Registry::default(),
         scripts: Arc::default(),
         dedicated: vec![Arc::default(), Arc::default()],
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: None,
