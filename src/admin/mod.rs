@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  listener.rs ─▶ connection.rs ─▶ session.rs ──PRESHARD …──▶ words.rs ─▶ one file for each noun ─▶ Value
-//!  64 at most     bytes, limits    AUTH HELLO PING …          the table    help info check show
-//!                                                             of words     shard plan explain topology
+//!  64 at most     bytes, limits    AUTH HELLO PING …          the table    help info check show shard
+//!                                                             of words     plan explain fleet tasks
 //!
 //!  rates.rs       once a second: a sample of the counters, ten seconds of them
 //! ```
 //!
 //! Words read what the workers and the control side publish (the topology, counters, the registry of clients,
-//! what nodes last said) and never ask a worker. Only `CHECK` and `PLAN REBALANCE BY memory` ask the nodes.
+//! what nodes last said) and never ask a worker. Only `CHECK`, `PLAN REBALANCE BY memory` and `TOPOLOGY LOAD` ask the nodes;
+//! what changes something goes through [`Fleet`].
 //!
 //! A list is an array of rows; a row is a map, which [`Value::encode`](crate::resp::Value::encode) writes as a
 //! flat array of names and values in RESP2.
@@ -18,6 +19,7 @@ mod check;
 mod commands;
 mod connection;
 mod explain;
+mod fleet;
 mod help;
 mod info;
 mod listener;
@@ -27,6 +29,7 @@ mod rates;
 mod session;
 mod shard;
 mod show;
+mod tasks;
 mod value;
 mod words;
 
@@ -38,6 +41,7 @@ pub use rates::{RATE_WINDOW, Rates, sample_rates};
 pub use words::{WORDS, Word};
 
 use crate::config::Config;
+use crate::control::Fleet;
 use crate::resp::{Args, Value};
 use crate::worker::shared::Shared;
 use words::Action;
@@ -53,6 +57,8 @@ pub struct AdminContext {
     pub rates: Arc<Rates>,
     /// Plans that were made.
     pub plans: Plans,
+    /// The other proxies, and the way to change something.
+    pub fleet: Arc<Fleet>,
 }
 
 impl AdminContext {
@@ -71,6 +77,7 @@ impl AdminContext {
             Action::Check => Ok(check::check(self).await),
             Action::ShowShards => Ok(show::shards(self)),
             Action::ShowNodes => Ok(show::nodes(self)),
+            Action::ShowProxies => Ok(fleet::proxies(self)),
             Action::ShowClients => Ok(show::clients(self)),
             Action::ShowConfig => Ok(show::config(self)),
             Action::ShowStats => Ok(show::stats(self)),
@@ -83,6 +90,10 @@ impl AdminContext {
             Action::PlanShow => plan::show(self, args.get(rest)),
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
+            Action::TopologyLoad => fleet::load(self, args, rest).await,
+            Action::TaskList => tasks::list(self).await,
+            Action::TaskStatus => tasks::status(self, args.get(rest)).await,
+            Action::TaskCancel => tasks::cancel(self, args.get(rest)).await,
             Action::NotYet => Err(format!(
                 "ERR PRESHARD {} is not in this version of preshard yet",
                 word.path()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use arc_swap::ArcSwap;
 use super::{AdminContext, Plans, Rates};
 use crate::command;
 use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
+use crate::control::Fleet;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
+use crate::store::{FileStore, FleetStore, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
@@ -56,6 +58,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         metrics,
         registry: Registry::default(),
         scripts: Arc::default(),
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: Some(10_000),
@@ -69,12 +72,32 @@ pub(super) fn context(extra: &str) -> AdminContext {
         started_unix: 1_700_000_000,
         run_id: "f00".to_owned(),
     };
+    let shared = Arc::new(shared);
     AdminContext {
-        shared: Arc::new(shared),
+        fleet: Fleet::new(Arc::clone(&shared), store(&shared.topology.load())),
+        shared,
         config: Arc::new(config),
         rates: Arc::new(Rates::default()),
         plans: Plans::default(),
     }
+}
+
+/// A file in a folder of its own, which is deleted at once: what is open stays.
+fn store(topology: &Topology) -> Arc<dyn FleetStore> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!(
+        "preshard-admin-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut store = FileStore::open(&folder.join("topology.json")).unwrap();
+    store.save(topology).unwrap();
+    let store: Box<dyn TopologyStore> = Box::new(store);
+    let store = store.into_fleet().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    store
 }
 
 fn limits() -> Limits {

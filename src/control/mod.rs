@@ -2,19 +2,25 @@
 //!
 //! ```text
 //!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
+//!  marks       what nodes carry of the topology, read and raised
 //!  prepare     a node that came back empty: the others' functions, then the mark
 //!  sample      what keys take, by looking at some of each shard
 //!  probe       every second: is the node there, which version, how many keys in which database?
+//!  fleet       what this proxy and the others of its cluster tell each other through the store
 //! ```
 
 pub mod client;
+mod fleet;
+mod marks;
 mod preflight;
 mod prepare;
 mod probe;
 mod sample;
 
 pub use client::{AskError, NodeClient};
-pub use preflight::{NodeProblem, Preflight, check_nodes, mark_nodes};
+pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
+pub use marks::{MarkOf, mark_nodes, raise_marks, read_marks};
+pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};

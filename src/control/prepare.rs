@@ -125,12 +125,9 @@ async fn libraries_of(
             let address = &topology.node(node).address;
             let mut client = NodeClient::connect(address, credentials, deadline).await?;
             let theirs = match standing(topology, node, &mut client).await? {
-                Standing::Ours | Standing::OlderEpoch(_) => true,
+                Standing::Ours | Standing::OlderEpoch(_) | Standing::NewerEpoch(_) => true,
                 Standing::Unmarked => seeding,
-                Standing::NewerEpoch(_)
-                | Standing::OtherCluster(_)
-                | Standing::OtherNode(_)
-                | Standing::Unreadable(_) => false,
+                Standing::OtherCluster(_) | Standing::OtherNode(_) | Standing::Unreadable(_) => false,
             };
             match theirs {
                 true => list(&mut client).await,

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::fleet::{FleetFigures, FleetSource};
 use crate::ids::{DbIndex, Epoch, ShardId};
 use crate::topology::{Placement, Topology};
 
@@ -64,6 +65,7 @@ pub struct Facts {
     /// Keys of each shard, [`UNKNOWN`] before the first probe.
     shard_keys: Box<[AtomicU64]>,
     log_lines_dropped: OnceLock<DroppedLines>,
+    fleet: FleetSource,
 }
 
 /// Reads how many log lines were dropped.
@@ -86,6 +88,7 @@ impl Facts {
             nodes: Mutex::default(),
             shard_keys: (0..shards).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             log_lines_dropped: OnceLock::new(),
+            fleet: FleetSource::default(),
         }
     }
 
@@ -138,6 +141,16 @@ impl Facts {
     /// Says how to read the number of log lines that were dropped. Only the first call counts.
     pub fn set_log_lines_dropped(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
         drop(self.log_lines_dropped.set(DroppedLines(Box::new(read))));
+    }
+
+    /// Says how to read the figures of the fleet. Only the first call counts.
+    pub fn set_fleet(&self, read: impl Fn() -> FleetFigures + Send + Sync + 'static) {
+        self.fleet.set(read);
+    }
+
+    /// What is known of the other proxies and of the store, at this moment.
+    pub(super) fn fleet(&self) -> FleetFigures {
+        self.fleet.read()
     }
 
     pub(super) fn log_lines_dropped(&self) -> u64 {

@@ -11,8 +11,8 @@ use super::family::{
 use super::labels::{Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
 use super::read::{commands, each_cell, each_gauge, nodes, process, shards};
 
-/// Every family that this process exposes.
-pub static FAMILIES: &[Family] = &[
+/// The families of clients, requests, shards and nodes.
+pub(super) static FAMILIES: &[Family] = &[
     // The process.
     gauge(
         "preshard_build_info",

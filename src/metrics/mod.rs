@@ -11,6 +11,7 @@
 //! * `facts.rs`: what the workers do not know: topology, nodes' versions and memory, keys of shards.
 //! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`; `family.rs`: what its rows
 //!   are made of; `read.rs`: how they are read.
+//! * `fleet.rs`: the other proxies and the store, asked at each scrape.
 //! * `expose.rs`: the collector behind the registry; `process.rs`: `process_*` from `/proc`; `totals.rs`: sums.
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
@@ -20,6 +21,7 @@ mod expose;
 mod facts;
 mod families;
 mod family;
+mod fleet;
 pub mod labels;
 mod page;
 mod process;
@@ -36,8 +38,8 @@ use prometheus::{Registry, TextEncoder};
 pub use cell::{Cell, Gauge, Histogram, HistogramTotal, Rows};
 pub use expose::{Emit, Scrape};
 pub use facts::{Assignment, Facts, NodeFacts};
-pub use families::FAMILIES;
 pub use family::{Family, Kind, LabelName, Values};
+pub use fleet::FleetFigures;
 pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
 pub use page::page;
 pub use process::ProcessFigures;
@@ -55,6 +57,11 @@ pub struct MetricsOptions {
     pub shards: usize,
     /// The limit of clients in all.
     pub max_clients: u64,
+}
+
+/// Every family that this process exposes.
+pub fn families() -> impl Iterator<Item = &'static Family> {
+    families::FAMILIES.iter().chain(fleet::FAMILIES)
 }
 
 /// All metrics of the process.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::families::FAMILIES;
+use super::families;
 use super::family::Kind;
 use super::*;
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
@@ -41,7 +41,7 @@ fn value(text: &str, series: &str) -> f64 {
 fn every_family_is_there_from_the_first_scrape() {
     let metrics = metrics();
     let text = metrics.gather_text();
-    for family in FAMILIES {
+    for family in families() {
         let kind = format!("{:?}", family.kind).to_lowercase();
         let needs_probe = family.name == "preshard_shard_keys";
         let needs_proc = family.name.starts_with("process_") && !cfg!(target_os = "linux");
@@ -73,7 +73,7 @@ fn every_family_is_there_from_the_first_scrape() {
 
 #[test]
 fn names_follow_the_rules() {
-    for family in FAMILIES {
+    for family in families() {
         let name = family.name;
         assert!(
             name.starts_with("preshard_") || name.starts_with("process_"),

@@ -5,7 +5,7 @@
 //!                                                            │
 //!   main thread: control runtime                             ├─▶ worker 0 ◀─┐
 //!     acceptors (one a listener) ── least-loaded worker ─────┼─▶ worker 1 ◀─┴─ accepted sockets
-//!     probe · admin · HTTP · signals                         └─▶ …
+//!     probe · fleet · admin · HTTP · signals                 └─▶ …
 //! ```
 //!
 //! The way out (SIGTERM, SIGINT): readyz says 503, nothing is accepted any more, workers serve what they have read
@@ -38,6 +38,9 @@ use crate::worker::{self, Order, Worker};
 
 /// Control work is rare: listeners, probes, scrapes.
 const CONTROL_THREADS: usize = 2;
+
+/// A store that is silent just now does not keep the proxy from serving for longer than this.
+const REGISTRATION_MAX: Duration = Duration::from_secs(1);
 
 /// Why the proxy does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +96,7 @@ async fn run(
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
-    let (shared, store) = startup::prepare(&config).await?;
+    let (shared, fleet) = startup::prepare(&config).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
     shared.metrics.facts().set_log_lines_dropped(dropped_lines);
@@ -121,11 +124,13 @@ async fn run(
     if let Some(address) = &config.admin.listen {
         let (listener, bound) = bind_tcp(address).await?;
         announce(&format!("listening admin={bound}"));
+        fleet.set_admin_address(bound);
         let context = AdminContext {
             shared: Arc::clone(&shared),
             config: Arc::clone(&config),
             rates,
             plans: Plans::default(),
+            fleet: Arc::clone(&fleet),
         };
         tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
     }
@@ -136,6 +141,8 @@ async fn run(
         let stop = until(stopped.clone());
         tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
     }
+    tasks.spawn(Arc::clone(&fleet).run(stopped.clone()));
+    fleet.until_registered(REGISTRATION_MAX).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -151,7 +158,7 @@ async fn run(
     let _ = stop.send(true);
     drain(workers, config.proxy.drain_timeout, &mut signals).await;
     tasks.shutdown().await;
-    drop(store);
+    fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
 }

@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use super::ServeError;
 use crate::command;
 use crate::config::{Config, OnEmpty, StorePlace};
-use crate::control::{self, Preflight};
-use crate::ids::NodeIndex;
+use crate::control::{self, Fleet, Preflight};
+use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
@@ -35,7 +35,7 @@ const STORE_TOLD_EACH: u32 = 20;
 const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn TopologyStore>), ServeError> {
+pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
@@ -87,6 +87,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: config.slowlog.slower_than.map(micros32),
@@ -100,7 +101,12 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         started_unix: unix_time(),
         run_id: random_id(),
     };
-    Ok((Arc::new(shared), store))
+    let shared = Arc::new(shared);
+    let store = store
+        .into_fleet()
+        .map_err(|error| ServeError::Refused(error.to_string()))?;
+    let fleet = Fleet::new(Arc::clone(&shared), store);
+    Ok((shared, fleet))
 }
 
 /// What was found before anything is served.
@@ -133,9 +139,13 @@ async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<L
     let mut spared = match judge(&found, seeding) {
         Ok(spared) => spared,
         Err(refused) => {
-            // Another proxy may have been first, and the nodes carry its mark: then the store is not empty any more.
-            if seeding && load_patiently(store.as_mut()).await.map_err(refuse)?.is_some() {
-                return Box::pin(topology_of(config, credentials)).await;
+            // Another proxy may have filled the store, or changed the topology, meanwhile, and the nodes carry its mark.
+            if shared_store {
+                let now = load_patiently(store.as_mut()).await.map_err(refuse)?;
+                let before = if seeding { Epoch(0) } else { topology.epoch };
+                if now.is_some_and(|now| now.epoch > before) {
+                    return Box::pin(topology_of(config, credentials)).await;
+                }
             }
             return Err(refused);
         }

@@ -81,6 +81,18 @@ pub enum StoreError {
         /// The store.
         place: String,
     },
+    /// The proxy does not lead any more; nothing was changed.
+    Deposed {
+        /// The store.
+        place: String,
+    },
+    /// The lease has ended; nothing was changed.
+    LeaseEnded {
+        /// The store.
+        place: String,
+    },
+    /// More than the store takes, as a sentence; nothing was changed.
+    Limit(String),
     /// The topology to save does not hold together.
     Invalid(Vec<Invalid>),
     /// The new version is in place, and the disk did not confirm it: it may be gone after a power cut.
@@ -113,19 +125,24 @@ impl StoreError {
                     return Ok(());
                 }
                 f.write_str(
-                    "; restore it from a backup of etcd, or write a saved PRESHARD TOPOLOGY DUMP there",
+                    "; restore it from a backup of etcd, or a saved PRESHARD TOPOLOGY DUMP with: preshard restore",
                 )
             }
             Self::Changed { place } => write!(
                 f,
                 "the topology in {place} was changed by another proxy since it was read; read it and try again"
             ),
+            Self::Deposed { place } => {
+                write!(f, "another proxy leads now, says {place}; nothing was changed")
+            }
+            Self::LeaseEnded { place } => write!(f, "the lease of this proxy in {place} has ended"),
             Self::Locked { .. }
             | Self::Io { .. }
             | Self::Unreadable { .. }
             | Self::Vanished { .. }
             | Self::Stale { .. }
             | Self::OtherCluster { .. }
+            | Self::Limit(_)
             | Self::Invalid(_)
             | Self::Unconfirmed { .. } => Ok(()),
         }
@@ -185,7 +202,10 @@ impl fmt::Display for StoreError {
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Document { .. }
-            | Self::Changed { .. } => self.fmt_of_network(f),
+            | Self::Changed { .. }
+            | Self::Deposed { .. }
+            | Self::LeaseEnded { .. } => self.fmt_of_network(f),
+            Self::Limit(what) => f.write_str(what),
             Self::Invalid(found) => {
                 f.write_str("refused to store a topology that does not hold together: ")?;
                 f.write_str(

@@ -269,6 +269,8 @@ pub struct Shared {
     pub scripts: Arc<ScriptCache>,
     /// How one topology follows the other.
     pub succession: Succession,
+    /// Rung by a link that finds a node ahead of the topology that is served.
+    pub behind: Notify,
     /// `CLIENT PAUSE`.
     pub pause: ClientPause,
     /// Requests that took long.

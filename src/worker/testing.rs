@@ -100,6 +100,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         metrics: Arc::new(metrics.unwrap()),
         registry: Registry::default(),
         scripts: Arc::default(),
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: None,

@@ -22,7 +22,7 @@ use super::fill::write_select;
 use super::link::User;
 use crate::command::FEED_USER;
 use crate::config::OnEmpty;
-use crate::ids::{DbIndex, NodeIndex};
+use crate::ids::{DbIndex, Epoch, NodeIndex};
 use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
@@ -250,6 +250,9 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
         }
         standing = until_prepared(order, talk, &expected).await?;
     }
+    if let Standing::NewerEpoch(epoch) = standing {
+        return until_caught_up(order, epoch).await;
+    }
     match standing {
         Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
         refused @ (Standing::Unmarked
@@ -268,6 +271,26 @@ async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Resu
         if standing != Standing::Unmarked {
             return Ok(standing);
         }
+        sleep(PREPARED_PACE).await;
+    }
+}
+
+/// The node has seen a later epoch than this link was ordered for: that is a topology which is on its way here. The control side
+/// is told to fetch it, and the link waits. How long is bounded by the whole of connecting.
+async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError> {
+    loop {
+        let now = order.shared.topology.load_full();
+        if now.epoch >= epoch {
+            let name = &order.topology.node(order.node).name;
+            let is_same = |node: NodeIndex| now.node(node).address == order.topology.node(order.node).address;
+            return match now.node_named(name) {
+                Some(node) if is_same(node) => Ok(()),
+                Some(_) | None => Err(ConnectError::Identity(
+                    "the topology has changed, and the node with it".to_owned(),
+                )),
+            };
+        }
+        order.shared.behind.notify_one();
         sleep(PREPARED_PACE).await;
     }
 }
