@@ -188,7 +188,7 @@ pub(super) fn stats(context: &AdminContext) -> Value {
         ),
         ("input_buffer_bytes", int(totals.input_buffer_bytes)),
         ("output_buffer_bytes", int(totals.output_buffer_bytes)),
-        ("nodes", int(topology.nodes.len())),
+        ("nodes", int(topology.node_count())),
         (
             "nodes_up",
             int(shared.nodes.load().nodes.iter().filter(|node| node.up).count()),

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
 use super::{AdminContext, Rates};
 use crate::command;
-use crate::config::{Config, OnEmpty, OnGap};
+use crate::config::{Batches, Config, OnEmpty, OnGap};
 use crate::control::Fleet;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::store::{FileStore, FleetStore, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
 use crate::worker::{ClientPause, Directory};
 
@@ -43,19 +43,19 @@ pub(super) fn context(extra: &str) -> AdminContext {
         limits: limits(),
         password: None,
         credentials: NodeCredentials::default(),
+        node_secret: OnceLock::new(),
         on_empty: OnEmpty::Serve,
-        empty_nodes: Vec::new(),
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),
         cluster: None,
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
         max_clients: 100,
         config_file: config.file.clone(),
+        succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
         metrics,
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated: vec![Arc::default(), Arc::default()],
         behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
@@ -117,7 +117,8 @@ fn limits() -> Limits {
         node_queue_bytes: 1,
         keys: 1,
         tracking_keys: 1,
-        batches: Vec::new(),
+        batches: Batches::Auto,
+        hold: second,
         dedicated: 4,
         shared_connections: 1,
         keepalive: second,

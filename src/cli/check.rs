@@ -71,7 +71,7 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         "topology: {} shards and {} pinned databases on {} nodes, epoch {}; it {origin}",
         topology.shards,
         topology.pinned,
-        topology.nodes.len(),
+        topology.node_count(),
         topology.epoch
     );
     let credentials = NodeCredentials {

@@ -13,6 +13,7 @@
 //! `policy.rs` and nowhere else. A command that is in neither is refused: its first argument is never guessed to be a
 //! key. Nothing in this room knows shards, sessions or sockets.
 
+mod access;
 mod docs;
 mod flags;
 mod glob;
@@ -34,6 +35,7 @@ pub(crate) mod testing;
 mod waiting;
 mod writing;
 
+pub use access::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use introspect::introspect;

@@ -116,7 +116,6 @@ pub const SECTIONS: &[(&str, &str)] = &[
 /// is refused, never silently ignored.
 pub const LATER: &[&str] = &[
     "proxy.proxy_protocol",
-    "proxy.hold_max",
     "nodes.tls",
     "nodes.dedicated_max",
     "nodes.admin_username",
@@ -193,6 +192,14 @@ pub const KEYS: &[Key] = &[
         "10s",
         "Time for a client that has not authenticated to send its first complete request.",
         "Too short cuts off clients behind slow links; too long lets strangers hold connections.",
+    ),
+    key(
+        "proxy.hold_max",
+        Kind::Time(Duration::from_millis(100), HOUR),
+        "10s",
+        "How long a request waits whose shard is paused or on its way to another node; then `TRYAGAIN`, it has not run.",
+        "Shorter than a change of the leader takes (5 s), clients see errors of moves that are interrupted; longer than \
+         the clients' own timeouts, they give up first.",
     ),
     key(
         "proxy.request_bytes_max",

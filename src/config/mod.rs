@@ -76,6 +76,8 @@ pub struct Proxy {
     pub tcp_keepalive: Option<Duration>,
     /// Time to the first complete request while not authenticated.
     pub handshake_timeout: Duration,
+    /// Time that a request of a held shard may wait.
+    pub hold_max: Duration,
     /// Bytes of one argument.
     pub request_bytes_max: usize,
     /// Request bytes held for all clients together.

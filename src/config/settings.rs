@@ -42,6 +42,7 @@ impl Config {
                 "proxy.handshake_timeout",
                 format_duration(proxy.handshake_timeout),
             ),
+            ("proxy.hold_max", format_duration(proxy.hold_max)),
             ("proxy.request_bytes_max", bytes(proxy.request_bytes_max)),
             ("proxy.request_memory_max", bytes(proxy.request_memory_max)),
             ("proxy.in_flight_max", proxy.in_flight_max.to_string()),

@@ -251,7 +251,7 @@ fn the_environment_wins_over_the_file_and_is_checked_like_it() {
 
 #[test]
 fn what_later_versions_have_may_be_off_but_not_on() {
-    let off = "[proxy]\nproxy_protocol = \"off\"\nhold_max = \"\"\n[commands]\n";
+    let off = "[proxy]\nproxy_protocol = \"off\"\n[commands]\n";
     assert!(parse(off).is_ok());
     assert_eq!(
         told(parse("[proxy]\nproxy_protocol = true\n[nodes]\ntls = true\n")).len(),

@@ -59,6 +59,7 @@ impl Reader<'_> {
             idle_timeout: self.time_or_zero("proxy.idle_timeout"),
             tcp_keepalive: self.time_or_zero("proxy.tcp_keepalive"),
             handshake_timeout: self.time("proxy.handshake_timeout"),
+            hold_max: self.time("proxy.hold_max"),
             request_bytes_max: self.bytes("proxy.request_bytes_max"),
             request_memory_max: self.bytes("proxy.request_memory_max"),
             in_flight_max: self.count("proxy.in_flight_max"),

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::client::{AskError, NodeClient};
 use super::{info_field, preflight};
 use crate::metrics::NodeFacts;
+use crate::topology::Address;
 use crate::worker::shared::{NodeView, NodesView, Shared};
 
 /// Between two probes of a node.
@@ -19,16 +20,18 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn probe_nodes(shared: Arc<Shared>) {
     let mut ticks = interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut clients: Vec<Option<NodeClient>> = Vec::new();
+    let mut clients: Vec<Option<(NodeClient, Address)>> = Vec::new();
     loop {
         ticks.tick().await;
         let topology = shared.topology.load_full();
         clients.resize_with(topology.nodes.len(), || None);
         let before = shared.nodes.load_full();
         let mut view = NodesView::default();
+        view.nodes.resize_with(topology.nodes.len(), NodeView::default);
         for (node, described) in topology.nodes_by_index() {
             let asked = Instant::now();
             let slot = &mut clients[node.index()];
+            slot.take_if(|(_, address)| *address != described.address);
             let seen = match probe(slot, &shared, &described.address).await {
                 Ok(seen) => seen,
                 Err(error) => {
@@ -49,7 +52,7 @@ pub async fn probe_nodes(shared: Arc<Shared>) {
                 };
                 shared.metrics.facts().set_node(&described.name, facts);
             }
-            view.nodes.push(seen);
+            view.nodes[node.index()] = seen;
         }
         publish_keys(&shared, &view);
         shared.nodes.store(Arc::new(view));
@@ -71,13 +74,16 @@ fn publish_keys(shared: &Shared, view: &NodesView) {
 }
 
 async fn probe(
-    slot: &mut Option<NodeClient>,
+    slot: &mut Option<(NodeClient, Address)>,
     shared: &Shared,
-    address: &crate::topology::Address,
+    address: &Address,
 ) -> Result<NodeView, AskError> {
-    let client = match slot {
-        Some(client) => client,
-        None => slot.insert(NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?),
+    let (client, _) = match slot {
+        Some(kept) => kept,
+        None => {
+            let client = NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?;
+            slot.insert((client, address.clone()))
+        }
     };
     let info = client.ask_text(&["INFO"]).await?;
     let number = |name: &str| {

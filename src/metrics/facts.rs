@@ -26,11 +26,21 @@ pub struct Assignment {
 
 impl From<&Topology> for Assignment {
     fn from(topology: &Topology) -> Self {
-        let shard =
-            |(number, placement): (u16, &Placement)| (ShardId(number), placement.node.index(), placement.db);
+        let places: BTreeMap<_, _> = topology
+            .nodes_by_index()
+            .enumerate()
+            .map(|(place, (node, _))| (node, place))
+            .collect();
+        let shard = |(number, placement): (u16, &Placement)| {
+            let place = places.get(&placement.node).copied().unwrap_or(0);
+            (ShardId(number), place, placement.db)
+        };
         Self {
             epoch: topology.epoch,
-            nodes: topology.nodes.iter().map(|node| node.name.clone()).collect(),
+            nodes: topology
+                .nodes_by_index()
+                .map(|(_, node)| node.name.clone())
+                .collect(),
             shards: (0..).zip(&topology.placements).map(shard).collect(),
         }
     }

@@ -344,6 +344,12 @@ pub(super) static FAMILIES: &[Family] = &[
         "Clients whose requests wait for the end of CLIENT PAUSE.",
         |s, out| out.count(&[], s.sum(|w| w.paused_clients.load())),
     ),
+    gauge(
+        "preshard_held_requests",
+        &[],
+        "Requests that wait because their shard is paused or on its way to another node.",
+        |s, out| out.count(&[], s.sum(|w| w.held_requests.load())),
+    ),
     counter(
         "preshard_slowlog_entries_total",
         &[],

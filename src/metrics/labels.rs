@@ -190,6 +190,7 @@ label! {
         Identity "identity" "another server, another cluster or too few databases",
         ExtraReply "extra_reply" "a reply that nobody had asked for",
         Closed "closed" "preshard had no more use for it",
+        Readdressed "readdressed" "the node has another address now, or has left",
     }
 }
 

@@ -1,5 +1,7 @@
 //! The exposition as a scraper sees it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::families;
 use super::family::Kind;
 use super::*;
@@ -270,6 +272,9 @@ fn an_assignment_is_read_off_a_topology() {
         shards: 2,
         pinned: 1,
         nodes: vec![node("a", 1), node("b", 2)],
+        retired: BTreeSet::new(),
+        paused: BTreeSet::new(),
+        access: BTreeMap::new(),
         placements: vec![placement(1, 0), placement(0, 1), placement(1, 9)],
     };
     let assignment = Assignment::from(&topology);

@@ -47,6 +47,8 @@ pub struct WorkerMetrics {
     pub fanout_parts: Cell,
     /// Clients whose requests wait for the end of `CLIENT PAUSE`.
     pub paused_clients: Gauge,
+    /// Requests at the gates of held shards.
+    pub held_requests: Gauge,
     /// Requests that came into the slow log.
     pub slowlog_entries: Cell,
     /// Replies with data for clients that had left.
@@ -105,6 +107,7 @@ impl WorkerMetrics {
             limits: By::default(),
             fanout_parts: Cell::default(),
             paused_clients: Gauge::default(),
+            held_requests: Gauge::default(),
             slowlog_entries: Cell::default(),
             popped_for_nobody: Cell::default(),
             scripts: Gauge::default(),

@@ -106,9 +106,7 @@ async fn run(
 
     let readiness = readiness(&shared);
     tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
-    for (node, _) in shared.topology.load().nodes_by_index() {
-        tasks.spawn(control::prepare_node(Arc::clone(&shared), node));
-    }
+    tasks.spawn(control::prepare_nodes(Arc::clone(&shared)));
     let clients = Arc::new(AtomicUsize::new(0));
     for address in &config.proxy.listen {
         let listener = Listener::bind(address)?;

@@ -1,7 +1,7 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Batches, Config, OnEmpty, StorePlace};
+use crate::config::{Config, OnEmpty, StorePlace};
 use crate::control::{self, Fleet, Preflight};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::{Metrics, MetricsOptions};
@@ -18,7 +18,7 @@ use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, batches_for};
+use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
 use crate::worker::{ClientPause, Directory};
 
@@ -62,12 +62,11 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         .proxy
         .cluster_emulation
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
-    let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
-    let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
-        limits: limits(config, &topology),
+        limits: limits(config),
         password: config.proxy.password.clone(),
         credentials,
+        node_secret: OnceLock::new(),
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),
@@ -75,12 +74,11 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         data_address: RwLock::default(),
         max_clients: config.proxy.max_clients,
         config_file: config.file.clone(),
+        succession: Succession::new(&topology, worker_count(config)),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated,
-        empty_nodes,
         behind: Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
@@ -280,13 +278,9 @@ pub(super) fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn limits(config: &Config, topology: &Topology) -> Limits {
+fn limits(config: &Config) -> Limits {
     let (proxy, nodes) = (&config.proxy, &config.nodes);
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let batches = topology.nodes.iter().map(|node| match nodes.batches_in_flight {
-        Batches::Auto => batches_for(&node.address),
-        Batches::Fixed(count) => usize::from(count),
-    });
     Limits {
         request: RequestLimits {
             bulk_max: proxy.request_bytes_max,
@@ -309,7 +303,8 @@ fn limits(config: &Config, topology: &Topology) -> Limits {
         node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
         tracking_keys: proxy.tracking_keys_max,
-        batches: batches.collect(),
+        batches: nodes.batches_in_flight,
+        hold: proxy.hold_max,
         dedicated: nodes.dedicated_max,
         shared_connections: usize::from(nodes.shared_connections),
         keepalive: proxy.tcp_keepalive.unwrap_or_default(),

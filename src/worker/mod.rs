@@ -14,9 +14,11 @@
 //! Between the threads there is the mailbox (one message for each connection, none for a request), the topology
 //! snapshot and counters. A request never leaves the thread that read it.
 
+mod adopt;
 mod backend;
 mod dedicated;
 mod engine;
+mod gate;
 mod gather;
 mod outbuf;
 mod pause;
@@ -139,22 +141,11 @@ pub fn start(number: usize, shared: Arc<Shared>) -> io::Result<Worker> {
 }
 
 async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Order>) {
+    let mut changes = shared.succession.subscribe();
     let engine = Rc::new(RefCell::new(Engine::new(number, Arc::clone(&shared))));
     engine.borrow_mut().dedicated.set_engine(Rc::downgrade(&engine));
     let mut keepers = JoinSet::new();
-    let links = engine.borrow().links.len();
-    for link in 0..links {
-        keepers.spawn_local(backend::keep_link(Rc::clone(&engine), link));
-    }
-    let nodes: Vec<NodeIndex> = engine
-        .borrow()
-        .topology
-        .nodes_by_index()
-        .map(|(node, _)| node)
-        .collect();
-    for node in nodes {
-        keepers.spawn_local(pubsub::keep_feed(Rc::clone(&engine), node));
-    }
+    keep_from(&engine, &mut keepers, (0, 0));
     keepers.spawn_local(sweep::sweep(Rc::clone(&engine)));
     let mut sessions = JoinSet::new();
     loop {
@@ -167,12 +158,40 @@ async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Ord
                 None => return,
             },
             Some(ended) = sessions.join_next() => note_end(&engine, ended),
+            Ok(()) = changes.changed() => {
+                let new = {
+                    let mut engine = engine.borrow_mut();
+                    engine.begin_turn();
+                    let new = engine.adopt();
+                    engine.end_turn();
+                    new
+                };
+                keep_from(&engine, &mut keepers, new);
+            }
             Some(ended) = keepers.join_next() => {
                 // Links and the sweep run for ever: one that ended has panicked, and with it the worker's order.
                 tracing::error!(event = "worker_task_died", worker = number, error = ?ended.err());
                 std::process::abort();
             }
         }
+    }
+}
+
+/// Starts the tasks of links and feeds from these on.
+fn keep_from(
+    engine: &Rc<RefCell<Engine>>,
+    keepers: &mut JoinSet<()>,
+    (first_link, first_feed): (usize, usize),
+) {
+    let (links, gates, feeds) = {
+        let engine = engine.borrow();
+        (engine.links.len(), engine.gates(), engine.pubsub.feeds.len())
+    };
+    for link in (first_link..links).filter(|link| !gates.contains(link)) {
+        keepers.spawn_local(backend::keep_link(Rc::clone(engine), link));
+    }
+    for node in (0..).map(NodeIndex).take(feeds).skip(first_feed) {
+        keepers.spawn_local(pubsub::keep_feed(Rc::clone(engine), node));
     }
 }
 

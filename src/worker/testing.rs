@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,11 +16,11 @@ use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
-use super::shared::{Limits, NodeCredentials, NodesView, Shared};
+use super::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
 use crate::command;
-use crate::config::{OnEmpty, OnGap};
+use crate::config::{Batches, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::topology::{Node, Topology};
@@ -58,7 +58,8 @@ pub(super) fn limits() -> Limits {
         node_queue_bytes: 64 << 20,
         keys: 100_000,
         tracking_keys: 1_000_000,
-        batches: vec![1, 1],
+        batches: Batches::Fixed(1),
+        hold: Duration::from_secs(10),
         dedicated: 4,
         shared_connections: 1,
         keepalive: Duration::ZERO,
@@ -84,19 +85,19 @@ pub(super) fn engine(limits: Limits) -> Engine {
         limits,
         password: None,
         credentials: NodeCredentials::default(),
+        node_secret: OnceLock::new(),
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
-        empty_nodes: Vec::new(),
         redis_version: None,
         cluster: None,
         data_address: RwLock::default(),
         max_clients: 100,
         config_file: PathBuf::new(),
+        succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics.unwrap()),
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated: vec![Arc::default(), Arc::default()],
         behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {

@@ -19,6 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::fill::write_select;
+use super::link::User;
+use crate::command::FEED_USER;
 use crate::config::OnEmpty;
 use crate::ids::{DbIndex, Epoch, NodeIndex};
 use crate::resp::{self, Protocol, ReplyScanner};
@@ -42,6 +44,7 @@ pub(in crate::worker) struct Order {
     node: NodeIndex,
     protocol: Protocol,
     worker: usize,
+    user: User,
     /// It will carry requests of shards, so it must be able to select their databases.
     serves_shards: bool,
 }
@@ -79,13 +82,30 @@ impl Engine {
             node: self.links[index].node,
             protocol: self.links[index].protocol,
             worker: self.worker,
+            user: self.links[index].user.clone(),
             serves_shards: true,
         }
     }
 
-    /// A connection to a node that selects no shard's database yet.
+    /// A connection to a node that selects no shard's database yet, as the user for its traffic.
     pub(in crate::worker) fn node_order(&self, node: NodeIndex, protocol: Protocol) -> Order {
+        let access = self.topology.access.get(&node);
+        self.order_as(
+            node,
+            protocol,
+            access.map(|access| Arc::from(access.user.as_str())),
+        )
+    }
+
+    /// A connection to a node that hears what happens there, and can do nothing else.
+    pub(in crate::worker) fn feed_order(&self, node: NodeIndex) -> Order {
+        let access = self.topology.access.get(&node);
+        self.order_as(node, Protocol::Resp3, access.map(|_| Arc::from(FEED_USER)))
+    }
+
+    fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
         Order {
+            user,
             shared: Arc::clone(&self.shared),
             topology: Arc::clone(&self.topology),
             node,
@@ -93,6 +113,20 @@ impl Engine {
             worker: self.worker,
             serves_shards: false,
         }
+    }
+}
+
+impl Order {
+    /// Has the control side look at the node's users, if it is the one that makes them.
+    fn ring(&self) {
+        if self.topology.access.contains_key(&self.node) {
+            self.shared.node(self.node).users.notify_one();
+        }
+    }
+
+    /// Where it leads.
+    pub(in crate::worker) fn address(&self) -> &Address {
+        &self.topology.node(self.node).address
     }
 }
 
@@ -129,6 +163,7 @@ async fn open(order: &Order) -> Result<Talk, ConnectError> {
 async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     let mut talk = open(order).await?;
     log_in(order, &mut talk).await?;
+    check_run(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = if order.serves_shards {
         select_all(order, &mut talk).await?
@@ -146,7 +181,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
 
 /// Speaks the protocol version of the link, as the configured user.
 async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
-    let credentials = &order.shared.credentials;
+    let credentials = order.shared.credentials_of(order.user.as_deref());
     let user = credentials.username.as_deref().unwrap_or("default");
     let name = format!("preshard-{}", order.worker);
     let mut frame = Vec::new();
@@ -165,6 +200,7 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     if !frame.is_empty() {
         let reply = talk.ask(&frame).await?;
         if reply.first() == Some(&b'-') {
+            order.ring();
             return Err(ConnectError::Refused {
                 command: "the login",
                 reply: text(&reply),
@@ -176,6 +212,28 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     // A name helps who looks at the node; a user without the right to set one serves as well.
     talk.ask(&frame).await?;
     Ok(())
+}
+
+/// Asks which run of the node this is. Another one than the topology names may have users that were taken away since.
+async fn check_run(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
+    let Some(access) = order.topology.access.get(&order.node) else {
+        return Ok(());
+    };
+    let mut frame = Vec::new();
+    command(&mut frame, &["INFO", "server"]);
+    let reply = talk.ask(&frame).await?;
+    let info = resp::bulk(&reply)
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default();
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    if run_id.map(str::trim) == Some(access.run_id.as_str()) {
+        return Ok(());
+    }
+    order.ring();
+    Err(ConnectError::Identity(
+        "it was started anew since the topology was made; it is served when its users are made again"
+            .to_owned(),
+    ))
 }
 
 /// Asks whose node this is; marks one that came back empty.
@@ -207,9 +265,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
 
 /// Has the control side prepare an empty node, and waits for its mark. How long is bounded by the whole of connecting.
 async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Result<Standing, ConnectError> {
-    if let Some(bell) = order.shared.empty_nodes.get(order.node.index()) {
-        bell.notify_one();
-    }
+    order.shared.node(order.node).empty.notify_one();
     loop {
         let standing = expected.standing(read_mark(talk).await?.as_deref());
         if standing != Standing::Unmarked {

@@ -31,7 +31,7 @@ use tokio::io::ReadBuf;
 pub(super) use block::{fence, is_queued, is_step, nonce, push_fence};
 pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
-pub(super) use link::{Link, State};
+pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
 use super::engine::Engine;
@@ -48,8 +48,13 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
     wanted(&engine, index).await;
     let mut backoff = BACKOFF_MIN;
     loop {
+        if engine.borrow_mut().has_left(index) {
+            wanted(&engine, index).await;
+        }
         let order = engine.borrow().connect_order(index);
+        let address = order.address().clone();
         match connect(order).await {
+            Ok(_) if !engine.borrow().is_address_of_link(index, &address) => continue,
             Ok(ready) => {
                 let lived = serve_link(&engine, index, ready).await;
                 if lived >= FLAPPING {
@@ -125,7 +130,10 @@ impl Engine {
         self.scratch = scratch;
         let written = read.and_then(|()| self.link_write(index, cx));
         match written {
-            Ok(()) => Poll::Pending,
+            Ok(()) => match self.link_may_redial(index) {
+                Some(why) => Poll::Ready(why),
+                None => Poll::Pending,
+            },
             Err(why) => Poll::Ready(why),
         }
     }

@@ -56,7 +56,6 @@ struct Connection {
 struct Ended(&'static str);
 
 const NOT_SENT: &str = "TRYAGAIN preshard: the connection to its node could not be used; it has not run";
-const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
 const UNKNOWN: &str = "UNCERTAIN preshard: sent, no answer; it may have run";
 const ODD: &str = "UNCERTAIN preshard: its node answered what cannot be told apart; it may have run";
 const LARGE: &str = "UNCERTAIN preshard: the reply is larger than output_bytes_hard; it has run";
@@ -132,8 +131,13 @@ impl Connection {
             return Poll::Ready(Ended(NOT_SENT));
         }
         if slot.end != End::No && self.half_closed_at.is_none() {
+            if let End::Stop(line) = slot.end
+                && self.stage != Stage::Asked
+            {
+                return Poll::Ready(Ended(line));
+            }
             if self.stage != Stage::Asked {
-                return Poll::Ready(Ended(STOPS));
+                return Poll::Ready(Ended(NOT_SENT));
             }
             self.stream.shutdown_write();
             self.half_closed_at = Some(now);
@@ -233,15 +237,11 @@ impl Connection {
 
     /// The node has closed the connection.
     fn closed(&self, engine: &mut Engine, dedicated: Dedicated) -> Ended {
-        let half_closed = engine
-            .dedicated
-            .slot(dedicated)
-            .is_some_and(|slot| slot.end == End::Stop);
         // A node that reads the end of a connection ends what waits on it, and that has done nothing.
-        if half_closed && self.frames_seen == 0 && self.input.is_empty() {
-            return Ended(STOPS);
+        match engine.dedicated.slot(dedicated).map(|slot| slot.end) {
+            Some(End::Stop(line)) if self.frames_seen == 0 && self.input.is_empty() => Ended(line),
+            _ => self.lost(),
         }
-        self.lost()
     }
 
     fn lost(&self) -> Ended {

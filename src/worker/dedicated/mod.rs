@@ -71,9 +71,13 @@ enum End {
     Close,
     /// Its client is gone: half-closed, read to its end.
     Gone,
-    /// The proxy stops: half-closed; what was asked is answered by what comes, or has not run.
-    Stop,
+    /// Half-closed; what was asked is answered by what comes, or by this line: it has not run.
+    Stop(&'static str),
 }
+
+const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
+const MOVES: &str = "TRYAGAIN preshard: its shard goes to another node; it has not run";
+const READDRESSED: &str = "TRYAGAIN preshard: its node was replaced; it has not run";
 
 /// What is asked over a connection.
 #[derive(Debug)]
@@ -195,7 +199,7 @@ impl Engine {
 
     /// A place for one more connection to a node.
     pub(super) fn place_at(&self, node: NodeIndex) -> Result<Place, String> {
-        let count = &self.shared.dedicated[node.index()];
+        let count = &self.shared.node(node).dedicated;
         Place::take(count, self.shared.limits.dedicated).ok_or_else(|| {
             self.metrics.limits[Limit::Dedicated].inc();
             format!(
@@ -236,10 +240,44 @@ impl Engine {
     pub(super) fn stop_waiting(&mut self) {
         for (_, slot) in &mut self.dedicated.slots {
             if slot.job.is_some() && slot.end == End::No {
-                slot.end = End::Stop;
+                slot.end = End::Stop(STOPS);
                 slot.wake();
             }
         }
+    }
+
+    /// Ends connections whose request, or whose watched keys, are of one of these shards.
+    pub(super) fn end_dedicated(&mut self, of_these: impl Fn(ShardId) -> bool) {
+        let watches = |client: usize| self.clients.get(client).and_then(|client| client.watching);
+        for (_, slot) in &mut self.dedicated.slots {
+            let asks = slot.job.as_ref().is_some_and(|job| of_these(job.shard));
+            let watched = slot.pinned.and_then(|(client, _)| watches(client));
+            if slot.end == End::No && (asks || watched.is_some_and(|watching| of_these(watching.shard))) {
+                slot.end = End::Stop(MOVES);
+                slot.wake();
+            }
+        }
+    }
+
+    /// Ends all connections to a node.
+    pub(super) fn end_dedicated_to(&mut self, node: NodeIndex) {
+        self.dedicated.idle.retain(|(of, _), _| *of != node);
+        for (_, slot) in &mut self.dedicated.slots {
+            if slot.node == node && slot.end == End::No {
+                slot.end = if slot.job.is_some() {
+                    End::Stop(READDRESSED)
+                } else {
+                    End::Close
+                };
+                slot.wake();
+            }
+        }
+    }
+
+    /// Whether some connection carries a request of one of these shards.
+    pub(super) fn dedicated_to_any(&self, of_these: impl Fn(ShardId) -> bool) -> bool {
+        let mut slots = self.dedicated.slots.iter();
+        slots.any(|(_, slot)| slot.job.as_ref().is_some_and(|job| of_these(job.shard)))
     }
 
     /// Closes connections that were not used for long; answers what waited too long. Called by the sweep.

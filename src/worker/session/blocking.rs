@@ -42,6 +42,9 @@ impl Engine {
         args: &Args<'_>,
         frame: &[u8],
     ) -> Taken {
+        if let Some(taken) = self.wait_while_held(index, shard) {
+            return taken;
+        }
         let at = match self.own_connection(index, shard) {
             Ok(Some(at)) => at,
             Ok(None) => return self.wait_for_answers(index),
@@ -75,6 +78,9 @@ impl Engine {
                 return Taken::Yes;
             }
         };
+        if let Some(taken) = self.wait_while_held(index, shard) {
+            return taken;
+        }
         let watching = self.clients[index].watching;
         let at = match watching {
             // `EXEC` will refuse in any case.
@@ -203,6 +209,14 @@ impl Engine {
         {
             watching.lost = true;
         }
+    }
+
+    /// A client that needs a connection of its own to a held shard waits, unread.
+    pub(super) fn wait_while_held(&mut self, index: usize, shard: ShardId) -> Option<Taken> {
+        self.is_held(shard).then(|| {
+            let lane = self.lane(shard, self.clients[index].protocol);
+            self.wait_for_queue(index, lane)
+        })
     }
 
     /// A connection of its own for a client that has nothing in flight. None: it has.

@@ -283,6 +283,9 @@ impl Engine {
         if !self.goes_by(index, Via::Dedicated) {
             return self.wait_for_answers(index);
         }
+        if let Some(taken) = self.wait_while_held(index, watching.shard) {
+            return taken;
+        }
         let Some(mut queued) = self.clients[index].transaction.take() else {
             return Taken::Yes;
         };
