@@ -115,7 +115,7 @@ pub async fn read_marks(
 ) -> Vec<MarkOf> {
     let metadata = topology.metadata_db().to_string();
     let mut marks = Vec::with_capacity(topology.nodes.len());
-    for described in &topology.nodes {
+    for (_, described) in topology.nodes_by_index() {
         let asked = async {
             let mut client = NodeClient::connect(&described.address, credentials, deadline).await?;
             client.ask(&["SELECT", &metadata]).await?;

@@ -187,18 +187,22 @@ impl Fleet {
         for race in 0..RACES_MAX {
             let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
             let base = stored.topology.as_deref();
-            let served = self.shared.topology.load().epoch;
+            let served = self.shared.topology.load_full();
             let next = make(base)?;
-            if next.epoch <= served {
+            if next.epoch <= served.epoch {
                 return Err(format!(
-                    "epoch {} is stored and epoch {served} is served: the store is old. Nothing was changed; restore it with \
+                    "epoch {} is stored and epoch {} is served: the store is old. Nothing was changed; restore it with \
                      PRESHARD TOPOLOGY LOAD",
-                    base.map_or(0, |base| base.epoch.0)
+                    base.map_or(0, |base| base.epoch.0),
+                    served.epoch
                 ));
             }
             if let Some(why) = base.and_then(|base| next.tell_other_cluster(base)) {
                 return Err(why);
             }
+            // What this proxy could not take over, the others could not either.
+            let taken_over = next.clone().succeed(&served);
+            drop(taken_over.map_err(|error| error.to_string())?);
             if let Some(written) = self.save(&next, stored.revision).await? {
                 drop(one);
                 return Ok(self.publish(next, written).await);

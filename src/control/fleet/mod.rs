@@ -249,7 +249,7 @@ impl Fleet {
                 );
                 self.adopted.send_replace(topology.epoch);
             }
-            Err(why) => tracing::error!(event = "topology_refused", epoch = topology.epoch.0, %why),
+            Err(error) => tracing::error!(event = "topology_refused", epoch = topology.epoch.0, %error),
         }
     }
 
