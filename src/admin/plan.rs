@@ -337,15 +337,20 @@ fn moves(plan: &KeptPlan) -> Value {
             (Value::bulk("target"), name(planned.target)),
             (Value::bulk("keys"), int(keys)),
         ];
+        let mut reason = planned.reason.clone();
         match plan.by {
             Measure::Keys => {}
             Measure::Ops => fields.push((Value::bulk("ops"), int(planned.load))),
             Measure::Memory => {
                 fields.push((Value::bulk("memory"), int(planned.load)));
                 fields.push((Value::bulk("samples"), int(samples)));
+                reason.push_str(&match samples {
+                    0 => "; memory is estimated out of other shards".to_owned(),
+                    samples => format!("; memory is estimated out of {samples} keys"),
+                });
             }
         }
-        fields.push((Value::bulk("reason"), text(planned.reason.as_str())));
+        fields.push((Value::bulk("reason"), text(reason)));
         Value::Map(fields)
     });
     Value::Array(rows.collect())

@@ -25,7 +25,7 @@ pub(super) fn moves(before: &Tally<'_>, after: &Tally<'_>) -> Vec<Move> {
         let is = |held: i64| standing(before, held);
         let reason = if !before.bands.takers.contains(&source) {
             format!(
-                "{} gives everything away; {} holds {}",
+                "{} gives everything away; {} is {}",
                 name(source),
                 name(target),
                 is(target_was)

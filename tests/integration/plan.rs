@@ -171,6 +171,11 @@ fn a_plan_by_memory_goes_by_the_size_of_values() {
     for row in &moves {
         assert_eq!(row.field("samples").unwrap().int(), 20);
         assert_eq!(row.field("keys").unwrap().int(), 50);
+        let reason = row.field("reason").unwrap().text();
+        assert!(
+            reason.ends_with("; memory is estimated out of 20 keys"),
+            "{reason}"
+        );
     }
     let note = plan.field("note").unwrap().text();
     assert!(
