@@ -23,6 +23,7 @@ mod fleet;
 mod help;
 mod info;
 mod listener;
+mod node;
 mod plan;
 mod plans;
 mod rates;
@@ -88,6 +89,11 @@ impl AdminContext {
             Action::Explain => Ok(explain::explain(self, args, rest)),
             Action::PlanRebalance => Box::pin(plan::rebalance(self, args, rest)).await,
             Action::PlanShow => plan::show(self, args.get(rest)),
+            Action::ShardPause => Box::pin(shard::pause(self, args.get(rest), true)).await,
+            Action::ShardResume => Box::pin(shard::pause(self, args.get(rest), false)).await,
+            Action::NodeAdd => Box::pin(node::add(self, args, rest)).await,
+            Action::NodeRemove => Box::pin(node::remove(self, args.get(rest))).await,
+            Action::NodeSet => Box::pin(node::set(self, args, rest)).await,
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
             Action::TopologyLoad => fleet::load(self, args, rest).await,

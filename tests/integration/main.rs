@@ -36,6 +36,7 @@ mod handshakes;
 mod harness;
 mod hostile;
 mod limits;
+mod nodes;
 mod pause;
 mod plan;
 mod pubsub;
