@@ -12,9 +12,11 @@
 //! and let their clients go, and what is left after `drain_timeout` is cut.
 
 mod accept;
+mod restore;
 mod startup;
 
 pub use accept::Listener;
+pub use restore::restore;
 pub use startup::open_store;
 
 use std::io;

@@ -31,6 +31,7 @@ mod desync;
 mod differential;
 mod etcd;
 mod faults;
+mod fleet;
 mod handshakes;
 mod harness;
 mod hostile;

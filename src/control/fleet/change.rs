@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::{Fleet, RETRY};
-use crate::control::{MarkOf, check_nodes, read_marks};
+use crate::control::highest_epoch;
 use crate::ids::Epoch;
 use crate::store::{ProxyRecord, Revision, Snapshot, StoreError};
 use crate::topology::Topology;
@@ -90,7 +90,8 @@ impl Fleet {
     /// As [`Self::change`].
     pub async fn restore(&self, saved: &Topology, force: bool) -> Result<Changed, String> {
         let served = self.shared.topology.load_full();
-        let highest = self.highest_epoch(saved, force).await?;
+        let (credentials, deadline) = (&self.shared.credentials, self.shared.limits.connect);
+        let highest = highest_epoch(saved, credentials, deadline, force).await?;
         let next = |base: Option<&Topology>| {
             // What is in force, be it that the store has it or not.
             let base = base.filter(|base| base.epoch >= served.epoch).unwrap_or(&served);
@@ -115,31 +116,6 @@ impl Fleet {
             })
         };
         self.commit(&next).await
-    }
-
-    /// The highest epoch that the nodes of a topology carry, if all of them may serve it.
-    async fn highest_epoch(&self, saved: &Topology, force: bool) -> Result<Epoch, String> {
-        let (credentials, deadline) = (&self.shared.credentials, self.shared.limits.connect);
-        let mut highest = Epoch(0);
-        for mark in read_marks(saved, credentials, deadline).await {
-            if let MarkOf::Found(Some(mark)) = mark {
-                highest = highest.max(mark.epoch);
-            }
-        }
-        let looked_at = Topology {
-            epoch: highest.max(saved.epoch),
-            ..saved.clone()
-        };
-        let found = Box::pin(check_nodes(&looked_at, credentials, deadline, false)).await;
-        let problems = found.problems.iter();
-        let fatal: Vec<String> = problems
-            .filter(|problem| !(force && problem.unreachable))
-            .map(ToString::to_string)
-            .collect();
-        if fatal.is_empty() {
-            return Ok(highest);
-        }
-        Err(fatal.join("; "))
     }
 
     /// Waits until every proxy that lives serves at least this epoch, and names those that do not in time.
