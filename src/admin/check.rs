@@ -21,7 +21,7 @@ pub(super) async fn check(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load_full();
     let shared = &context.shared;
     // The topology is in force, so a mark of another cluster on a node is somebody else's.
-    let asked = control::check_nodes(&topology, &shared.credentials, shared.limits.connect, false);
+    let asked = control::check_nodes(&topology, &shared.admin_credentials, shared.limits.connect, false);
     let found = Box::pin(asked).await;
     let mut findings = of_nodes(&topology, &found);
     findings.extend(of_settings(context, &topology));

@@ -3,14 +3,14 @@
 //! ```text
 //!  listener.rs ─▶ connection.rs ─▶ session.rs ──PRESHARD …──▶ words.rs ─▶ one file for each noun ─▶ Value
 //!  64 at most     bytes, limits    AUTH HELLO PING …          the table    help info check show shard
-//!                                                             of words     explain fleet tasks
+//!                                                             of words     plan explain fleet tasks
 //!
 //!  rates.rs       once a second: a sample of the counters, ten seconds of them
 //! ```
 //!
 //! Words read what the workers and the control side publish (the topology, counters, the registry of clients,
-//! what nodes last said) and never ask a worker. Only `CHECK` and `TOPOLOGY LOAD` ask the nodes; what changes something goes
-//! through [`Fleet`].
+//! what nodes last said) and never ask a worker. Only `CHECK`, `PLAN REBALANCE BY memory` and `TOPOLOGY LOAD` ask the nodes;
+//! what changes something goes through [`Fleet`].
 //!
 //! A list is an array of rows; a row is a map, which [`Value::encode`](crate::resp::Value::encode) writes as a
 //! flat array of names and values in RESP2.
@@ -23,6 +23,8 @@ mod fleet;
 mod help;
 mod info;
 mod listener;
+mod plan;
+mod plans;
 mod rates;
 mod session;
 mod shard;
@@ -34,6 +36,7 @@ mod words;
 use std::sync::Arc;
 
 pub use listener::serve;
+pub use plans::Plans;
 pub use rates::{RATE_WINDOW, Rates, sample_rates};
 pub use words::{WORDS, Word};
 
@@ -52,6 +55,8 @@ pub struct AdminContext {
     pub config: Arc<Config>,
     /// Rates over the last seconds; [`sample_rates`] fills them.
     pub rates: Arc<Rates>,
+    /// Plans that were made.
+    pub plans: Plans,
     /// The other proxies, and the way to change something.
     pub fleet: Arc<Fleet>,
 }
@@ -81,6 +86,8 @@ impl AdminContext {
             Action::ShardInfo => shard::info(self, args.get(rest)),
             Action::ShardOf => Ok(shard::of(self, args.get(rest))),
             Action::Explain => Ok(explain::explain(self, args, rest)),
+            Action::PlanRebalance => Box::pin(plan::rebalance(self, args, rest)).await,
+            Action::PlanShow => plan::show(self, args.get(rest)),
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
             Action::TopologyLoad => fleet::load(self, args, rest).await,

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::{AdminContext, Rates};
+use super::{AdminContext, Plans, Rates};
 use crate::command;
-use crate::config::{Batches, Config, OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
 use crate::control::Fleet;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
@@ -43,7 +43,9 @@ pub(super) fn context(extra: &str) -> AdminContext {
         limits: limits(),
         password: None,
         credentials: NodeCredentials::default(),
+        admin_credentials: NodeCredentials::default(),
         node_secret: OnceLock::new(),
+        acl_users: AclUsers::Auto,
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: Some("7.0.15".to_owned()),
@@ -76,6 +78,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         shared,
         config: Arc::new(config),
         rates: Arc::new(Rates::default()),
+        plans: Plans::default(),
     }
 }
 
@@ -174,6 +177,8 @@ pub(super) fn fields(value: &Value) -> BTreeMap<String, String> {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Int(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Map(_) => "row".to_owned(),
         Value::Null => "null".to_owned(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
         other => String::from_utf8_lossy(other.as_bytes().unwrap()).into_owned(),

@@ -13,6 +13,7 @@ use crate::worker::registry::ClientInfo;
 use crate::worker::shared::{NodeView, NodesView};
 
 mod listener;
+mod plan;
 
 #[tokio::test]
 async fn help_names_every_word_at_every_level() {
@@ -59,6 +60,8 @@ async fn every_word_of_this_version_answers() {
             "SHARD INFO" => "0",
             "SHARD OF" => "key",
             "EXPLAIN" => "GET key",
+            // The plan that the word before it has made.
+            "PLAN SHOW" => "e1-f00-1",
             // These need something that is there; tests of their own.
             "TASK STATUS" | "TASK CANCEL" | "TOPOLOGY LOAD" => continue,
             _ => "",

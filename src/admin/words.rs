@@ -41,6 +41,8 @@ pub(super) enum Action {
     ShardInfo,
     ShardOf,
     Explain,
+    PlanRebalance,
+    PlanShow,
     TopologyDump,
     TopologyEpoch,
     TopologyLoad,
@@ -236,13 +238,20 @@ pub const WORDS: &[Word] = &[
         "<name> <option> <value>",
         "Changes an option of a node.",
     ),
-    later(
+    word(
         "PLAN",
         "REBALANCE",
-        "[BY keys|ops|memory]",
-        "Plans moves that even out the nodes.",
+        ("[BY keys|ops|memory]", 0, 2),
+        "Plans moves that even out the nodes. Nothing is moved.",
+        Action::PlanRebalance,
     ),
-    later("PLAN", "SHOW", "<id>", "The moves of a plan."),
+    word(
+        "PLAN",
+        "SHOW",
+        ("<id>", 1, 1),
+        "A plan that was made, and whether it is stale.",
+        Action::PlanShow,
+    ),
     later("PLAN", "APPLY", "<id>", "Carries a plan out."),
     word("TASK", "LIST", NONE, "All tasks.", Action::TaskList),
     word(

@@ -44,7 +44,7 @@ pub(super) fn restore(restore: &Restore) -> u8 {
                 topology.cluster_id,
                 topology.shards,
                 topology.pinned,
-                topology.nodes.len(),
+                topology.node_count(),
                 topology.epoch
             );
             0

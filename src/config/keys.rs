@@ -3,52 +3,9 @@
 //! The reader takes defaults and limits from here, and `docs/CONFIGURATION.md` and `config/preshard.toml` are made out
 //! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`.
 
-use super::units::{GIB, KIB, MIB, SIZE_HINT, TIME_HINT, format_bytes, format_duration};
+pub use super::key::{Key, Kind};
+use super::units::{GIB, KIB, MIB};
 use std::time::Duration;
-
-/// One key.
-#[derive(Debug)]
-pub struct Key {
-    /// `section.name`, as in the file.
-    pub path: &'static str,
-    /// What values it takes.
-    pub kind: Kind,
-    /// The default as plain text; none for a key that is unset unless given.
-    pub default: Option<&'static str>,
-    /// A value to show in the sample file where there is no default.
-    pub example: &'static str,
-    /// What it does.
-    pub what: &'static str,
-    /// What it costs, or what goes wrong at either end.
-    pub cost: &'static str,
-}
-
-/// What values a key takes.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    /// One address or a list of them.
-    Addresses,
-    /// One address, or `off`.
-    AddressOrOff,
-    /// A whole number between two bounds.
-    Count(u64, u64),
-    /// `true` or `false`, as TOML writes them.
-    Switch,
-    /// `auto`, or a whole number between two bounds.
-    CountOrAuto(u64, u64),
-    /// A size with its unit, between two bounds in bytes.
-    Bytes(u64, u64),
-    /// A duration with its unit, between two bounds.
-    Time(Duration, Duration),
-    /// A duration with its unit, or 0 for the meaning given last.
-    TimeOrZero(Duration, Duration, &'static str),
-    /// One of a few words.
-    Choice(&'static [&'static str]),
-    /// A path; a relative one starts at the folder of the config file.
-    File,
-    /// Other text, checked on its own; how it looks.
-    Text(&'static str),
-}
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -118,8 +75,6 @@ pub const LATER: &[&str] = &[
     "proxy.proxy_protocol",
     "nodes.tls",
     "nodes.dedicated_max",
-    "nodes.admin_username",
-    "nodes.admin_password_file",
     "migration",
     "commands",
     "user",
@@ -344,6 +299,21 @@ pub const KEYS: &[Key] = &[
         "File whose first line is the password of the nodes, one for all.",
         "Kept in memory in the clear: it is sent on every new connection.",
     ),
+    unset(
+        "nodes.admin_username",
+        Kind::Text("a user name"),
+        "preshard-admin",
+        "The ACL user for what administers the nodes: probes, marks, preshard's own users. Unset: as `username`. Needs \
+         `admin_password_file`.",
+        "Needs `+@all ~* &*`, ACL included; with it, `username` can have fewer rights.",
+    ),
+    unset(
+        "nodes.admin_password_file",
+        Kind::File,
+        "node-admin-password",
+        "File whose first line is the password of `admin_username`.",
+        "Kept in memory in the clear, as the other one.",
+    ),
     key(
         "nodes.connect_timeout",
         Kind::Time(Duration::from_millis(10), MINUTE),
@@ -400,6 +370,13 @@ pub const KEYS: &[Key] = &[
         "auto",
         "Batches that one connection keeps under way: 1 waits for replies and so gathers larger ones.",
         "Higher values lower the latency of an idle node and raise its cost per command when busy.",
+    ),
+    key(
+        "nodes.acl_users",
+        Kind::Choice(&["auto", "off"]),
+        "auto",
+        "Whether preshard makes ACL users of its own on the nodes for the traffic: `auto` where a node lets it, or not at all.",
+        "Without them a moved shard cannot be fenced on its old node; `CHECK` says which nodes have them.",
     ),
     key(
         "nodes.on_empty",
@@ -508,77 +485,3 @@ pub const KEYS: &[Key] = &[
         "`debug` logs every connection, `trace` every request: not for production.",
     ),
 ];
-
-// === impl Key ===
-
-impl Key {
-    /// The row of a path.
-    #[must_use]
-    pub fn find(path: &str) -> Option<&'static Self> {
-        KEYS.iter().find(|key| key.path == path)
-    }
-
-    /// The part before the dot.
-    #[must_use]
-    pub fn section(&self) -> &'static str {
-        self.path
-            .split_once('.')
-            .map_or(self.path, |(section, _)| section)
-    }
-
-    /// The part after the dot.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.path.split_once('.').map_or(self.path, |(_, name)| name)
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// The values, to follow "must be".
-    pub(super) fn describe(self) -> String {
-        match self {
-            Self::Addresses => "an address or a list of addresses".into(),
-            Self::AddressOrOff => "an address or \"off\"".into(),
-            Self::Count(min, max) => format!("a whole number between {min} and {max}"),
-            Self::Switch => "true or false".into(),
-            Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
-            Self::Bytes(min, max) => {
-                format!("a size between {} and {}", format_bytes(min), format_bytes(max))
-            }
-            Self::Time(min, max) => {
-                format!(
-                    "a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::TimeOrZero(min, max, zero) => {
-                format!(
-                    "0 ({zero}) or a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::Choice(words) => format!("one of {}", words.join(", ")),
-            Self::File => "a path".into(),
-            Self::Text(looks) => looks.into(),
-        }
-    }
-
-    /// How to spell a value; may be empty.
-    pub(super) const fn spelling(self) -> &'static str {
-        match self {
-            Self::Bytes(..) => SIZE_HINT,
-            Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
-            Self::Count(..) | Self::Switch => "write it without quotes",
-            Self::Addresses
-            | Self::AddressOrOff
-            | Self::CountOrAuto(..)
-            | Self::Choice(_)
-            | Self::File
-            | Self::Text(_) => "put it in quotes",
-        }
-    }
-}

@@ -13,6 +13,7 @@
 //! The config names nodes and seeds the first map; where shards are afterwards is the topology's business alone.
 
 pub mod docs;
+mod key;
 pub mod keys;
 mod mistake;
 mod raw;
@@ -126,6 +127,8 @@ pub struct Nodes {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Secret>,
+    /// Name and password for what administers the nodes, if it is not the same.
+    pub admin: Option<(String, Secret)>,
     /// Time to connect, handshake included.
     pub connect_timeout: Duration,
     /// Connections from each worker to each node, 1 to 4.
@@ -144,6 +147,8 @@ pub struct Nodes {
     pub batches_in_flight: Batches,
     /// What to do with a known node that lost its data.
     pub on_empty: OnEmpty,
+    /// Users of preshard's own on nodes.
+    pub acl_users: AclUsers,
     /// What to do with subscribers that may have missed messages.
     pub on_gap: OnGap,
     /// Longest pause between attempts to connect.
@@ -168,6 +173,16 @@ pub enum OnGap {
     Resubscribe,
     /// They are closed, as one Redis would have closed them.
     Close,
+}
+
+/// Whether preshard makes ACL users of its own on nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AclUsers {
+    /// Where the node lets it.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// What to do with a known node that comes back without data.

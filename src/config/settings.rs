@@ -1,7 +1,7 @@
 //! The settings in force, as text: each key of the file with the value that counts, secrets left out.
 
 use super::units::{format_bytes, format_duration};
-use super::{Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
+use super::{AclUsers, Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
 use crate::topology::Address;
 use std::time::Duration;
 
@@ -89,6 +89,10 @@ impl Config {
             Batches::Auto => "auto".to_owned(),
             Batches::Fixed(count) => count.to_string(),
         };
+        let acl_users = match nodes.acl_users {
+            AclUsers::Auto => "auto",
+            AclUsers::Off => "off",
+        };
         let on_empty = match nodes.on_empty {
             OnEmpty::Serve => "serve",
             OnEmpty::Refuse => "refuse",
@@ -100,6 +104,18 @@ impl Config {
         vec![
             ("nodes.username", nodes.username.clone().unwrap_or_default()),
             ("nodes.password", secret(nodes.password.as_ref())),
+            (
+                "nodes.admin_username",
+                nodes
+                    .admin
+                    .as_ref()
+                    .map(|(name, _)| name.clone())
+                    .unwrap_or_default(),
+            ),
+            (
+                "nodes.admin_password",
+                secret(nodes.admin.as_ref().map(|(_, password)| password)),
+            ),
             ("nodes.connect_timeout", format_duration(nodes.connect_timeout)),
             ("nodes.shared_connections", nodes.shared_connections.to_string()),
             ("nodes.in_flight_max", nodes.in_flight_max.to_string()),
@@ -108,6 +124,7 @@ impl Config {
             ("nodes.queue_bytes_max", bytes(nodes.queue_bytes_max)),
             ("nodes.dedicated_max", nodes.dedicated_max.to_string()),
             ("nodes.batches_in_flight", batches),
+            ("nodes.acl_users", acl_users.to_owned()),
             ("nodes.on_empty", on_empty.to_owned()),
             ("nodes.on_gap", on_gap.to_owned()),
             (

@@ -10,8 +10,8 @@ use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
 use super::{
-    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog, StorePlace,
-    TopologySeed,
+    AclUsers, Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog,
+    StorePlace, TopologySeed,
 };
 use crate::topology::{Address, Node, validate};
 use std::collections::HashMap;
@@ -91,6 +91,10 @@ impl Reader<'_> {
             password: self
                 .file("nodes.password_file")
                 .and_then(|(path, origin)| self.secret(&path, origin)),
+            admin: self.login(
+                ("nodes.admin_username", "nodes.admin_password_file"),
+                "set both, or neither",
+            ),
             connect_timeout: self.time("nodes.connect_timeout"),
             shared_connections: self.count("nodes.shared_connections"),
             in_flight_max: self.count("nodes.in_flight_max"),
@@ -99,6 +103,10 @@ impl Reader<'_> {
             queue_bytes_max: self.bytes("nodes.queue_bytes_max"),
             dedicated_max: self.count("nodes.dedicated_max"),
             batches_in_flight: self.batches("nodes.batches_in_flight"),
+            acl_users: self.choice(
+                "nodes.acl_users",
+                &[("auto", AclUsers::Auto), ("off", AclUsers::Off)],
+            ),
             on_empty: self.choice(
                 "nodes.on_empty",
                 &[("serve", OnEmpty::Serve), ("refuse", OnEmpty::Refuse)],
@@ -373,12 +381,8 @@ impl Reader<'_> {
 
     fn store_login(&mut self, store: &StorePlace) -> Option<(String, Secret)> {
         let (name, file) = ("topology.store_username", "topology.store_password_file");
-        let username = self.given(name);
-        let password = self
-            .file(file)
-            .and_then(|(path, origin)| self.secret(&path, origin));
         match store {
-            StorePlace::Etcd { .. } => {}
+            StorePlace::Etcd { .. } => self.login((name, file), "etcd wants both, or neither"),
             StorePlace::File(_) => {
                 for path in [name, file] {
                     if self.raw.values.contains_key(path) {
@@ -388,9 +392,17 @@ impl Reader<'_> {
                             .tell(origin, what, "remove the key, or use an etcd:// store");
                     }
                 }
-                return None;
+                None
             }
         }
+    }
+
+    /// A name and the file of its password: both, or neither.
+    fn login(&mut self, (name, file): (&str, &str), hint: &str) -> Option<(String, Secret)> {
+        let username = self.given(name);
+        let password = self
+            .file(file)
+            .and_then(|(path, origin)| self.secret(&path, origin));
         if username.is_some() != self.raw.values.contains_key(file) {
             let (there, lacking) = if username.is_some() {
                 (name, file)
@@ -398,11 +410,8 @@ impl Reader<'_> {
                 (file, name)
             };
             let origin = self.raw.origin(there);
-            self.raw.tell(
-                origin,
-                format!("{there} is set without {lacking}"),
-                "etcd wants both, or neither",
-            );
+            self.raw
+                .tell(origin, format!("{there} is set without {lacking}"), hint);
         }
         Some((username?.text, password?))
     }

@@ -4,6 +4,7 @@
 //!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
 //!  marks       what nodes carry of the topology, read and raised
 //!  prepare     a node that came back empty: the others' functions, then the mark
+//!  sample      what keys take, by looking at some of each shard
 //!  probe       every second: is the node there, which version, how many keys in which database?
 //!  fleet       what this proxy and the others of its cluster tell each other through the store
 //! ```
@@ -14,6 +15,7 @@ mod marks;
 mod preflight;
 mod prepare;
 mod probe;
+mod sample;
 
 pub use client::{AskError, NodeClient};
 pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
@@ -21,6 +23,7 @@ pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
+pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
 
 /// A field of an INFO text.
 fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {

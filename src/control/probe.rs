@@ -81,7 +81,8 @@ async fn probe(
     let (client, _) = match slot {
         Some(kept) => kept,
         None => {
-            let client = NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?;
+            let client =
+                NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await?;
             slot.insert((client, address.clone()))
         }
     };
@@ -97,6 +98,7 @@ async fn probe(
         error: String::new(),
         version: text("redis_version"),
         used_memory: number("used_memory"),
+        maxmemory: number("maxmemory"),
         maxmemory_policy: text("maxmemory_policy"),
         ops: number("instantaneous_ops_per_sec"),
         databases: 0,

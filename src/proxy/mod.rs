@@ -17,7 +17,7 @@ mod startup;
 
 pub use accept::Listener;
 pub use restore::restore;
-pub use startup::open_store;
+pub use startup::{admin_login, open_store};
 
 use std::io;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admin::{self, AdminContext, Rates};
+use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
 use crate::control;
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
@@ -131,6 +131,7 @@ async fn run(
             shared: Arc::clone(&shared),
             config: Arc::clone(&config),
             rates,
+            plans: Plans::default(),
             fleet: Arc::clone(&fleet),
         };
         tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));

@@ -8,13 +8,12 @@
 //!
 //! A file store is locked meanwhile, so no proxy serves it. Proxies that serve from etcd take the topology over by themselves.
 
-use super::{ServeError, open_store};
+use super::{ServeError, admin_login, open_store};
 use crate::config::Config;
 use crate::control;
 use crate::ids::Epoch;
 use crate::store::StoreError;
 use crate::topology::{CodecError, Topology};
-use crate::worker::shared::NodeCredentials;
 
 /// Stores a saved topology with a new epoch. `force`: although shards live elsewhere in it than in the one that is stored, or nodes
 /// give no answer. Returns what is stored then, and where.
@@ -40,10 +39,7 @@ pub async fn restore(
             return Err(ServeError::Refused(why));
         }
     }
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-    };
+    let credentials = admin_login(config);
     let asked = control::highest_epoch(saved, &credentials, config.nodes.connect_timeout, force);
     let on_nodes = Box::pin(asked).await.map_err(ServeError::Refused)?;
     let stored = stored.map_or(Epoch(0), |stored| stored.epoch);

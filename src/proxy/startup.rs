@@ -41,12 +41,13 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
+    let admin_credentials = admin_login(config);
     let Looked {
         topology,
         store,
         empty,
         versions,
-    } = topology_of(config, &credentials).await?;
+    } = topology_of(config, &admin_credentials).await?;
     let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -66,7 +67,9 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         limits: limits(config),
         password: config.proxy.password.clone(),
         credentials,
+        admin_credentials,
         node_secret: OnceLock::new(),
+        acl_users: config.nodes.acl_users,
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),
@@ -79,7 +82,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
-        behind: Notify::new(),
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::new(SlowLogSettings {
             slower_than_us: config.slowlog.slower_than.map(micros32),
@@ -99,6 +102,21 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         .map_err(|error| ServeError::Refused(error.to_string()))?;
     let fleet = Fleet::new(Arc::clone(&shared), store);
     Ok((shared, fleet))
+}
+
+/// As whom the control side asks nodes.
+#[must_use]
+pub fn admin_login(config: &Config) -> NodeCredentials {
+    match &config.nodes.admin {
+        Some((name, password)) => NodeCredentials {
+            username: Some(name.clone()),
+            password: Some(password.clone()),
+        },
+        None => NodeCredentials {
+            username: config.nodes.username.clone(),
+            password: config.nodes.password.clone(),
+        },
+    }
 }
 
 /// What was found before anything is served.

@@ -142,15 +142,18 @@ impl Topology {
         })
     }
 
-    /// With other logins for nodes, by name.
+    /// With other logins for nodes, by name; none: as the config says.
     ///
     /// # Errors
     /// There is no such node, or the login cannot be one.
-    pub fn with_access(&self, logins: &[(String, NodeAccess)]) -> Result<Self, ChangeError> {
+    pub fn with_access(&self, logins: &[(String, Option<NodeAccess>)]) -> Result<Self, ChangeError> {
         self.changed(|next| {
             for (name, access) in logins {
                 let node = next.position_of(name)?;
-                next.access.insert(node, access.clone());
+                match access {
+                    Some(access) => next.access.insert(node, access.clone()),
+                    None => next.access.remove(&node),
+                };
             }
             Ok(())
         })
@@ -326,7 +329,7 @@ mod tests {
         };
         let first = topology(8, 4, 2);
         let next = first
-            .with_access(&[("redis-2".to_owned(), access("ps-g1"))])
+            .with_access(&[("redis-2".to_owned(), Some(access("ps-g1")))])
             .unwrap();
         assert_eq!(
             (next.user_of(ShardId(0)), next.user_of(ShardId(7))),
@@ -348,7 +351,7 @@ mod tests {
         );
         assert!(
             first
-                .with_access(&[("redis-2".to_owned(), access("no good"))])
+                .with_access(&[("redis-2".to_owned(), Some(access("no good")))])
                 .is_err()
         );
         let half = next.encode().replace(r#""run_id": "5a9f""#, r#""run": 1"#);

@@ -7,8 +7,8 @@
 //!
 //!  seed.rs      the first placement, out of the config          validate.rs  what must hold of any topology
 //!  codec.rs     Topology ◀─▶ the JSON document of the store      mark.rs      what each node carries of it
-//!  compare.rs   where two of one cluster differ
 //!  change.rs    Topology ─▶ the next one, epoch + 1; and how a process numbers the nodes of one after the other
+//!  compare.rs   where two of one cluster differ
 //! ```
 //!
 //! A change makes a new `Topology` with a higher epoch. Whoever holds two snapshots keeps the one with

@@ -20,7 +20,7 @@ use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
 use super::slowlog::SlowLog;
-use crate::config::{Batches, OnEmpty, OnGap, PasswordHash, Secret};
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
 use crate::resp::RequestLimits;
@@ -124,6 +124,8 @@ pub struct NodeView {
     pub version: String,
     /// `used_memory` in bytes.
     pub used_memory: u64,
+    /// `maxmemory` in bytes, 0 if there is none.
+    pub maxmemory: u64,
     /// `maxmemory_policy`.
     pub maxmemory_policy: String,
     /// `instantaneous_ops_per_sec`.
@@ -237,8 +239,12 @@ pub struct Shared {
     pub password: Option<PasswordHash>,
     /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
+    /// Towards nodes, for what administers them.
+    pub admin_credentials: NodeCredentials,
     /// What the passwords of preshard's own users on nodes are made of.
     pub node_secret: OnceLock<Secret>,
+    /// Whether preshard makes users of its own on nodes.
+    pub acl_users: AclUsers,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
     /// What to do with subscribers that may have missed messages.
@@ -261,10 +267,10 @@ pub struct Shared {
     pub registry: Registry,
     /// Scripts that went through.
     pub scripts: Arc<ScriptCache>,
-    /// Rung by a link that finds a node ahead of the topology that is served.
-    pub behind: Notify,
     /// How one topology follows the other.
     pub succession: Succession,
+    /// Rung by a link that finds a node ahead of the topology that is served.
+    pub behind: Notify,
     /// `CLIENT PAUSE`.
     pub pause: ClientPause,
     /// Requests that took long.

@@ -20,7 +20,7 @@ use super::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
 use crate::command;
-use crate::config::{Batches, OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::topology::{Node, Topology};
@@ -85,7 +85,9 @@ pub(super) fn engine(limits: Limits) -> Engine {
         limits,
         password: None,
         credentials: NodeCredentials::default(),
+        admin_credentials: NodeCredentials::default(),
         node_secret: OnceLock::new(),
+        acl_users: AclUsers::Auto,
         on_empty: OnEmpty::Serve,
         on_gap: OnGap::Resubscribe,
         redis_version: None,

@@ -37,6 +37,7 @@ mod harness;
 mod hostile;
 mod limits;
 mod pause;
+mod plan;
 mod pubsub;
 mod replicas;
 mod scripts;

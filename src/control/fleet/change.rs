@@ -90,7 +90,7 @@ impl Fleet {
     /// As [`Self::change`].
     pub async fn restore(&self, saved: &Topology, force: bool) -> Result<Changed, String> {
         let served = self.shared.topology.load_full();
-        let (credentials, deadline) = (&self.shared.credentials, self.shared.limits.connect);
+        let (credentials, deadline) = (&self.shared.admin_credentials, self.shared.limits.connect);
         let highest = highest_epoch(saved, credentials, deadline, force).await?;
         let next = |base: Option<&Topology>| {
             // What is in force, be it that the store has it or not.

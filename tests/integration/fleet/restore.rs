@@ -97,7 +97,7 @@ fn placements_that_differ_want_the_word_force_and_say_what_it_means() {
     assert_eq!(forced, Reply::Simple("OK".to_owned()));
     assert_eq!(epoch(&proxy), 2);
     // As it was told: the key is where it was, and is looked for elsewhere.
-    assert_eq!(proxy.client().ask("GET k"), Reply::Nil);
+    assert_eq!(proxy.client().ask("GET k"), Reply::Null);
     patient(&proxy)
         .call(&["PRESHARD", "TOPOLOGY", "LOAD", &document, "FORCE"])
         .expect_ok();
