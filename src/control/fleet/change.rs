@@ -26,9 +26,10 @@ use crate::topology::Topology;
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it is tried to find out what became of a save.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
-/// Times that another proxy may be faster.
-const RACES_MAX: u32 = 10;
-const RACE_PACE: Duration = Duration::from_millis(10);
+/// So long other proxies may be faster again and again.
+const RACES_MAX: Duration = Duration::from_secs(5);
+/// Longest pause before the next attempt; by chance, so that two proxies do not go on meeting.
+const RACE_PAUSE: Duration = Duration::from_millis(30);
 /// Between two looks whether all workers here serve what was adopted.
 const WORKERS_PACE: Duration = Duration::from_millis(1);
 
@@ -160,7 +161,8 @@ impl Fleet {
         make: &(dyn Fn(Option<&Topology>) -> Result<Topology, String> + Send + Sync),
     ) -> Result<Changed, String> {
         let one = self.changing.lock().await;
-        for race in 0..RACES_MAX {
+        let start = Instant::now();
+        while start.elapsed() < RACES_MAX {
             let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
             let base = stored.topology.as_deref();
             let served = self.shared.topology.load_full();
@@ -183,10 +185,10 @@ impl Fleet {
                 drop(one);
                 return Ok(self.publish(next, written).await);
             }
-            sleep(RACE_PACE.mul_f64(f64::from(race + 1) * fastrand::f64())).await;
+            sleep(RACE_PAUSE.mul_f64(fastrand::f64())).await;
         }
         Err(format!(
-            "other proxies changed the topology {RACES_MAX} times meanwhile; nothing was changed, try again"
+            "other proxies changed the topology all the time for {RACES_MAX:?}; nothing was changed, try again"
         ))
     }
 

@@ -44,7 +44,7 @@ fn what_cannot_be_loaded_changes_nothing() {
             "ERR this topology cannot be loaded, and nothing was changed: the document has format 2",
         ),
         (
-            &before.replace("redis", "rodis"),
+            &before.replace("127.0.0.1", "127.0.0.2"),
             "ERR this topology cannot be loaded",
         ),
         (&other, "ERR it is of cluster 'x"),
@@ -199,8 +199,10 @@ fn a_damaged_or_old_file_is_restored_and_a_wrong_document_is_not() {
     }
     std::fs::write(&proxy.store, "{").unwrap();
     // Not even over damage: the nodes know whose they are.
-    let (status, said) = restore(&proxy, &foreign, &["--force"]);
+    let renamed = edited(&document, "\"cluster\": \"", "\"cluster\": \"x");
+    let (status, said) = restore(&proxy, &renamed, &["--force"]);
     assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("belongs to another preshard cluster"), "{said}");
     let (status, said) = restore(&proxy, &document, &[]);
     assert_eq!(status, Some(0), "{said}");
     let proxy = setup.clone().store(&proxy.store).start();
@@ -253,8 +255,9 @@ fn etcd_is_restored_under_proxies_that_serve() {
 #[test]
 fn a_proxy_that_is_killed_while_it_writes_its_file_starts_again_with_what_was_acknowledged() {
     let (_nodes, setup) = file_setup();
+    let folder = Scratch::new("store");
+    let setup = setup.store(&folder.file("topology.json").display().to_string());
     let mut proxy = setup.start();
-    let setup = setup.store(&proxy.store);
     let seed = crate::harness::seed();
     let mut chance = fastrand::Rng::with_seed(seed);
     for _ in 0..12 {

@@ -114,6 +114,10 @@ impl Etcd {
     }
 
     /// A member that was killed loses its data, as one whose disk was exchanged.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
     pub(crate) fn forget(&self, number: usize) {
         std::fs::remove_dir_all(self.members[number].dir.file("data")).unwrap();
     }
@@ -126,6 +130,10 @@ impl Etcd {
     }
 
     /// Throws the history away, up to now.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
     pub(crate) fn compact(&self, number: usize) {
         let revision = self.revision(number);
         let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
