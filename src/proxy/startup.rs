@@ -5,7 +5,6 @@ use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::ServeError;

@@ -91,19 +91,19 @@ impl Fleet {
     /// As [`Self::change`].
     pub async fn restore(&self, saved: &Topology, force: bool) -> Result<Changed, String> {
         let served = self.shared.topology.load_full();
+        let may_follow = |base: &Topology| {
+            let elsewhere = saved.tell_placed_elsewhere(base).filter(|_| !force);
+            let elsewhere = elsewhere
+                .map(|why| format!("{why}. If the keys are where it says, say TOPOLOGY LOAD <json> FORCE"));
+            saved.tell_other_cluster(base).or(elsewhere).map_or(Ok(()), Err)
+        };
+        may_follow(&served)?;
         let (credentials, deadline) = (&self.shared.admin_credentials, self.shared.limits.connect);
         let highest = highest_epoch(saved, credentials, deadline, force).await?;
         let next = |base: Option<&Topology>| {
             // What is in force, be it that the store has it or not.
             let base = base.filter(|base| base.epoch >= served.epoch).unwrap_or(&served);
-            if let Some(why) = saved.tell_other_cluster(base) {
-                return Err(why);
-            }
-            if let Some(why) = saved.tell_placed_elsewhere(base).filter(|_| !force) {
-                return Err(format!(
-                    "{why}. If the keys are where it says, say TOPOLOGY LOAD <json> FORCE"
-                ));
-            }
+            may_follow(base)?;
             let highest = highest.max(base.epoch).max(served.epoch);
             let epoch = Epoch(
                 highest

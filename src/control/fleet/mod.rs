@@ -293,7 +293,7 @@ impl Fleet {
         if let Some((since, _)) = before.lost.filter(|_| before.told) {
             tracing::info!(
                 event = "store_reachable",
-                after_ms = since.elapsed().as_millis() as u64
+                silent = ?since.elapsed()
             );
         }
     }
