@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::AdminContext;
-use super::plans::Plan;
+use super::plans::KeptPlan;
 use super::value::{int, row, shown, text};
 use super::words::is;
 use crate::control::{self, Sampled, ShardKeys};
@@ -24,7 +24,7 @@ use crate::worker::shared::NodeView;
 
 /// What nodes are evened out by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measure {
+pub(super) enum Measure {
     Keys,
     Ops,
     Memory,
@@ -75,7 +75,7 @@ pub(super) async fn rebalance(context: &AdminContext, args: &Args<'_>, rest: usi
         .map_err(|_| "ERR the plan could not be computed; the log has more".to_owned())?;
     let run_id = &context.shared.run_id;
     let plan = context.plans.keep(run_id, topology.epoch, |id| {
-        made(id, &topology, &gathered, by, &layout, &outcome)
+        made(id, &topology, &gathered, by, &layout, outcome)
     });
     Ok(answer(&plan, context.shared.topology.load().epoch))
 }
@@ -219,57 +219,21 @@ fn made(
     gathered: &Gathered,
     by: Measure,
     layout: &Layout,
-    outcome: &Rebalance,
-) -> Plan {
-    let name = |node: NodeIndex| text(topology.node(node).name.as_str());
-    let moves = outcome.moves.iter().map(|planned| {
-        let mut fields = vec![
-            (Value::bulk("shard"), int(planned.shard.0)),
-            (Value::bulk("source"), name(planned.source)),
-            (Value::bulk("target"), name(planned.target)),
-            (Value::bulk("keys"), int(gathered.keys[planned.shard.index()])),
-        ];
-        match by {
-            Measure::Keys => {}
-            Measure::Ops => fields.push((Value::bulk("ops"), int(planned.load))),
-            Measure::Memory => {
-                fields.push((Value::bulk("memory"), int(planned.load)));
-                let samples = gathered.sampled(planned.shard).samples;
-                fields.push((Value::bulk("samples"), int(samples)));
-            }
-        }
-        fields.push((Value::bulk("reason"), text(planned.reason.as_str())));
-        Value::Map(fields)
-    });
-    let moves = Value::Array(moves.collect());
-    let shares = |shares: &[NodeShare], with_used: bool| {
-        let rows = topology.nodes_by_index().zip(shares);
-        let rows = rows.map(|((node, described), share)| {
-            let mut fields = vec![
-                (Value::bulk("node"), text(described.name.as_str())),
-                (Value::bulk("shards"), int(share.shards)),
-                (Value::bulk(by.name()), int(share.load)),
-                (
-                    Value::bulk("percent"),
-                    share.percent_of_mean.map_or(Value::Null, Value::Double),
-                ),
-            ];
-            if with_used {
-                let used = gathered.nodes[node.index()].used_memory;
-                fields.push((Value::bulk("used_memory"), int(used)));
-            }
-            Value::Map(fields)
-        });
-        Value::Array(rows.collect())
-    };
-    Plan {
+    outcome: Rebalance,
+) -> KeptPlan {
+    let moved = outcome.moves.iter().map(|planned| planned.shard);
+    let keys = moved.map(|shard| (gathered.keys[shard.index()], gathered.sampled(shard).samples));
+    let nodes = topology.nodes.iter().zip(&gathered.nodes);
+    KeptPlan {
         id,
         epoch: topology.epoch,
-        by: by.name(),
-        before: shares(&outcome.before, true),
-        after: shares(&outcome.after, false),
-        moves,
-        notes: notes(topology, gathered, by, layout, outcome),
+        by,
+        nodes: nodes
+            .map(|(node, view)| (node.name.clone(), view.used_memory))
+            .collect(),
+        keys: keys.collect(),
+        notes: notes(topology, gathered, by, layout, &outcome),
+        outcome,
     }
 }
 
@@ -318,7 +282,7 @@ fn notes(
     notes
 }
 
-fn answer(plan: &Plan, now: Epoch) -> Value {
+fn answer(plan: &KeptPlan, now: Epoch) -> Value {
     let mut notes = plan.notes.clone();
     let state = if plan.epoch == now {
         "current"
@@ -334,12 +298,60 @@ fn answer(plan: &Plan, now: Epoch) -> Value {
     };
     row([
         ("id", text(plan.id.as_str())),
-        ("by", text(plan.by)),
+        ("by", text(plan.by.name())),
         ("epoch", int(plan.epoch.0)),
         ("state", text(state)),
         ("note", text(notes.join("; "))),
-        ("before", plan.before.clone()),
-        ("after", plan.after.clone()),
-        ("moves", plan.moves.clone()),
+        ("before", shares(plan, &plan.outcome.before, true)),
+        ("after", shares(plan, &plan.outcome.after, false)),
+        ("moves", moves(plan)),
     ])
+}
+
+/// One row a node.
+fn shares(plan: &KeptPlan, shares: &[NodeShare], with_used: bool) -> Value {
+    let rows = plan.nodes.iter().zip(shares).map(|((name, used_memory), share)| {
+        let percent = share.percent_of_mean.map_or(Value::Null, Value::Double);
+        let mut fields = vec![
+            (Value::bulk("node"), text(name.as_str())),
+            (Value::bulk("shards"), int(share.shards)),
+            (Value::bulk(plan.by.name()), int(share.load)),
+            (Value::bulk("percent"), percent),
+        ];
+        if with_used {
+            fields.push((Value::bulk("used_memory"), int(*used_memory)));
+        }
+        Value::Map(fields)
+    });
+    Value::Array(rows.collect())
+}
+
+/// One row a move.
+fn moves(plan: &KeptPlan) -> Value {
+    let name = |node: NodeIndex| text(plan.nodes[node.index()].0.as_str());
+    let rows = plan.outcome.moves.iter().zip(&plan.keys);
+    let rows = rows.map(|(planned, &(keys, samples))| {
+        let mut fields = vec![
+            (Value::bulk("shard"), int(planned.shard.0)),
+            (Value::bulk("source"), name(planned.source)),
+            (Value::bulk("target"), name(planned.target)),
+            (Value::bulk("keys"), int(keys)),
+        ];
+        let mut reason = planned.reason.clone();
+        match plan.by {
+            Measure::Keys => {}
+            Measure::Ops => fields.push((Value::bulk("ops"), int(planned.load))),
+            Measure::Memory => {
+                fields.push((Value::bulk("memory"), int(planned.load)));
+                fields.push((Value::bulk("samples"), int(samples)));
+                reason.push_str(&match samples {
+                    0 => "; memory is estimated out of other shards".to_owned(),
+                    samples => format!("; memory is estimated out of {samples} keys"),
+                });
+            }
+        }
+        fields.push((Value::bulk("reason"), text(reason)));
+        Value::Map(fields)
+    });
+    Value::Array(rows.collect())
 }

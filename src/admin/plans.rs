@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::plan::Measure;
 use super::value::shown;
 use crate::ids::Epoch;
-use crate::resp::Value;
+use crate::plan::Rebalance;
 
 /// Plans that are kept.
 pub(super) const PLANS_MAX: usize = 16;
@@ -29,21 +30,21 @@ pub struct Plans {
 #[derive(Debug, Default)]
 struct Kept {
     made: u64,
-    plans: VecDeque<Arc<Plan>>,
+    plans: VecDeque<Arc<KeptPlan>>,
 }
 
-/// One plan, with all that is shown of it.
+/// One plan, with what is shown of it.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(super) struct KeptPlan {
     pub(super) id: String,
     /// Of the topology that it was made of.
     pub(super) epoch: Epoch,
-    /// What it evens out.
-    pub(super) by: &'static str,
-    /// The tables of its answer, ready to be shown.
-    pub(super) before: Value,
-    pub(super) after: Value,
-    pub(super) moves: Value,
+    pub(super) by: Measure,
+    /// By node: its name, and the `used_memory` that it told of.
+    pub(super) nodes: Vec<(String, u64)>,
+    pub(super) outcome: Rebalance,
+    /// By move: the shard's keys, and how many of them were sampled.
+    pub(super) keys: Vec<(u64, u64)>,
     pub(super) notes: Vec<String>,
 }
 
@@ -63,7 +64,12 @@ impl Plans {
     }
 
     /// Keeps a plan; it gets its id here. The oldest one goes if there are too many.
-    pub(super) fn keep(&self, run_id: &str, epoch: Epoch, make: impl FnOnce(String) -> Plan) -> Arc<Plan> {
+    pub(super) fn keep(
+        &self,
+        run_id: &str,
+        epoch: Epoch,
+        make: impl FnOnce(String) -> KeptPlan,
+    ) -> Arc<KeptPlan> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.made = kept.made.saturating_add(1);
         let plan = Arc::new(make(format!("e{epoch}-{}-{}", short(run_id), kept.made)));
@@ -75,7 +81,7 @@ impl Plans {
     }
 
     /// The plan of this id, or why there is none.
-    pub(super) fn find(&self, run_id: &str, id: &[u8]) -> Result<Arc<Plan>, String> {
+    pub(super) fn find(&self, run_id: &str, id: &[u8]) -> Result<Arc<KeptPlan>, String> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plan) = kept.plans.iter().find(|plan| plan.id.as_bytes() == id) {
             return Ok(Arc::clone(plan));

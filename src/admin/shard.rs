@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::AdminContext;
 use super::show::shard_row;
-use super::value::{int, row, shown, text};
+use super::value::{int, number, row, shown, text};
 use crate::ids::ShardId;
 use crate::resp::Value;
 use crate::topology::{Topology, slot};
@@ -61,10 +61,4 @@ fn named(topology: &Topology, word: &[u8]) -> Result<ShardId, String> {
             shown(word)
         )
     })
-}
-
-/// A plain decimal number, without sign or leading zeros.
-fn number(word: &[u8]) -> Option<u16> {
-    let number: u16 = std::str::from_utf8(word).ok()?.parse().ok()?;
-    (number.to_string().as_bytes() == word).then_some(number)
 }

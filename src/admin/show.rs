@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::AdminContext;
 use super::rates::Window;
-use super::value::{int, row, text};
+use super::value::{int, number, row, text};
 use crate::ids::{NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::topology::Topology;
@@ -131,10 +131,7 @@ fn client_row(line: &str) -> Value {
 pub(super) fn slowlog(context: &AdminContext, count: Option<&[u8]>) -> Result<Value, String> {
     let count = match count {
         None => usize::MAX,
-        Some(count) => std::str::from_utf8(count)
-            .ok()
-            .and_then(|count| count.parse().ok())
-            .ok_or("ERR count must be a whole number")?,
+        Some(count) => number(count).ok_or("ERR count must be a whole number")?,
     };
     let rows = context.shared.slowlog.newest(count).into_iter().map(|entry| {
         let words = entry.args.iter().map(|arg| String::from_utf8_lossy(arg));

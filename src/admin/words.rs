@@ -336,7 +336,13 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
             shown(noun)
         ));
     };
-    let (word, rest) = if first.verb.is_empty() {
+    let own_help = args
+        .try_get(2)
+        .filter(|verb| is(verb, "HELP"))
+        .and_then(|_| help_of(first.noun));
+    let (word, rest) = if let Some(help) = own_help {
+        (help, 3)
+    } else if first.verb.is_empty() {
         (first, 2)
     } else {
         let Some(verb) = args.try_get(2) else {
@@ -346,8 +352,7 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
                 first.noun
             ));
         };
-        let own_help = is(verb, "HELP").then(|| help_of(first.noun)).flatten();
-        match own_help.or_else(|| of_noun.find(|word| is(verb, word.verb))) {
+        match of_noun.find(|word| is(verb, word.verb)) {
             Some(word) => (word, 3),
             None => {
                 let verb = shown(verb);
@@ -369,9 +374,13 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
     Ok((word, rest))
 }
 
-/// `PRESHARD SHARD HELP` of every noun that has verbs.
+/// `PRESHARD SHARD HELP` of every noun but `EXPLAIN`, which explains the command of that name.
 fn help_of(noun: &str) -> Option<&'static Word> {
     const HELPS: &[Word] = &[
+        word("HELP", "HELP", NONE, "", Action::HelpOfNoun),
+        word("VERSION", "HELP", NONE, "", Action::HelpOfNoun),
+        word("INFO", "HELP", NONE, "", Action::HelpOfNoun),
+        word("CHECK", "HELP", NONE, "", Action::HelpOfNoun),
         word("SHOW", "HELP", NONE, "", Action::HelpOfNoun),
         word("SHARD", "HELP", NONE, "", Action::HelpOfNoun),
         word("NODE", "HELP", NONE, "", Action::HelpOfNoun),

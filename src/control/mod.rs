@@ -5,16 +5,20 @@
 //!  marks       what nodes carry of the topology, read and raised
 //!  prepare     a node that came back empty: the others' functions, then the mark
 //!  sample      what keys take, by looking at some of each shard
+//!  fence       what a leader does on a node, so that a leader of the past cannot do it too
+//!  provision   preshard's own users on the nodes, made and kept by the leader
 //!  probe       every second: is the node there, which version, how many keys in which database?
 //!  fleet       what this proxy and the others of its cluster tell each other through the store
 //! ```
 
 pub mod client;
+pub mod fence;
 mod fleet;
 mod marks;
 mod preflight;
 mod prepare;
 mod probe;
+mod provision;
 mod sample;
 
 pub use client::{AskError, NodeClient};
@@ -23,6 +27,7 @@ pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
+pub use provision::provision_nodes;
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
 
 /// A field of an INFO text.

@@ -55,27 +55,42 @@ pub(super) fn even_out(tally: &mut Tally<'_>) {
 
 /// One move that serves both its nodes.
 fn step(tally: &mut Tally<'_>) -> bool {
-    let mut nodes = tally.bands.takers.clone();
-    nodes.sort_by_key(|&node| (tally.over(node), node));
-    let (Some(&emptiest), Some(&fullest)) = (nodes.first(), nodes.last()) else {
+    let takers = &tally.bands.takers;
+    let fullest = takers
+        .iter()
+        .copied()
+        .max_by_key(|&node| (tally.over(node), node));
+    let emptiest = takers
+        .iter()
+        .copied()
+        .min_by_key(|&node| (tally.over(node), node));
+    let (Some(fullest), Some(emptiest)) = (fullest, emptiest) else {
         return false;
     };
-    // Mostly the first pair has such a move.
-    let with_fullest = nodes.iter().map(|&target| (fullest, target));
-    let with_emptiest = nodes.iter().rev().map(|&source| (source, emptiest));
-    let pairs: Vec<(usize, usize)> = with_fullest.chain(with_emptiest).collect();
-    for (source, target) in pairs {
-        let outside =
-            !tally.band(source).holds(tally.held(source)) || !tally.band(target).holds(tally.held(target));
-        if source != target
-            && outside
-            && let Some(shard) = fitting(tally, source, target)
-        {
-            tally.put(shard, target);
-            return true;
-        }
+    if moves_one(tally, fullest, emptiest) {
+        return true;
     }
-    false
+    // Mostly that pair has such a move.
+    let mut nodes = takers.clone();
+    nodes.sort_by_key(|&node| (tally.over(node), node));
+    nodes.iter().any(|&target| moves_one(tally, fullest, target))
+        || nodes
+            .iter()
+            .rev()
+            .any(|&source| moves_one(tally, source, emptiest))
+}
+
+/// Moves the shard that fits best from one node to another, if one of the two is not as it should be.
+fn moves_one(tally: &mut Tally<'_>, source: usize, target: usize) -> bool {
+    let holds = |node: usize| tally.band(node).holds(tally.held(node));
+    if source == target || (holds(source) && holds(target)) {
+        return false;
+    }
+    let Some(shard) = fitting(tally, source, target) else {
+        return false;
+    };
+    tally.put(shard, target);
+    true
 }
 
 /// The shard whose load is nearest to what `source` has too much and `target` too little.

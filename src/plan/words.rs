@@ -25,7 +25,7 @@ pub(super) fn moves(before: &Tally<'_>, after: &Tally<'_>) -> Vec<Move> {
         let is = |held: i64| standing(before, held);
         let reason = if !before.bands.takers.contains(&source) {
             format!(
-                "{} gives everything away; {} holds {}",
+                "{} gives everything away; {} is {}",
                 name(source),
                 name(target),
                 is(target_was)
@@ -101,6 +101,8 @@ pub(super) fn obstacles(after: &Tally<'_>) -> Vec<String> {
     if !bands.giants.is_empty() {
         told.push("the other nodes share what is left".to_owned());
     }
+    let is_full = |&node: &usize| after.was_full(node) && after.held(node) < after.band(node).low;
+    let someone_is_full = bands.takers.iter().any(is_full);
     for node in 0..layout.nodes.len() {
         let Some(band) = bands.band(node) else { continue };
         let held = after.held(node);
@@ -111,18 +113,19 @@ pub(super) fn obstacles(after: &Tally<'_>) -> Vec<String> {
                 "{shards} shards stay on {}: no node has the memory for them",
                 name(node)
             ));
-        } else if is_taker && after.was_full(node) && held < band.low {
+        } else if is_taker && is_full(&node) {
             told.push(format!(
                 "{} stays {}: it has not the memory for more (maxmemory)",
                 name(node),
                 standing(after, held)
             ));
         } else if is_taker && !band.holds(held) {
-            told.push(format!(
-                "{} stays {}: no shard, and no exchange of two, brings it within {TOLERANCE_PERCENT} %",
-                name(node),
-                standing(after, held)
-            ));
+            let why = if held > band.high && someone_is_full {
+                "those that hold less have not the memory for more".to_owned()
+            } else {
+                format!("no shard, and no exchange of two, brings it within {TOLERANCE_PERCENT} %")
+            };
+            told.push(format!("{} stays {}: {why}", name(node), standing(after, held)));
         }
     }
     told

@@ -29,6 +29,7 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
@@ -41,6 +42,8 @@ use crate::worker::{self, Order, Worker};
 /// Control work is rare: listeners, probes, scrapes.
 const CONTROL_THREADS: usize = 2;
 
+/// What the leader gets to make its users on the nodes before the first client.
+const PROVISION_MAX: Duration = Duration::from_secs(5);
 /// A store that is silent just now does not keep the proxy from serving for longer than this.
 const REGISTRATION_MAX: Duration = Duration::from_secs(1);
 
@@ -144,7 +147,15 @@ async fn run(
         tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
     }
     tasks.spawn(Arc::clone(&fleet).run(stopped.clone()));
+    let (looked, mut first_look) = watch::channel(false);
+    tasks.spawn(control::provision_nodes(
+        Arc::clone(&shared),
+        Arc::clone(&fleet),
+        looked,
+    ));
     fleet.until_registered(REGISTRATION_MAX).await;
+    // The first requests should find the users for them. Nodes that are away get theirs later.
+    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
     readiness.started();
     announce("ready");
     tracing::info!(

@@ -9,12 +9,12 @@ use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Config, OnEmpty, StorePlace};
+use crate::config::{Config, OnEmpty, Secret, StorePlace};
 use crate::control::{self, Fleet, Preflight};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
-use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
+use crate::store::{EtcdAccess, EtcdStore, FileStore, FleetStore, StoreError, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
 use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
@@ -99,6 +99,8 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
     let store = store
         .into_fleet()
         .map_err(|error| ServeError::Refused(error.to_string()))?;
+    let secret = secret_of(store.as_ref()).await?;
+    drop(shared.node_secret.set(secret));
     let fleet = Fleet::new(Arc::clone(&shared), store);
     Ok((shared, fleet))
 }
@@ -115,6 +117,16 @@ pub fn admin_login(config: &Config) -> NodeCredentials {
             username: config.nodes.username.clone(),
             password: config.nodes.password.clone(),
         },
+    }
+}
+
+/// The secret that the passwords of preshard's users on nodes are made of. The store has answered just now.
+async fn secret_of(store: &dyn FleetStore) -> Result<Secret, ServeError> {
+    loop {
+        match store.secret().await {
+            Err(StoreError::Unreachable { .. }) => sleep(STORE_PACE).await,
+            found => return found.map_err(|error| ServeError::Refused(error.to_string())),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //!  /PREFIX/proxies/ID  what each proxy says of itself, under its lease
 //!  /PREFIX/leader      who leads, under its lease; the term is the key's create-revision
 //!  /PREFIX/tasks/ID    small documents
+//!  /PREFIX/secret      of which the passwords of preshard's users on nodes are made
 //!
 //!  load   a linearizable read; remembers the revision
 //!  save   txn: only if the revision is still the one that was read (0: only if there is nothing yet)
@@ -23,10 +24,11 @@ use super::fleet::{
     Ballot, FleetStore, Lease, ProxyRecord, Record, Revision, Stored, Term, Watch, check_record,
 };
 use super::gateway::EtcdAccess;
-use super::{Answer, StoreError, TopologyStore};
+use super::{Answer, StoreError, TopologyStore, secret};
+use crate::config::Secret;
 use crate::ids::Epoch;
 use crate::topology::Topology;
-use calls::{Etcd, RECORDS, Row, TOPOLOGY};
+use calls::{Etcd, RECORDS, Row, SECRET, TOPOLOGY};
 use watch::EtcdWatch;
 
 /// A topology in etcd.
@@ -148,6 +150,30 @@ impl FleetStore for EtcdFleet {
 
     fn was_saved<'a>(&'a self, topology: &'a Topology, since: Revision) -> Answer<'a, Option<bool>> {
         Box::pin(async move { self.etcd.has_held(TOPOLOGY, &topology.encode(), since).await })
+    }
+
+    fn secret(&self) -> Answer<'_, Secret> {
+        Box::pin(async {
+            let refused = |why: &str| StoreError::Refused {
+                place: self.etcd.place(),
+                why: format!("its secret ({SECRET}): {why}"),
+            };
+            let found = match self.etcd.read(SECRET).await? {
+                Some(row) => row.value,
+                None => {
+                    let new = secret::random().map_err(|error| refused(&error.to_string()))?;
+                    match self.etcd.put_over(SECRET, &new, Revision::NONE, None).await {
+                        Ok(_) => new.into_bytes(),
+                        // Another proxy was first.
+                        Err(StoreError::Changed { .. }) => {
+                            self.etcd.read(SECRET).await?.unwrap_or_default().value
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            };
+            secret::decode(&found).ok_or_else(|| refused("it is no secret of preshard; restore it"))
+        })
     }
 
     fn watch(&self) -> Box<dyn Watch> {

@@ -214,10 +214,8 @@ impl FileStore {
         before(Step::Rename)
             .and_then(|()| fs::rename(&next, path))
             .map_err(told("replace", path))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or_else(|| Path::new("."));
         before(Step::SyncFolder)
-            .and_then(|()| File::open(folder)?.sync_all())
+            .and_then(|()| sync_folder(path))
             .map_err(|error| StoreError::Unconfirmed {
                 path: path.clone(),
                 error,
@@ -276,6 +274,12 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         .read_to_end(&mut text)
         .map_err(told)?;
     Ok(Some(text))
+}
+
+/// Waits until the disk has the names in a file's folder.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 /// Writes a file and waits until the disk has it.

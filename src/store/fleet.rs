@@ -19,6 +19,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, StoreError};
+use crate::config::Secret;
 use crate::ids::Epoch;
 use crate::topology::Topology;
 
@@ -188,6 +189,12 @@ pub trait FleetStore: Send + Sync + std::fmt::Debug {
     /// Whether exactly this topology was stored at some time after `since`, though it may have been replaced since then.
     /// Nothing if nobody can tell any more.
     fn was_saved<'a>(&'a self, topology: &'a Topology, since: Revision) -> Answer<'a, Option<bool>>;
+
+    /// The cluster's secret; made if there is none.
+    ///
+    /// # Errors
+    /// The store gives no answer, or what it has is none.
+    fn secret(&self) -> Answer<'_, Secret>;
 
     /// News of everything.
     fn watch(&self) -> Box<dyn Watch>;

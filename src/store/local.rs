@@ -3,6 +3,7 @@
 //! ```text
 //!  PATH            the topology                     FileStore
 //!  PATH.term       starts of a proxy, counted: this one's number is its term, and it always leads
+//!  PATH.secret     of which the passwords of preshard's users on nodes are made
 //!  PATH.tasks/ID.json     records                   write ID.tmp ▶ fsync ▶ rename ▶ fsync folder
 //! ```
 //!
@@ -19,12 +20,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::file::{beside, read, write_whole};
+use super::file::{beside, read, sync_folder, write_whole};
 use super::fleet::{
     Ballot, FleetStore, Leader, Lease, ProxyRecord, RECORD_BYTES_MAX, RECORDS_MAX, Record, Revision,
     Snapshot, Stored, Term, Watch, check_count, check_record, is_record_id,
 };
-use super::{Answer, FileStore, StoreError, check_successor};
+use super::{Answer, FileStore, StoreError, check_successor, secret};
+use crate::config::Secret;
 use crate::topology::Topology;
 
 /// Files have no revisions of their own. What was there at the start has this one.
@@ -192,6 +194,13 @@ impl FleetStore for LocalFleet {
         Box::pin(ready(Ok(Some(is_there))))
     }
 
+    fn secret(&self) -> Answer<'_, Secret> {
+        Box::pin(ready(secret::in_file(&beside(
+            self.state().file.path(),
+            ".secret",
+        ))))
+    }
+
     fn watch(&self) -> Box<dyn Watch> {
         let mut news = self.news.subscribe();
         news.mark_changed();
@@ -317,13 +326,9 @@ fn next_term(path: &Path) -> Result<Term, StoreError> {
 /// Replaces a small file as a whole.
 fn replace(path: &Path, text: &[u8]) -> Result<(), StoreError> {
     let next = beside(path, ".tmp");
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."));
     write_whole(&next, text)
         .and_then(|()| fs::rename(&next, path))
-        .and_then(|()| File::open(folder)?.sync_all())
+        .and_then(|()| sync_folder(path))
         .map_err(told("write", path))
 }
 

@@ -23,6 +23,7 @@ mod file;
 mod fleet;
 mod gateway;
 mod local;
+mod secret;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -19,6 +19,7 @@ pub(super) const PROMPT: Duration = Duration::from_secs(1);
 const HISTORY_MAX: usize = 32;
 
 pub(super) const TOPOLOGY: &str = "topology";
+pub(super) const SECRET: &str = "secret";
 pub(super) const LEADER: &str = "leader";
 pub(super) const PROXIES: &str = "proxies/";
 pub(super) const RECORDS: &str = "tasks/";

@@ -222,9 +222,8 @@ async fn check_run(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     let mut frame = Vec::new();
     command(&mut frame, &["INFO", "server"]);
     let reply = talk.ask(&frame).await?;
-    let info = resp::bulk(&reply)
-        .map(String::from_utf8_lossy)
-        .unwrap_or_default();
+    // A bulk or, in RESP3, a verbatim string: lines of text either way.
+    let info = String::from_utf8_lossy(&reply);
     let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
     if run_id.map(str::trim) == Some(access.run_id.as_str()) {
         return Ok(());
