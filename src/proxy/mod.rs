@@ -116,11 +116,7 @@ async fn run(
     for address in &config.proxy.listen {
         let listener = Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write()
-            && (shown.is_empty() || shown.starts_with("unix:"))
-        {
-            *shown = listener.address();
-        }
+        show_address(&shared, listener.address());
         let door = accept::Door::new(&shared, &workers, &clients);
         tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
     }
@@ -174,6 +170,15 @@ async fn run(
     fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The first TCP address is the one that clients and other proxies are told.
+fn show_address(shared: &Shared, address: String) {
+    if let Ok(mut shown) = shared.data_address.write()
+        && (shown.is_empty() || shown.starts_with("unix:"))
+    {
+        *shown = address;
+    }
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.

@@ -42,12 +42,17 @@ pub async fn restore(
     let credentials = admin_login(config);
     let asked = control::highest_epoch(saved, &credentials, config.nodes.connect_timeout, force);
     let on_nodes = Box::pin(asked).await.map_err(ServeError::Refused)?;
+    let saved = match &stored {
+        Some(stored) => saved.clone().with_logins_of(stored),
+        // Those who do not fit any more are made anew by whoever leads.
+        None => saved.clone(),
+    };
     let stored = stored.map_or(Epoch(0), |stored| stored.epoch);
     let highest = on_nodes.max(stored).max(saved.epoch);
     let next = highest.0.checked_add(1).map(Epoch);
     let next = Topology {
         epoch: next.ok_or_else(|| ServeError::Refused("there is no epoch after this one".to_owned()))?,
-        ..saved.clone()
+        ..saved
     };
     store.restore(&next).await.map_err(refuse)?;
     Ok((next, store.place()))

@@ -113,7 +113,7 @@ impl Fleet {
             );
             Ok(Topology {
                 epoch,
-                ..saved.clone()
+                ..saved.clone().with_logins_of(base)
             })
         };
         self.commit(&next).await

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{PATIENCE, change, cluster, dump, epoch, load, mark_epoch, patient};
+use super::{PATIENCE, change, cluster, dump, epoch, load, mark_epoch, patient, without_users};
 use crate::harness::{Etcd, Node, Proxy, Reply, Scratch, Setup, run_to_end, wait_until};
 
 /// Without its checksum, as after a change by hand.
@@ -20,7 +20,7 @@ fn edited(document: &str, from: &str, to: &str) -> String {
 fn file_setup() -> ([Node; 2], Setup) {
     let nodes = [Node::start(), Node::start()];
     let setup = Setup::of(&[nodes[0].address(), nodes[1].address()]);
-    (nodes, setup)
+    (nodes, without_users(setup))
 }
 
 #[test]
