@@ -26,7 +26,7 @@ mod sample;
 pub use admit::{Force, admit_new, admit_successor, release_node};
 pub use client::{AskError, NodeClient};
 pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
-pub use marks::{MarkOf, mark_nodes, raise_marks, read_marks};
+pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};

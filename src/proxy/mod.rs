@@ -12,10 +12,12 @@
 //! and let their clients go, and what is left after `drain_timeout` is cut.
 
 mod accept;
+mod restore;
 mod startup;
 
 pub use accept::Listener;
-pub use startup::open_store;
+pub use restore::restore;
+pub use startup::{admin_login, open_store};
 
 use std::io;
 use std::sync::Arc;
@@ -114,11 +116,7 @@ async fn run(
     for address in &config.proxy.listen {
         let listener = Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write()
-            && (shown.is_empty() || shown.starts_with("unix:"))
-        {
-            *shown = listener.address();
-        }
+        show_address(&shared, listener.address());
         let door = accept::Door::new(&shared, &workers, &clients);
         tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
     }
@@ -172,6 +170,15 @@ async fn run(
     fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The first TCP address is the one that clients and other proxies are told.
+fn show_address(shared: &Shared, address: String) {
+    if let Ok(mut shown) = shared.data_address.write()
+        && (shown.is_empty() || shown.starts_with("unix:"))
+    {
+        *shown = address;
+    }
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.

@@ -40,13 +40,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let admin_credentials = match &config.nodes.admin {
-        Some((name, password)) => NodeCredentials {
-            username: Some(name.clone()),
-            password: Some(password.clone()),
-        },
-        None => credentials.clone(),
-    };
+    let admin_credentials = admin_login(config);
     let Looked {
         topology,
         store,
@@ -109,6 +103,21 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
     drop(shared.node_secret.set(secret));
     let fleet = Fleet::new(Arc::clone(&shared), store);
     Ok((shared, fleet))
+}
+
+/// As whom the control side asks nodes.
+#[must_use]
+pub fn admin_login(config: &Config) -> NodeCredentials {
+    match &config.nodes.admin {
+        Some((name, password)) => NodeCredentials {
+            username: Some(name.clone()),
+            password: Some(password.clone()),
+        },
+        None => NodeCredentials {
+            username: config.nodes.username.clone(),
+            password: config.nodes.password.clone(),
+        },
+    }
 }
 
 /// The secret that the passwords of preshard's users on nodes are made of. The store has answered just now.

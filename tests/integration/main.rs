@@ -32,6 +32,7 @@ mod desync;
 mod differential;
 mod etcd;
 mod faults;
+mod fleet;
 mod handshakes;
 mod harness;
 mod hostile;

@@ -349,6 +349,27 @@ impl Proxy {
         assert_eq!(reply, Reply::Simple("PONG".to_owned()), "after {after}");
     }
 
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        sys::send_signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::send_signal(self.pid(), libc::SIGCONT);
+    }
+
+    /// Where its config is.
+    pub(crate) fn config(&self) -> String {
+        self._dir.file("preshard.toml").display().to_string()
+    }
+
     /// SIGTERM.
     pub(crate) fn terminate(&self) {
         sys::send_signal(self.pid(), libc::SIGTERM);
