@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 use super::{AdminContext, Rates};
 use crate::command;
@@ -17,6 +18,7 @@ use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
@@ -39,7 +41,10 @@ pub(super) fn context(extra: &str) -> AdminContext {
     metrics.set_assignment((&topology).into());
     let shared = Shared {
         limits: limits(),
-        password: None,
+        users: ArcSwap::from_pointee(Users::of(&config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
         credentials: NodeCredentials::default(),
         on_empty: OnEmpty::Serve,
         empty_nodes: Vec::new(),

@@ -123,7 +123,6 @@ pub const LATER: &[&str] = &[
     "nodes.admin_password_file",
     "migration",
     "commands",
-    "user",
     "tls",
 ];
 

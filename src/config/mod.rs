@@ -20,6 +20,7 @@ mod relations;
 mod secret;
 mod settings;
 pub mod units;
+pub mod users;
 mod validate;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod tests;
 
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 pub use secret::{PasswordHash, Secret};
+pub use users::UserSettings;
 
 use crate::topology::{Address, Node};
 use mistake::{Mistake, Origin};
@@ -55,6 +57,8 @@ pub struct Config {
     pub slowlog: SlowLog,
     /// `[log]`
     pub log: Log,
+    /// `[[user]]`
+    pub users: Vec<UserSettings>,
     /// What is allowed but should be logged at start.
     pub warnings: Vec<String>,
 }
@@ -276,6 +280,20 @@ impl Config {
             ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
         })?;
         Self::parse(path, &text, std::env::vars_os())
+    }
+
+    /// Whether the admin port asks for a password.
+    #[must_use]
+    pub fn admin_is_guarded(&self) -> bool {
+        let administers = |user: &UserSettings| user.enabled && user.rules.rights().may_administer();
+        self.admin.password.is_some() || self.users.iter().any(administers)
+    }
+
+    /// Whether the data port asks for a password.
+    #[must_use]
+    pub fn data_is_guarded(&self) -> bool {
+        let open = |user: &UserSettings| user.enabled && user.nopass;
+        self.proxy.password.is_some() || !self.users.is_empty() && !self.users.iter().any(open)
     }
 
     /// Like [`Config::load`], with the text and the environment given. Relative paths start at the folder of `path`.

@@ -54,6 +54,16 @@ pub struct Facts {
     /// Keys of each shard, [`UNKNOWN`] before the first probe.
     shard_keys: Box<[AtomicU64]>,
     log_lines_dropped: OnceLock<DroppedLines>,
+    user_clients: OnceLock<UserClients>,
+}
+
+/// Reads how many clients each user has.
+struct UserClients(Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>);
+
+impl std::fmt::Debug for UserClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserClients")
+    }
 }
 
 /// Reads how many log lines were dropped.
@@ -76,6 +86,7 @@ impl Facts {
             nodes: Mutex::default(),
             shard_keys: (0..shards).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             log_lines_dropped: OnceLock::new(),
+            user_clients: OnceLock::new(),
         }
     }
 
@@ -128,6 +139,17 @@ impl Facts {
     /// Says how to read the number of log lines that were dropped. Only the first call counts.
     pub fn set_log_lines_dropped(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
         drop(self.log_lines_dropped.set(DroppedLines(Box::new(read))));
+    }
+
+    /// Says how to read the clients of each user. Only the first call counts.
+    pub fn set_user_clients(&self, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
+        drop(self.user_clients.set(UserClients(Box::new(read))));
+    }
+
+    pub(super) fn user_clients(&self) -> Vec<(String, u64)> {
+        self.user_clients
+            .get()
+            .map_or_else(Vec::new, |clients| (clients.0)())
     }
 
     pub(super) fn log_lines_dropped(&self) -> u64 {

@@ -44,3 +44,4 @@ mod slowlog;
 mod startup;
 mod tracking;
 mod transactions;
+mod users;
