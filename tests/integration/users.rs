@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{python, run, run_script};
 use crate::harness::wire::frame;
-use crate::harness::{Node, Proxy, Reply, Setup};
+use crate::harness::{Node, Proxy, Reply, Setup, key_in};
 
 const LATER: Duration = Duration::from_secs(1);
 
@@ -286,4 +286,60 @@ fn redis_cli_and_redis_py_are_users() {
     assert_eq!(cli(&["-3", "ACL", "WHOAMI"]), "app\n");
     assert!(cli(&["GET", "other"]).contains("NOPERM"));
     run_script(python(), "redis_py_users.py", &proxy);
+}
+
+#[test]
+fn more_preshard_requests_than_are_taken_at_once_are_told_so_and_delay_nobody() {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .nodes("connect_timeout = \"5s\"")
+        .user("root", "p3", "rights = [\"read\", \"write\", \"admin\"]")
+        .announce(&[
+            "node_unreachable",
+            "node_down",
+            "link_closed",
+            "node_silent",
+            "subscriptions_interrupted",
+        ])
+        .start();
+    let key = key_in(0, 8, "live");
+    let mut roots: Vec<_> = (0..120)
+        .map(|_| {
+            let mut root = proxy.client();
+            assert_eq!(root.ask("AUTH root p3").text(), "OK");
+            root
+        })
+        .collect();
+    let mut other = proxy.client();
+    other.ask("AUTH root p3");
+    nodes[1].freeze();
+    roots
+        .iter_mut()
+        .for_each(|root| root.send(&frame(&["PRESHARD", "CHECK"])));
+    let asked = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(other.ask(&format!("SET {key} 1")).text(), "OK");
+    }
+    assert!(asked.elapsed() < 4 * LATER, "{:?}", asked.elapsed());
+    nodes[1].thaw();
+    let mut refused = 0;
+    for root in &mut roots {
+        root.limit = Duration::from_secs(60);
+        match root.reply() {
+            Reply::Error(line) => {
+                assert!(line.starts_with("TRYAGAIN "), "{line}");
+                refused += 1;
+            }
+            rows => assert!(!rows.items().is_empty()),
+        }
+    }
+    assert!(
+        (20..=56).contains(&refused),
+        "16 run and 64 wait: {refused} of 120 refused"
+    );
+    assert_eq!(
+        proxy.metric("preshard_limits_reached_total{limit=\"admin_requests\"}"),
+        refused
+    );
+    assert_eq!(roots[0].ask(&format!("GET {key}")).text(), "1");
 }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::command::Spec;
+use crate::command::{CommandId, Spec};
 use crate::metrics::{Limit, Refused, RequestClass};
 use crate::resp::{self, Args};
 use crate::worker::engine::Engine;
@@ -64,7 +64,7 @@ impl Engine {
         }
         self.count_request(index, spec);
         let (generation, protocol) = (self.clients[index].generation, self.clients[index].protocol);
-        let seq = self.push_slot(index, spec.id, 0, RequestClass::Admin);
+        let seq = self.push_slot(index, CommandId::NONE, 0, RequestClass::Admin);
         tokio::task::spawn_local(async move {
             let mut reply = Vec::new();
             match timeout(ANSWER_MAX, answered).await {
