@@ -26,6 +26,8 @@ pub struct Rules {
     keys: Option<Vec<Vec<u8>>>,
     /// None: all channels.
     channels: Option<Vec<Vec<u8>>>,
+    /// No request needs to be looked at.
+    unlimited: bool,
 }
 
 impl Rules {
@@ -46,11 +48,13 @@ impl Rules {
         let limit = |patterns: Option<Vec<Vec<u8>>>| {
             patterns.filter(|patterns| !patterns.iter().any(|pattern| pattern == b"*"))
         };
+        let (keys, channels) = (limit(keys), limit(channels));
         Self {
             rights,
+            unlimited: keys.is_none() && channels.is_none() && commands.is_all(),
             commands,
-            keys: limit(keys),
-            channels: limit(channels),
+            keys,
+            channels,
         }
     }
 
@@ -62,6 +66,7 @@ impl Rules {
             commands: Allowed::all(),
             keys: None,
             channels: None,
+            unlimited: true,
         }
     }
 
@@ -73,14 +78,8 @@ impl Rules {
             commands: Allowed::none(),
             keys: Some(Vec::new()),
             channels: Some(Vec::new()),
+            unlimited: false,
         }
-    }
-
-    /// The same, with all words of `PRESHARD`.
-    #[must_use]
-    pub fn with_rights(mut self, rights: Rights) -> Self {
-        self.rights = rights;
-        self
     }
 
     /// The rights as such: they decide about the words of `PRESHARD`.
@@ -91,8 +90,8 @@ impl Rules {
 
     /// Whether no request needs to be looked at.
     #[must_use]
-    pub fn is_unlimited(&self) -> bool {
-        self.keys.is_none() && self.channels.is_none() && self.commands.is_all()
+    pub const fn is_unlimited(&self) -> bool {
+        self.unlimited
     }
 
     /// Whether only some keys may be used.

@@ -285,8 +285,10 @@ impl Config {
     /// Whether the admin port asks for a password.
     #[must_use]
     pub fn admin_is_guarded(&self) -> bool {
-        let administers = |user: &UserSettings| user.enabled && user.rules.rights().may_administer();
-        self.admin.password.is_some() || self.users.iter().any(administers)
+        let administers = |user: &&UserSettings| user.enabled && user.rules.rights().may_administer();
+        let mut administrators = self.users.iter().filter(administers).peekable();
+        let some = self.admin.password.is_some() || administrators.peek().is_some();
+        some && !administrators.any(|user| user.nopass)
     }
 
     /// Whether the data port asks for a password.

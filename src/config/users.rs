@@ -20,7 +20,7 @@ pub const SECTION: &str = "user";
 pub const DEFAULT: &str = "default";
 /// What the tables are for.
 pub const WHAT: &str = "Who may connect, with which passwords, and what each may do; on the data port and on the admin port. With any such \
-     table, and without `[proxy] password_…`, the user `default` is off unless a table names it.";
+     table, and without `[proxy] password_…`, the user `default` is off unless a table names it. In the file only, not in the environment.";
 
 /// Users in one file.
 const USERS_MAX: usize = 1000;
@@ -126,7 +126,7 @@ pub const FIELDS: &[Field] = &[
         "keys",
         FieldKind::Texts,
         ("all keys", "[\"shop:*\"]"),
-        "Patterns of the keys that it may use, as behind `~` in Redis. An empty list: none.",
+        "Patterns of the keys that it may use, in every database, as behind `~` in Redis. An empty list: none.",
         "Each key is compared with each pattern. A script can reach keys that it does not name: such a user has scripts \
          only if `commands` name them.",
     ),

@@ -16,6 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::acl::Rules;
 use crate::config::{Config, PasswordHash, UserSettings, users};
 
+/// Bytes of a password; a longer one is nobody's, and to hash it would take others' time.
+const PASSWORD_MAX: usize = 64 * 1024;
+
 /// One user.
 #[derive(Debug)]
 pub struct User {
@@ -168,6 +171,9 @@ impl Users {
     /// The user whose password this is. How long that takes tells nothing about the user, not even whether there is one.
     #[must_use]
     pub fn log_in(&self, name: &[u8], password: &[u8]) -> Option<Arc<User>> {
+        if password.len() > PASSWORD_MAX {
+            return None;
+        }
         let given = PasswordHash::of(password);
         let user = self.find(name).filter(|user| user.enabled);
         let mut right = user.is_some_and(|user| user.nopass);
@@ -306,6 +312,7 @@ mod tests {
                 right.then(|| name.to_owned())
             );
         }
+        assert!(users.log_in(b"any", &vec![b'x'; PASSWORD_MAX + 1]).is_none());
     }
 
     #[test]

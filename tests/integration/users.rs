@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{python, run, run_script};
 use crate::harness::wire::frame;
-use crate::harness::{Node, Proxy, Reply, Setup, key_in};
+use crate::harness::{Node, Proxy, Reply, Setup, key_in, wait_until};
 
 const LATER: Duration = Duration::from_secs(1);
 
@@ -168,7 +168,7 @@ fn guessing_is_slow_and_nobody_else_waits() {
         &[
             frame(&["AUTH", "root", "y"]),
             frame(&["PING"]),
-            frame(&["AUTH", "root", "p3"]),
+            frame(&["HELLO", "2", "AUTH", "root", "p3"]),
         ]
         .concat(),
     );
@@ -186,7 +186,12 @@ fn guessing_is_slow_and_nobody_else_waits() {
         "{waits:?} {took:?}: others wait too"
     );
     assert!(error(&guesser.reply()).starts_with("NOAUTH"));
-    assert_eq!(guesser.reply().text(), "OK", "a right one is only later");
+    let greeting = guesser.reply();
+    assert_eq!(
+        greeting.field("proto"),
+        Some(Reply::Int(2)),
+        "a right one is only later"
+    );
     assert!(asked.elapsed() >= 2 * LATER);
     assert_eq!(guesser.ask("ACL WHOAMI").text(), "root");
     // Who leaves while it waits leaves nothing behind.
@@ -195,6 +200,10 @@ fn guessing_is_slow_and_nobody_else_waits() {
         leaving.send(&frame(&["AUTH", "root", "z"]));
     }
     assert_eq!(app.ask("GET app:1").text(), "1");
+    wait_until("those who have left are gone", Duration::from_secs(20), || {
+        proxy.metric("preshard_client_connections") == 2
+    });
+    assert_eq!(proxy.metric("preshard_user_clients{user=\"root\"}"), 1);
 }
 
 #[test]

@@ -89,6 +89,8 @@ fn an_administrator_among_the_users_is_password_enough_for_the_admin_port() {
     assert!(parse(open).unwrap_err()[0].contains("has no password"));
     assert!(parse(&format!("{open}{}", user("write"))).is_err());
     assert!(parse(&format!("{open}{}", user("monitor"))).is_ok());
+    let anybody = "[[user]]\nname = \"any\"\nnopass = true\nrights = [\"admin\"]\n";
+    assert!(parse(&format!("{open}{}{anybody}", user("admin"))).is_err());
 }
 
 #[test]
