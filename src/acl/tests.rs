@@ -220,4 +220,23 @@ proptest! {
         prop_assert_eq!(set.text(), again.text());
         prop_assert_eq!(set, again);
     }
+
+    #[test]
+    fn no_request_makes_a_check_panic_and_who_may_everything_is_never_refused(
+        name in prop::sample::select(command::all().iter().map(|spec| spec.name).collect::<Vec<_>>()),
+        more in prop::collection::vec(prop::sample::select(vec![
+            "a", "b", "0", "1", "-1", "99", "STREAMS", "BY", "GET", "STORE", "*", "", "KEYS", "GROUP",
+        ]), 0..8),
+    ) {
+        let mut words: Vec<&[u8]> = name.split('|').map(str::as_bytes).collect();
+        words.extend(more.iter().map(|word| word.as_bytes()));
+        let limited = rules(Rights::NONE, "+@all", Some("a"), Some("a"));
+        request(&words, |args| {
+            if let Ok(spec) = resolve(&args) {
+                let _ = limited.check(spec, &args, &mut Vec::new());
+                assert_eq!(Rules::everything().check(spec, &args, &mut Vec::new()), Ok(()));
+                assert_eq!(Rules::nothing().check(spec, &args, &mut Vec::new()).is_ok(), spec.flags.has(Flags::NO_AUTH));
+            }
+        });
+    }
 }

@@ -81,7 +81,9 @@ pub fn reference_page() -> String {
         let (name, values) = (field.name, field.describe());
         let row = format!(
             "| `{name}` | {values} | {} | {} | {} |\n",
-            field.default, field.what, field.cost
+            field.default,
+            field.what.replace('|', "\\|"),
+            field.cost
         );
         push(&mut page, &row);
     }
