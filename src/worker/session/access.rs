@@ -139,6 +139,11 @@ impl Engine {
             line.insert_str(0, "EXECABORT Transaction discarded because of: ");
         }
         self.transaction_failed(index);
+        // As for any other refusal: `CLIENT CACHING` was about this request.
+        let client = &self.clients[index];
+        if client.special.has(Special::TRACKING) && client.transaction.is_none() {
+            self.caching_used(index);
+        }
         self.answer_error(index, &line);
         Some(Taken::Yes)
     }
