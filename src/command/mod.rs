@@ -39,7 +39,7 @@ pub use access::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use introspect::introspect;
-pub use keys::{keys, reaches_undeclared_keys, routing_keys};
+pub use keys::{keys, reaches_undeclared_keys, routing_keys, sort_option_with_other_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
 pub use script::{judge_code, touches_nothing};

@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::control;
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
 use crate::topology::Address;
-use crate::worker::shared::Shared;
+use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
 
 /// Control work is rare: listeners, probes, scrapes.
@@ -101,10 +101,12 @@ async fn run(
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
-    let (shared, fleet) = startup::prepare(&config).await?;
+    let (admin_requests, from_workers) = mpsc::channel(ADMIN_REQUESTS_MAX);
+    let (shared, fleet) = startup::prepare(&config, admin_requests).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
     shared.metrics.facts().set_log_lines_dropped(dropped_lines);
+    count_user_clients(&shared);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -122,18 +124,19 @@ async fn run(
     }
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
+    let context = Arc::new(AdminContext {
+        shared: Arc::clone(&shared),
+        config: Arc::clone(&config),
+        rates,
+        plans: Plans::default(),
+        fleet: Arc::clone(&fleet),
+    });
+    tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
     if let Some(address) = &config.admin.listen {
         let (listener, bound) = bind_tcp(address).await?;
         announce(&format!("listening admin={bound}"));
         fleet.set_admin_address(bound);
-        let context = AdminContext {
-            shared: Arc::clone(&shared),
-            config: Arc::clone(&config),
-            rates,
-            plans: Plans::default(),
-            fleet: Arc::clone(&fleet),
-        };
-        tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
+        tasks.spawn(admin::serve(listener, context, until(stopped.clone())));
     }
     if let Some(address) = &config.admin.http {
         let (listener, bound) = bind_tcp(address).await?;
@@ -179,6 +182,19 @@ fn show_address(shared: &Shared, address: String) {
     {
         *shown = address;
     }
+}
+
+/// The metrics cannot know users; they ask for them with each scrape.
+fn count_user_clients(shared: &Arc<Shared>) {
+    // Weak: the metrics are a part of what they ask.
+    let shared_again = Arc::downgrade(shared);
+    shared.metrics.facts().set_user_clients(move || {
+        let users = shared_again.upgrade().map(|shared| shared.users.load_full());
+        let counts = users.iter().flat_map(|users| users.list());
+        counts
+            .map(|user| (user.name.to_string(), user.clients()))
+            .collect()
+    });
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.

@@ -1,10 +1,11 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::ServeError;
@@ -17,8 +18,11 @@ use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, FleetStore, StoreError, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
+use crate::worker::shared::{
+    AdminRequest, ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession,
+};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// A node that answers nothing for this long after a deadline passed is connected anew.
@@ -35,7 +39,10 @@ const STORE_TOLD_EACH: u32 = 20;
 const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
+pub(super) async fn prepare(
+    config: &Config,
+    admin_requests: mpsc::Sender<AdminRequest>,
+) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
@@ -64,7 +71,10 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
     let shared = Shared {
         limits: limits(config),
-        password: config.proxy.password.clone(),
+        users: ArcSwap::from_pointee(Users::of(config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests,
         credentials,
         admin_credentials,
         node_secret: OnceLock::new(),

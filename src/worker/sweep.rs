@@ -156,6 +156,9 @@ impl Engine {
                 client.refuse_when_full = true;
                 client.wake();
             }
+            if client.password_due_ms.is_some_and(|due| due <= now_ms) {
+                client.wake();
+            }
             let lingered = client.lingering_until.is_some_and(|until| until <= self.now);
             // The order to drain may not have found room in a full mailbox.
             let unaware = self.draining && client.lingering_until.is_none();

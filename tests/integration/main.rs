@@ -48,3 +48,4 @@ mod slowlog;
 mod startup;
 mod tracking;
 mod transactions;
+mod users;

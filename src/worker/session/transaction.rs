@@ -73,6 +73,11 @@ impl Queued {
     pub(in crate::worker) const fn may_write(&self) -> bool {
         self.may_write
     }
+
+    /// `EXEC` will run nothing.
+    pub(super) const fn fail(&mut self) {
+        self.failed = true;
+    }
 }
 
 impl Engine {
@@ -301,7 +306,7 @@ impl Engine {
     /// `EXEC` will run nothing.
     pub(super) fn transaction_failed(&mut self, index: usize) {
         if let Some(queued) = &mut self.clients[index].transaction {
-            queued.failed = true;
+            queued.fail();
         }
     }
 
