@@ -48,5 +48,5 @@ pub use spec::{
     Spec, Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
-pub use waiting::{Wait, wait_of};
+pub use waiting::{Wait, Waiting, wait_of};
 pub use writing::may_write;

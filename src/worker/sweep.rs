@@ -57,6 +57,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                 clients_at = engine.now;
                 engine.client_deadlines();
                 engine.dedicated_deadlines();
+                engine.ask_recalled();
                 if engine.draining {
                     engine.stop_waiting();
                 }

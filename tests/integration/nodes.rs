@@ -189,6 +189,48 @@ fn a_node_that_moves_to_another_address_under_load_answers_everything() {
     assert_eq!(proxy.client().call(&["GET", &key]).text(), sent.to_string());
 }
 
+/// Who waits for data goes on waiting at the new address, and who watches keys begins again.
+#[test]
+fn waits_and_watches_survive_that_their_node_has_another_address() {
+    let (nodes, proxy) = small();
+    let relay = crate::harness::relay::Relay::to(nodes[0].socket());
+    let mut admin = proxy.admin_client();
+    let key = key_in(0, 8, "k");
+    let (mut forever, mut bounded, mut watching) = (proxy.client(), proxy.client(), proxy.client());
+    forever.command(&["BLPOP", &key, "0"]);
+    bounded.command(&["BLPOP", &format!("{{{key}}}x"), "1"]);
+    watching.call(&["SET", &format!("{{{key}}}w"), "1"]).expect_ok();
+    watching.call(&["WATCH", &format!("{{{key}}}w")]).expect_ok();
+    watching.call(&["MULTI"]).expect_ok();
+    watching.call(&["SET", &format!("{{{key}}}w"), "2"]);
+    wait_until("both wait on the node", PATIENCE, || {
+        nodes[0].info("blocked_clients") == 2
+    });
+    let start = Instant::now();
+    admin
+        .ask(&format!("PRESHARD NODE SET node-1 address {}", relay.address()))
+        .expect_ok();
+    assert_eq!(bounded.reply(), Reply::Null, "its time is over");
+    assert!(
+        start.elapsed() < Duration::from_millis(2_500),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(
+        watching.call(&["EXEC"]),
+        Reply::Null,
+        "undone, as if the key had changed"
+    );
+    watching.call(&["MULTI"]).expect_ok();
+    watching.call(&["SET", &format!("{{{key}}}w"), "3"]);
+    watching.call(&["EXEC"]).items()[0].expect_ok();
+    wait_until("the other waits again", PATIENCE, || {
+        nodes[0].info("blocked_clients") == 1
+    });
+    proxy.client().call(&["RPUSH", &key, "v"]).int();
+    assert_eq!(forever.reply().items()[1].text(), "v");
+}
+
 #[test]
 fn requests_of_a_paused_shard_wait_in_their_order_and_all_others_go_on() {
     let (_nodes, proxy) = small();

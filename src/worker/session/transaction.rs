@@ -17,7 +17,7 @@ use super::input::Taken;
 use crate::command::{Class, Local, Spec, Transaction};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, Limit, RequestClass};
-use crate::resp::Args;
+use crate::resp::{Args, Protocol};
 use crate::route::{self, Place};
 use crate::worker::backend::{Shape, push_fence};
 use crate::worker::engine::Engine;
@@ -279,6 +279,14 @@ impl Engine {
             self.count_request(index, spec);
             self.drop_transaction(index);
             self.release_watch(index);
+            if watching.moved {
+                let none: &[u8] = match self.clients[index].protocol {
+                    Protocol::Resp2 => b"*-1\r\n",
+                    Protocol::Resp3 => b"_\r\n",
+                };
+                self.answer(index, none, RequestClass::Multi);
+                return Taken::Yes;
+            }
             self.answer_error(
                 index,
                 "EXECABORT preshard: the connection that watched its keys was lost; it has not run",
