@@ -33,7 +33,7 @@ use tokio::time::timeout;
 
 use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
-use crate::control;
+use crate::control::{self, Fleet};
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
 use crate::topology::Address;
 use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
@@ -146,15 +146,13 @@ async fn run(
         tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
     }
     tasks.spawn(Arc::clone(&fleet).run(stopped.clone()));
-    let (looked, mut first_look) = watch::channel(false);
+    let (looked, first_look) = watch::channel(false);
     tasks.spawn(control::provision_nodes(
         Arc::clone(&shared),
         Arc::clone(&fleet),
         looked,
     ));
-    fleet.until_registered(REGISTRATION_MAX).await;
-    // The first requests should find the users for them. Nodes that are away get theirs later.
-    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+    until_expected(&fleet, first_look).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -173,6 +171,13 @@ async fn run(
     fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The other proxies should see this one, and the first requests should find the users for them. Neither is waited for in vain:
+/// a store that is silent, and nodes that are away, get theirs later.
+async fn until_expected(fleet: &Fleet, mut first_look: watch::Receiver<bool>) {
+    fleet.until_registered(REGISTRATION_MAX).await;
+    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
 }
 
 /// The first TCP address is the one that clients and other proxies are told.

@@ -106,13 +106,18 @@ pub(super) async fn prepare(
         run_id: random_id(),
     };
     let shared = Arc::new(shared);
+    let fleet = join(&shared, store).await?;
+    Ok((shared, fleet))
+}
+
+/// From here on the store is what the proxies of the cluster share.
+async fn join(shared: &Arc<Shared>, store: Box<dyn TopologyStore>) -> Result<Arc<Fleet>, ServeError> {
     let store = store
         .into_fleet()
         .map_err(|error| ServeError::Refused(error.to_string()))?;
     let secret = secret_of(store.as_ref()).await?;
     drop(shared.node_secret.set(secret));
-    let fleet = Fleet::new(Arc::clone(&shared), store);
-    Ok((shared, fleet))
+    Ok(Fleet::new(Arc::clone(shared), store))
 }
 
 /// As whom the control side asks nodes.

@@ -318,6 +318,31 @@ fn a_node_that_is_ahead_of_a_proxy_is_waited_for_and_not_refused() {
 }
 
 #[test]
+fn a_node_that_stays_ahead_is_not_served_and_the_reason_is_told() {
+    let etcd = Etcd::start(1);
+    let (nodes, setup) = cluster(&etcd, 8);
+    let setup = setup.announce(&["node_down"]);
+    let proxy = setup.start();
+    let key = key_in(0, 8, "k");
+    proxy.client().call(&["SET", &key, "v"]).expect_ok();
+    let mut metadata = nodes[0].client_in(setup.metadata_database());
+    let mark = metadata.ask("GET preshard:mark").text();
+    let ahead = mark.replace("\"epoch\":1", "\"epoch\":7");
+    metadata.call(&["SET", "preshard:mark", &ahead]).expect_ok();
+    metadata.call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    proxy.client().call(&["GET", &key]).expect_error("CLUSTERDOWN");
+    wait_until("the reason is told", PATIENCE, || {
+        proxy.log().contains("it has seen epoch 7, and epoch 1 is served")
+    });
+    // The other node is served as before, and this one again once the topology is put right.
+    proxy.client().call(&["SET", &key_in(7, 8, "k"), "v"]).expect_ok();
+    change(&proxy).expect_ok();
+    wait_until("it is served", PATIENCE, || {
+        proxy.client().call(&["GET", &key]) == Reply::from("v")
+    });
+}
+
+#[test]
 fn a_proxy_alone_with_a_file_leads_and_lists_itself() {
     let nodes = [Node::start(), Node::start()];
     let setup = without_users(Setup::of(&[nodes[0].address(), nodes[1].address()]));

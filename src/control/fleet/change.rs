@@ -163,10 +163,15 @@ impl Fleet {
         let one = self.changing.lock().await;
         let start = Instant::now();
         while start.elapsed() < RACES_MAX {
+            let before = self.shared.topology.load().epoch;
             let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
             let base = stored.topology.as_deref();
             let served = self.shared.topology.load_full();
             let next = make(base)?;
+            if next.epoch <= served.epoch && next.epoch > before {
+                // Another proxy's change has come here since the store was read.
+                continue;
+            }
             if next.epoch <= served.epoch {
                 return Err(format!(
                     "epoch {} is stored and epoch {} is served: the store is old. Nothing was changed; restore it with \
