@@ -230,6 +230,7 @@ async fn nodes_show_what_the_last_probe_found() {
         "in_flight",
         "ops",
         "memory",
+        "access",
         "error",
     ];
     assert_eq!(columns(&values[0]), expected);

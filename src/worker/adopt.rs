@@ -130,6 +130,7 @@ impl Engine {
         }
         self.end_dedicated_to(node);
         self.close_feed(node);
+        self.shared.node(node).again.notify_waiters();
     }
 
     /// A node has left: its connections end, and are not made again.
