@@ -4,7 +4,9 @@
 //! proxy itself.
 
 use super::AdminContext;
+use super::show::login_of;
 use super::value::{row, text};
+use crate::config::AclUsers;
 use crate::control::{self, Preflight};
 use crate::resp::Value;
 use crate::topology::Topology;
@@ -24,6 +26,7 @@ pub(super) async fn check(context: &AdminContext) -> Value {
     let asked = control::check_nodes(&topology, &shared.admin_credentials, shared.limits.connect, false);
     let found = Box::pin(asked).await;
     let mut findings = of_nodes(&topology, &found);
+    findings.extend(of_access(context, &topology, &found).await);
     findings.extend(of_settings(context, &topology));
     let rows = findings.into_iter().map(|finding| {
         row([
@@ -61,6 +64,50 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
         }
         for warning in found.warnings.iter().filter(of_node) {
             tell("settings", "warning", warning.what.clone());
+        }
+    }
+    findings
+}
+
+/// As whom requests run on each node, and whether others get in beside.
+async fn of_access(context: &AdminContext, topology: &Topology, found: &Preflight) -> Vec<Finding> {
+    let shared = &context.shared;
+    let mut findings = Vec::new();
+    for (node, described) in topology.nodes_by_index() {
+        let mut tell = |result, hint| {
+            findings.push(Finding {
+                node: described.name.clone(),
+                check: "access",
+                result,
+                hint,
+            });
+        };
+        let login = login_of(topology, node);
+        if topology.access.contains_key(&node) {
+            tell("ok", format!("requests run as {login}, which preshard has made"));
+        } else if shared.acl_users == AclUsers::Off {
+            let hint = "requests run as the configured user, since [nodes] acl_users is off: without a user of its own preshard cannot \
+                        shut out a proxy that is behind";
+            tell("ok", hint.to_owned());
+        } else {
+            let hint = "requests run as the configured user: preshard could not make users of its own; the [nodes] admin login (or \
+                        the configured one) needs +acl +multi +exec +watch +unwatch +discard, and the server must have ACL";
+            tell("warning", hint.to_owned());
+        }
+        let answers = found.versions.iter().any(|(name, _)| *name == described.name);
+        if !answers || !topology.access.contains_key(&node) {
+            continue;
+        }
+        let asked = control::is_default_open(
+            &described.address,
+            &shared.admin_credentials,
+            shared.limits.connect,
+        );
+        // Who may not ask cannot be told.
+        if let Ok(true) = asked.await {
+            let hint = "its user `default` is on and wants no password: whoever reaches the node gets past preshard. Give [nodes] an \
+                        admin_username of its own and turn `default` off (docs/OPERATIONS.md)";
+            tell("warning", hint.to_owned());
         }
     }
     findings

@@ -80,10 +80,17 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
             ("in_flight", int(totals.in_flight)),
             ("ops", int(window.shards(topology.shards_on(node).map(of_shard)))),
             ("memory", int(view.used_memory)),
+            ("access", text(login_of(&topology, node))),
             ("error", text(view.error)),
         ])
     });
     Value::Array(rows.collect())
+}
+
+/// The user that requests run as on a node: preshard's own, or `configured`.
+pub(super) fn login_of(topology: &Topology, node: NodeIndex) -> &str {
+    let access = topology.access.get(&node);
+    access.map_or("configured", |access| access.user.as_str())
 }
 
 /// What the last probe found: `up` or `down`, `unknown` before the first one.

@@ -233,6 +233,7 @@ async fn nodes_show_what_the_last_probe_found() {
         "in_flight",
         "ops",
         "memory",
+        "access",
         "error",
     ];
     assert_eq!(columns(&values[0]), expected);

@@ -149,7 +149,7 @@ async fn libraries_of(
     all
 }
 
-async fn standing(
+pub(super) async fn standing(
     topology: &Topology,
     node: NodeIndex,
     client: &mut NodeClient,

@@ -3,7 +3,7 @@
 //! Control writes here after each change and each probe; the scrape and `INFO` read. Everything is replaced as
 //! a whole or is one number, so that a reader never waits for a probe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -20,6 +20,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Names of all nodes, those without shards included.
     pub nodes: Vec<String>,
+    /// Names of those that have a user of preshard's own.
+    pub provisioned: BTreeSet<String>,
     /// Each shard with the position of its node in `nodes` and its database.
     pub shards: Vec<(ShardId, usize, DbIndex)>,
 }
@@ -39,6 +41,11 @@ impl From<&Topology> for Assignment {
             epoch: topology.epoch,
             nodes: topology
                 .nodes_by_index()
+                .map(|(_, node)| node.name.clone())
+                .collect(),
+            provisioned: topology
+                .nodes_by_index()
+                .filter(|(node, _)| topology.access.contains_key(node))
                 .map(|(_, node)| node.name.clone())
                 .collect(),
             shards: (0..).zip(&topology.placements).map(shard).collect(),

@@ -11,7 +11,7 @@
 //! * `facts.rs`: what the workers do not know: topology, nodes' versions and memory, keys of shards.
 //! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`; `family.rs`: what its rows
 //!   are made of; `read.rs`: how they are read.
-//! * `fleet.rs`: the other proxies and the store, asked at each scrape.
+//! * `fleet.rs`: the other proxies and the store, asked at each scrape. `users.rs`: preshard's own users on the nodes.
 //! * `expose.rs`: the collector behind the registry; `process.rs`: `process_*` from `/proc`; `totals.rs`: sums.
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
@@ -28,6 +28,7 @@ mod page;
 mod process;
 mod read;
 mod totals;
+mod users;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -64,7 +65,8 @@ pub struct MetricsOptions {
 
 /// Every family that this process exposes.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    families::FAMILIES.iter().chain(fleet::FAMILIES)
+    let more = fleet::FAMILIES.iter().chain(users::FAMILIES);
+    families::FAMILIES.iter().chain(more)
 }
 
 /// All metrics of the process.
@@ -136,6 +138,17 @@ impl Metrics {
     /// Counts that the node `name` came back without its data. Any thread may call this.
     pub fn node_came_back_empty(&self, name: &str) {
         self.sources.control.node(name).came_back_empty.add_shared(1);
+    }
+
+    /// Counts that preshard's own users were made on the node `name`, or could not be. Any thread may call this.
+    pub fn node_users(&self, name: &str, made: bool) {
+        let cells = self.sources.control.node(name);
+        let cell = if made {
+            &cells.users_made
+        } else {
+            &cells.users_failed
+        };
+        cell.add_shared(1);
     }
 
     /// The cells for what happens outside the workers: the acceptor, the admin listener. Several threads may

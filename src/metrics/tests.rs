@@ -21,6 +21,7 @@ fn metrics() -> Metrics {
     metrics.set_assignment(Assignment {
         epoch: Epoch(7),
         nodes: vec!["redis-1".to_owned(), "redis-2".to_owned()],
+        provisioned: BTreeSet::new(),
         shards: vec![
             (ShardId(0), 0, DbIndex(0)),
             (ShardId(1), 0, DbIndex(1)),
@@ -208,6 +209,7 @@ fn rows_of_a_node_leave_with_the_node() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(8),
         nodes,
+        provisioned: BTreeSet::new(),
         shards: vec![(ShardId(0), 0, DbIndex(0))],
     });
     let text = metrics.gather_text();
@@ -222,6 +224,7 @@ fn a_node_name_cannot_break_a_line() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(8),
         nodes,
+        provisioned: BTreeSet::new(),
         shards: Vec::new(),
     });
     assert!(
@@ -247,6 +250,7 @@ fn a_scrape_of_a_full_topology_is_complete_and_of_bounded_size() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(1),
         nodes,
+        provisioned: BTreeSet::new(),
         shards,
     });
     let text = metrics.gather_text();

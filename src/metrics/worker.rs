@@ -261,6 +261,10 @@ pub struct NodeCells {
     pub tracking_gaps: Cell,
     /// How often the node came back without its data.
     pub came_back_empty: Cell,
+    /// How often preshard made its own users on the node.
+    pub users_made: Cell,
+    /// How often it could not, although the node answered.
+    pub users_failed: Cell,
     /// From the request queued to its reply read.
     pub duration: Histogram,
 }

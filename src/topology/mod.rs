@@ -225,13 +225,6 @@ impl Topology {
         Some(&access.user)
     }
 
-    /// Whether every node has a user for the traffic.
-    #[must_use]
-    pub fn is_provisioned(&self) -> bool {
-        self.nodes_by_index()
-            .all(|(node, _)| self.access.contains_key(&node))
-    }
-
     /// How many nodes there are.
     #[must_use]
     pub fn node_count(&self) -> usize {

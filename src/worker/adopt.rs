@@ -133,6 +133,7 @@ impl Engine {
         }
         self.recall_dedicated(Some(node), |_| false);
         self.close_feed(node);
+        self.shared.node(node).again.notify_waiters();
     }
 
     /// A node has left: its connections end, and are not made again.

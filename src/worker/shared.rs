@@ -162,8 +162,10 @@ pub struct NodeShared {
     pub dedicated: Arc<AtomicUsize>,
     /// Rung by a link that finds the node empty.
     pub empty: Notify,
-    /// Rung by a link that cannot log in as the user that the topology names.
+    /// Rung by a link that cannot log in as the user that the topology names, or finds another run of the node.
     pub users: Notify,
+    /// Tells connections that could not be made to try again: there is another reason to hope than time.
+    pub again: Notify,
 }
 
 /// How one topology follows the other, and what changes with it.

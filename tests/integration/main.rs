@@ -18,6 +18,7 @@
     reason = "a test that cannot go on should stop, loudly, where it is"
 )]
 
+mod access;
 mod admin;
 mod audit;
 mod blocking;

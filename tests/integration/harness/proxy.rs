@@ -25,7 +25,7 @@ pub(crate) struct Setup {
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
-    announced: &'static [&'static str],
+    announced: Vec<&'static str>,
 }
 
 /// A running proxy.
@@ -79,7 +79,7 @@ impl Setup {
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
-            announced: &[],
+            announced: Vec::new(),
         }
     }
 
@@ -123,7 +123,13 @@ impl Setup {
 
     /// Events that may be logged as warnings or errors; any other one fails the test.
     pub(crate) fn announce(mut self, events: &'static [&'static str]) -> Self {
-        self.announced = events;
+        self.announced = events.to_vec();
+        self
+    }
+
+    /// The same, and those that were announced before.
+    pub(crate) fn announce_also(mut self, events: &[&'static str]) -> Self {
+        self.announced.extend(events);
         self
     }
 
