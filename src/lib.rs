@@ -1,5 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod acl;
 pub mod admin;
 pub mod audit;
 pub mod cli;

@@ -128,12 +128,12 @@ fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
         .proxy
         .listen
         .iter()
-        .map(|address| ("proxy", address, config.proxy.password.is_some()));
+        .map(|address| ("proxy", address, config.data_is_guarded()));
     let admin = config
         .admin
         .listen
         .iter()
-        .map(|address| ("admin", address, config.admin.password.is_some()));
+        .map(|address| ("admin", address, config.admin_is_guarded()));
     for (section, address, has_password) in listeners.chain(admin) {
         if has_password {
             tell(

@@ -5,6 +5,8 @@
 //!  64 at most     bytes, limits    AUTH HELLO PING …          the table    help info check show shard
 //!                                                             of words     plan explain fleet tasks
 //!
+//!  data port ─▶ data_port.rs ──with the rights of its client──▶ the same words
+//!  rights.rs      which words the right monitor is enough for
 //!  rates.rs       once a second: a sample of the counters, ten seconds of them
 //! ```
 //!
@@ -18,14 +20,17 @@
 mod check;
 mod commands;
 mod connection;
+mod data_port;
 mod explain;
 mod fleet;
 mod help;
 mod info;
 mod listener;
+mod node;
 mod plan;
 mod plans;
 mod rates;
+mod rights;
 mod session;
 mod shard;
 mod show;
@@ -35,13 +40,16 @@ mod words;
 
 use std::sync::Arc;
 
+pub use data_port::answer_workers;
 pub use listener::serve;
 pub use plans::Plans;
 pub use rates::{RATE_WINDOW, Rates, sample_rates};
 pub use words::{WORDS, Word};
 
+use crate::acl::Rights;
 use crate::config::Config;
 use crate::control::Fleet;
+use crate::metrics::Refused;
 use crate::resp::{Args, Value};
 use crate::worker::shared::Shared;
 use words::Action;
@@ -62,6 +70,15 @@ pub struct AdminContext {
 }
 
 impl AdminContext {
+    /// As [`Self::answer`], for somebody who may not have every right.
+    pub async fn answer_for(&self, rights: Rights, args: &Args<'_>) -> Value {
+        if let Some(line) = rights::refusal(rights, args) {
+            self.shared.metrics.control().refused[Refused::Right].add_shared(1);
+            return Value::error(line);
+        }
+        self.answer(args).await
+    }
+
     /// Answers one `PRESHARD …` request; `args` begins with `PRESHARD`. What is wrong with it comes back as an
     /// error value.
     pub async fn answer(&self, args: &Args<'_>) -> Value {
@@ -88,6 +105,11 @@ impl AdminContext {
             Action::Explain => Ok(explain::explain(self, args, rest)),
             Action::PlanRebalance => Box::pin(plan::rebalance(self, args, rest)).await,
             Action::PlanShow => plan::show(self, args.get(rest)),
+            Action::ShardPause => Box::pin(shard::pause(self, args.get(rest), true)).await,
+            Action::ShardResume => Box::pin(shard::pause(self, args.get(rest), false)).await,
+            Action::NodeAdd => Box::pin(node::add(self, args, rest)).await,
+            Action::NodeRemove => Box::pin(node::remove(self, args.get(rest))).await,
+            Action::NodeSet => Box::pin(node::set(self, args, rest)).await,
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
             Action::TopologyLoad => fleet::load(self, args, rest).await,

@@ -35,7 +35,14 @@ pub(super) fn shard_row(
         ("node", text(topology.node(placement.node).name.as_str())),
         ("db", int(placement.db.0)),
         ("epoch", int(topology.epoch.0)),
-        ("state", text("serving")),
+        (
+            "state",
+            text(if topology.paused.contains(&shard) {
+                "paused"
+            } else {
+                "serving"
+            }),
+        ),
         ("keys", keys),
         ("ops", int(ops)),
         ("bytes", int(bytes)),

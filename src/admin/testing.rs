@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 use super::{AdminContext, Plans, Rates};
 use crate::command;
@@ -19,6 +20,7 @@ use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
 use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
@@ -41,7 +43,10 @@ pub(super) fn context(extra: &str) -> AdminContext {
     metrics.set_assignment((&topology).into());
     let shared = Shared {
         limits: limits(),
-        password: None,
+        users: ArcSwap::from_pointee(Users::of(&config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
         credentials: NodeCredentials::default(),
         admin_credentials: NodeCredentials::default(),
         node_secret: OnceLock::new(),

@@ -6,10 +6,9 @@ use tokio::runtime::Builder;
 use super::{ConfigFile, load};
 use crate::config::{Config, StorePlace};
 use crate::control::{self, Preflight};
-use crate::proxy::open_store;
+use crate::proxy::{admin_login, open_store};
 use crate::store::FileStore;
 use crate::topology::Topology;
-use crate::worker::shared::NodeCredentials;
 
 /// Something outside the config is wrong.
 const NOT_WELL: u8 = 1;
@@ -74,10 +73,7 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         topology.node_count(),
         topology.epoch
     );
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-    };
+    let credentials = admin_login(config);
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }

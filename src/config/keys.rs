@@ -77,7 +77,6 @@ pub const LATER: &[&str] = &[
     "nodes.dedicated_max",
     "migration",
     "commands",
-    "user",
     "tls",
 ];
 

@@ -21,6 +21,7 @@ mod relations;
 mod secret;
 mod settings;
 pub mod units;
+pub mod users;
 mod validate;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod tests;
 
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 pub use secret::{PasswordHash, Secret};
+pub use users::UserSettings;
 
 use crate::topology::{Address, Node};
 use mistake::{Mistake, Origin};
@@ -56,6 +58,8 @@ pub struct Config {
     pub slowlog: SlowLog,
     /// `[log]`
     pub log: Log,
+    /// `[[user]]`
+    pub users: Vec<UserSettings>,
     /// What is allowed but should be logged at start.
     pub warnings: Vec<String>,
 }
@@ -293,6 +297,22 @@ impl Config {
             ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
         })?;
         Self::parse(path, &text, std::env::vars_os())
+    }
+
+    /// Whether the admin port asks for a password.
+    #[must_use]
+    pub fn admin_is_guarded(&self) -> bool {
+        let administers = |user: &&UserSettings| user.enabled && user.rules.rights().may_administer();
+        let mut administrators = self.users.iter().filter(administers).peekable();
+        let some = self.admin.password.is_some() || administrators.peek().is_some();
+        some && !administrators.any(|user| user.nopass)
+    }
+
+    /// Whether the data port asks for a password.
+    #[must_use]
+    pub fn data_is_guarded(&self) -> bool {
+        let open = |user: &UserSettings| user.enabled && user.nopass;
+        self.proxy.password.is_some() || !self.users.is_empty() && !self.users.iter().any(open)
     }
 
     /// Like [`Config::load`], with the text and the environment given. Relative paths start at the folder of `path`.

@@ -25,6 +25,8 @@ impl Config {
         settings.push(("slowlog.show_args", slowlog.show_args.to_string()));
         settings.push(("log.format", log_format(self.log.format).to_owned()));
         settings.push(("log.level", log_level(self.log.level).to_owned()));
+        let users: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
+        settings.push(("user", users.join(",")));
         settings
     }
 
@@ -230,6 +232,7 @@ mod tests {
             .position(|path| path == "slowlog.slower_than")
             .unwrap();
         expected.insert(slowlog, "topology.nodes".to_owned());
+        expected.push("user".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
         assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");
     }

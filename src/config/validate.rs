@@ -9,6 +9,7 @@ use super::raw::{Given, Raw};
 use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
+use super::users;
 use super::{
     AclUsers, Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog,
     StorePlace, TopologySeed,
@@ -40,6 +41,7 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
         topology: reader.topology(),
         slowlog: reader.slowlog(),
         log: reader.log(),
+        users: reader.users(),
         warnings: Vec::new(),
     };
     relations::check(raw, &config);
@@ -161,6 +163,18 @@ impl Reader<'_> {
                 ],
             ),
         }
+    }
+}
+
+// === impl Reader: users ===
+
+impl Reader<'_> {
+    fn users(&mut self) -> Vec<users::UserSettings> {
+        let folder = self.folder;
+        users::build(self.raw, |raw, file, origin| {
+            let secret = Reader { raw, folder }.secret(&folder.join(file), origin)?;
+            Some(PasswordHash::of(secret.reveal().as_bytes()))
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  preflight   before the first client: may these nodes be served at all?  (errors that say what to change)
+//!  admit       may this server become a node, or take a node's place?
 //!  marks       what nodes carry of the topology, read and raised
 //!  prepare     a node that came back empty: the others' functions, then the mark
 //!  sample      what keys take, by looking at some of each shard
@@ -11,6 +12,7 @@
 //!  fleet       what this proxy and the others of its cluster tell each other through the store
 //! ```
 
+mod admit;
 pub mod client;
 pub mod fence;
 mod fleet;
@@ -21,9 +23,10 @@ mod probe;
 mod provision;
 mod sample;
 
+pub use admit::{Force, admit_new, admit_successor, release_node};
 pub use client::{AskError, NodeClient};
 pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
-pub use marks::{MarkOf, mark_nodes, raise_marks, read_marks};
+pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};

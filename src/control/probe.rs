@@ -109,7 +109,7 @@ async fn probe(
 }
 
 /// `db12:keys=3,expires=1,avg_ttl=0`
-fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
+pub(super) fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
     let (db, fields) = line.trim().strip_prefix("db")?.split_once(':')?;
     let field = |name: &str| {
         fields

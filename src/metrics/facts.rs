@@ -73,6 +73,16 @@ pub struct Facts {
     shard_keys: Box<[AtomicU64]>,
     log_lines_dropped: OnceLock<DroppedLines>,
     fleet: FleetSource,
+    user_clients: OnceLock<UserClients>,
+}
+
+/// Reads how many clients each user has.
+struct UserClients(Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>);
+
+impl std::fmt::Debug for UserClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserClients")
+    }
 }
 
 /// Reads how many log lines were dropped.
@@ -96,6 +106,7 @@ impl Facts {
             shard_keys: (0..shards).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             log_lines_dropped: OnceLock::new(),
             fleet: FleetSource::default(),
+            user_clients: OnceLock::new(),
         }
     }
 
@@ -158,6 +169,17 @@ impl Facts {
     /// What is known of the other proxies and of the store, at this moment.
     pub(super) fn fleet(&self) -> FleetFigures {
         self.fleet.read()
+    }
+
+    /// Says how to read the clients of each user. Only the first call counts.
+    pub fn set_user_clients(&self, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
+        drop(self.user_clients.set(UserClients(Box::new(read))));
+    }
+
+    pub(super) fn user_clients(&self) -> Vec<(String, u64)> {
+        self.user_clients
+            .get()
+            .map_or_else(Vec::new, |clients| (clients.0)())
     }
 
     pub(super) fn log_lines_dropped(&self) -> u64 {

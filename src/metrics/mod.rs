@@ -16,6 +16,7 @@
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
 
+mod access;
 pub mod cell;
 mod expose;
 mod facts;
@@ -41,7 +42,9 @@ pub use expose::{Emit, Scrape};
 pub use facts::{Assignment, Facts, NodeFacts};
 pub use family::{Family, Kind, LabelName, Values};
 pub use fleet::FleetFigures;
-pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
+pub use labels::{
+    By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+};
 pub use page::page;
 pub use process::ProcessFigures;
 pub use totals::{NodeTotals, ShardTotals, Totals};
@@ -89,6 +92,10 @@ pub struct Sources {
 impl Sources {
     fn all(&self) -> impl Iterator<Item = &WorkerMetrics> {
         self.workers.iter().chain([&self.control]).map(Arc::as_ref)
+    }
+
+    pub(super) fn control(&self) -> &WorkerMetrics {
+        &self.control
     }
 
     /// Nodes of the topology and nodes that a worker counts for, by name.

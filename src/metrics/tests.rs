@@ -16,6 +16,8 @@ fn metrics() -> Metrics {
         max_clients: 10_000,
     };
     let metrics = Metrics::new(options).unwrap();
+    let users = || vec![("default".to_owned(), 3)];
+    metrics.facts().set_user_clients(users);
     metrics.set_assignment(Assignment {
         epoch: Epoch(7),
         nodes: vec!["redis-1".to_owned(), "redis-2".to_owned()],

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
-use super::labels::{By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{
+    By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, Refused, RequestClass, Wire,
+};
 use crate::ids::ShardId;
 
 /// What one worker counts. The alignment keeps two workers' cells out of each other's cache lines.
@@ -33,6 +35,8 @@ pub struct WorkerMetrics {
     pub disconnects: By<Disconnect, Cell>,
     /// Failed `AUTH` and `HELLO … AUTH`.
     pub auth_failures: Cell,
+    /// Requests that the rules of a user did not allow.
+    pub refused: By<Refused, Cell>,
     /// Bytes read from clients.
     pub receive_bytes: Cell,
     /// Bytes written to clients.
@@ -100,6 +104,7 @@ impl WorkerMetrics {
             connections_total: Cell::default(),
             disconnects: By::default(),
             auth_failures: Cell::default(),
+            refused: By::default(),
             receive_bytes: Cell::default(),
             transmit_bytes: Cell::default(),
             input_buffer_bytes: Gauge::default(),

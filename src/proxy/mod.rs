@@ -12,10 +12,12 @@
 //! and let their clients go, and what is left after `drain_timeout` is cut.
 
 mod accept;
+mod restore;
 mod startup;
 
 pub use accept::Listener;
-pub use startup::open_store;
+pub use restore::restore;
+pub use startup::{admin_login, open_store};
 
 use std::io;
 use std::sync::Arc;
@@ -25,16 +27,16 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
-use crate::control;
+use crate::control::{self, Fleet};
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
 use crate::topology::Address;
-use crate::worker::shared::Shared;
+use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
 
 /// Control work is rare: listeners, probes, scrapes.
@@ -99,10 +101,12 @@ async fn run(
     mut announce: impl FnMut(&str),
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
-    let (shared, fleet) = startup::prepare(&config).await?;
+    let (admin_requests, from_workers) = mpsc::channel(ADMIN_REQUESTS_MAX);
+    let (shared, fleet) = startup::prepare(&config, admin_requests).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
     shared.metrics.facts().set_log_lines_dropped(dropped_lines);
+    count_user_clients(&shared);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -114,28 +118,25 @@ async fn run(
     for address in &config.proxy.listen {
         let listener = Listener::bind(address)?;
         announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write()
-            && (shown.is_empty() || shown.starts_with("unix:"))
-        {
-            *shown = listener.address();
-        }
+        show_address(&shared, listener.address());
         let door = accept::Door::new(&shared, &workers, &clients);
         tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
     }
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
+    let context = Arc::new(AdminContext {
+        shared: Arc::clone(&shared),
+        config: Arc::clone(&config),
+        rates,
+        plans: Plans::default(),
+        fleet: Arc::clone(&fleet),
+    });
+    tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
     if let Some(address) = &config.admin.listen {
         let (listener, bound) = bind_tcp(address).await?;
         announce(&format!("listening admin={bound}"));
         fleet.set_admin_address(bound);
-        let context = AdminContext {
-            shared: Arc::clone(&shared),
-            config: Arc::clone(&config),
-            rates,
-            plans: Plans::default(),
-            fleet: Arc::clone(&fleet),
-        };
-        tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
+        tasks.spawn(admin::serve(listener, context, until(stopped.clone())));
     }
     if let Some(address) = &config.admin.http {
         let (listener, bound) = bind_tcp(address).await?;
@@ -145,15 +146,13 @@ async fn run(
         tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
     }
     tasks.spawn(Arc::clone(&fleet).run(stopped.clone()));
-    let (looked, mut first_look) = watch::channel(false);
+    let (looked, first_look) = watch::channel(false);
     tasks.spawn(control::provision_nodes(
         Arc::clone(&shared),
         Arc::clone(&fleet),
         looked,
     ));
-    fleet.until_registered(REGISTRATION_MAX).await;
-    // The first requests should find the users for them. Nodes that are away get theirs later.
-    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+    until_expected(&fleet, first_look).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -172,6 +171,35 @@ async fn run(
     fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The other proxies should see this one, and the first requests should find the users for them. Neither is waited for in vain:
+/// a store that is silent, and nodes that are away, get theirs later.
+async fn until_expected(fleet: &Fleet, mut first_look: watch::Receiver<bool>) {
+    fleet.until_registered(REGISTRATION_MAX).await;
+    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+}
+
+/// The first TCP address is the one that clients and other proxies are told.
+fn show_address(shared: &Shared, address: String) {
+    if let Ok(mut shown) = shared.data_address.write()
+        && (shown.is_empty() || shown.starts_with("unix:"))
+    {
+        *shown = address;
+    }
+}
+
+/// The metrics cannot know users; they ask for them with each scrape.
+fn count_user_clients(shared: &Arc<Shared>) {
+    // Weak: the metrics are a part of what they ask.
+    let shared_again = Arc::downgrade(shared);
+    shared.metrics.facts().set_user_clients(move || {
+        let users = shared_again.upgrade().map(|shared| shared.users.load_full());
+        let counts = users.iter().flat_map(|users| users.list());
+        counts
+            .map(|user| (user.name.to_string(), user.clients()))
+            .collect()
+    });
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.

@@ -1,10 +1,11 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::ServeError;
@@ -17,8 +18,11 @@ use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, FleetStore, StoreError, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
+use crate::worker::shared::{
+    AdminRequest, ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession,
+};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// A node that answers nothing for this long after a deadline passed is connected anew.
@@ -35,18 +39,15 @@ const STORE_TOLD_EACH: u32 = 20;
 const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
+pub(super) async fn prepare(
+    config: &Config,
+    admin_requests: mpsc::Sender<AdminRequest>,
+) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
     };
-    let admin_credentials = match &config.nodes.admin {
-        Some((name, password)) => NodeCredentials {
-            username: Some(name.clone()),
-            password: Some(password.clone()),
-        },
-        None => credentials.clone(),
-    };
+    let admin_credentials = admin_login(config);
     let Looked {
         topology,
         store,
@@ -70,7 +71,10 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
     let shared = Shared {
         limits: limits(config),
-        password: config.proxy.password.clone(),
+        users: ArcSwap::from_pointee(Users::of(config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests,
         credentials,
         admin_credentials,
         node_secret: OnceLock::new(),
@@ -102,13 +106,33 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         run_id: random_id(),
     };
     let shared = Arc::new(shared);
+    let fleet = join(&shared, store).await?;
+    Ok((shared, fleet))
+}
+
+/// From here on the store is what the proxies of the cluster share.
+async fn join(shared: &Arc<Shared>, store: Box<dyn TopologyStore>) -> Result<Arc<Fleet>, ServeError> {
     let store = store
         .into_fleet()
         .map_err(|error| ServeError::Refused(error.to_string()))?;
     let secret = secret_of(store.as_ref()).await?;
     drop(shared.node_secret.set(secret));
-    let fleet = Fleet::new(Arc::clone(&shared), store);
-    Ok((shared, fleet))
+    Ok(Fleet::new(Arc::clone(shared), store))
+}
+
+/// As whom the control side asks nodes.
+#[must_use]
+pub fn admin_login(config: &Config) -> NodeCredentials {
+    match &config.nodes.admin {
+        Some((name, password)) => NodeCredentials {
+            username: Some(name.clone()),
+            password: Some(password.clone()),
+        },
+        None => NodeCredentials {
+            username: config.nodes.username.clone(),
+            password: config.nodes.password.clone(),
+        },
+    }
 }
 
 /// The secret that the passwords of preshard's users on nodes are made of. The store has answered just now.

@@ -7,7 +7,7 @@
 //!                                                                      this process knows; who left keeps its own
 //! ```
 //!
-//! Workers have tables by [`NodeIndex`](crate::ids::NodeIndex), and requests under way that name one. So a position is
+//! Workers have tables by [`NodeIndex`], and requests under way that name one. So a position is
 //! never given to another node while the process runs.
 
 use super::{Address, Invalid, Node, NodeAccess, Topology};

@@ -321,11 +321,17 @@ fn place(row: &PlacementRow, node: NodeIndex, placed: &mut [Option<Placement>]) 
 /// It is no such list.
 pub fn shard_list(text: &str, count: u16) -> Result<Vec<ShardId>, CodecError> {
     let bad = || CodecError::BadRange(text.chars().take(80).collect());
+    // As it is written: no sign, no zeros in front.
+    let number = |text: &str| {
+        text.parse::<u16>()
+            .ok()
+            .filter(|number| number.to_string() == text)
+    };
     let mut shards = Vec::new();
     for range in text.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let first: u16 = first.parse().map_err(|_| bad())?;
-        let last: u16 = last.parse().map_err(|_| bad())?;
+        let first = number(first).ok_or_else(bad)?;
+        let last = number(last).ok_or_else(bad)?;
         if first > last || last >= count || shards.len() > usize::from(count) {
             return Err(bad());
         }

@@ -51,7 +51,9 @@ impl Engine {
         for &shard in next.paused.difference(&before.paused) {
             self.hold(shard, |hold| hold.paused = true);
         }
-        self.end_dedicated(|shard| moving.binary_search(&shard).is_ok());
+        if !moving.is_empty() {
+            self.recall_dedicated(None, |shard| moving.binary_search(&shard).is_ok());
+        }
         self.adoption = Some(Adoption { next, moving });
         self.continue_adoption();
         (links, feeds)
@@ -93,6 +95,7 @@ impl Engine {
                 .collect();
             nodes.into_iter().for_each(|node| self.tracking_gap(node, true));
         }
+        self.ask_recalled();
         self.shared.succession.is_served(self.worker, next.epoch);
         tracing::debug!(
             event = "topology_adopted",
@@ -128,7 +131,7 @@ impl Engine {
                 link.wake();
             }
         }
-        self.end_dedicated_to(node);
+        self.recall_dedicated(Some(node), |_| false);
         self.close_feed(node);
         self.shared.node(node).again.notify_waiters();
     }

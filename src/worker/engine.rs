@@ -25,7 +25,7 @@ use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pause::PauseSeen;
 use super::pubsub::PubSub;
-use super::session::{Client, to_u32};
+use super::session::{Access, Client, to_u32};
 use super::shared::Shared;
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
@@ -93,6 +93,7 @@ pub(super) struct Engine {
     /// The proxy is stopping: what has been read is served, nothing more is read.
     pub(super) draining: bool,
     pub(super) attention: Attention,
+    pub(super) access: Access,
     pub(super) pause: PauseSeen,
     /// Answers that took so many microseconds are looked at again.
     pub(super) slow_us: u32,
@@ -186,6 +187,7 @@ impl Engine {
             sweep_asleep: false,
             draining: false,
             attention: Attention::of_settings(slowlog),
+            access: Access::default(),
             pause: PauseSeen::default(),
             slow_us: slowlog.looked_at_from_us(),
             held_bytes: 0,
@@ -300,6 +302,7 @@ impl Engine {
         if self.pause_changed(pause) {
             self.look_at_pause(pause);
         }
+        self.look_at_users();
     }
 
     /// Ends a turn: what it brought is passed on.

@@ -33,6 +33,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod tracking;
+pub mod users;
 
 use std::cell::RefCell;
 use std::io;
@@ -239,8 +240,8 @@ fn accept(
     ));
     engine.shared.registry.insert(Arc::clone(&info));
     let generation = engine.next_generation();
-    let authenticated = engine.shared.password.is_none();
-    let client = Client::new(generation, info, stream, authenticated, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     engine.metrics.connections_total.inc();
     Ok(engine.clients.insert(client))

@@ -5,7 +5,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,17 +16,19 @@ use arc_swap::ArcSwap;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
 use super::slowlog::SlowLog;
-use crate::config::{AclUsers, Batches, OnEmpty, OnGap, PasswordHash, Secret};
+use super::users::{Attempts, Users};
+use crate::acl::Rights;
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap, Secret};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
-use crate::resp::RequestLimits;
+use crate::resp::{RequestLimits, Value};
 use crate::topology::{Address, SuccessionError, Topology};
 
 /// The limits of the data plane; each has a named outcome.
@@ -233,12 +238,32 @@ impl ClusterNode {
     }
 }
 
+/// A `PRESHARD` request of a client of the data port.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// Its bytes.
+    pub frame: Vec<u8>,
+    /// What its client may do.
+    pub rights: Rights,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Value>,
+}
+
+/// Such requests that may wait for the control side.
+pub const ADMIN_REQUESTS_MAX: usize = 64;
+
 /// What all workers share.
 pub struct Shared {
     /// Limits of the data plane.
     pub limits: Limits,
-    /// The clients' password, if there is one.
-    pub password: Option<PasswordHash>,
+    /// Who may connect; see [`Self::replace_users`].
+    pub users: ArcSwap<Users>,
+    /// How often the users were replaced.
+    pub users_generation: AtomicU64,
+    /// Wrong passwords of clients.
+    pub attempts: Attempts,
+    /// Takes `PRESHARD` requests of the data port to the control side.
+    pub admin_requests: mpsc::Sender<AdminRequest>,
     /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
     /// Towards nodes, for what administers them.
@@ -318,6 +343,15 @@ impl Shared {
             // An empty host means "where you are connected to"; the config does not let it come to this.
             Some(Address::Unix(_)) | None => (String::new(), 0),
         }
+    }
+
+    /// Puts other users in force. Each worker takes them up in its next turn, within a tenth of a second: a client keeps
+    /// its connection and has the new rights from its next request on, unless its user is gone or off, or it listens
+    /// to what it may not hear any more; then it is closed. A changed password closes nobody, as in Redis.
+    pub fn replace_users(&self, mut users: Users) {
+        users.inherit(&self.users.load());
+        self.users.store(Arc::new(users));
+        self.users_generation.fetch_add(1, Release);
     }
 
     /// What INFO and HELLO call the mode.

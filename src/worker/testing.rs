@@ -4,12 +4,13 @@ use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
 
 use super::engine::Engine;
 use super::pause::ClientPause;
@@ -19,6 +20,7 @@ use super::session::Client;
 use super::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
+use super::users::{Attempts, Users};
 use crate::command;
 use crate::config::{AclUsers, Batches, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
@@ -83,7 +85,10 @@ pub(super) fn engine(limits: Limits) -> Engine {
     });
     let shared = Shared {
         limits,
-        password: None,
+        users: ArcSwap::from_pointee(Users::open()),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
         credentials: NodeCredentials::default(),
         admin_credentials: NodeCredentials::default(),
         node_secret: OnceLock::new(),
@@ -137,7 +142,8 @@ pub(super) async fn connect(engine: &mut Engine) -> Peer {
     let generation = engine.next_generation();
     let id = engine.shared.registry.next_id();
     let info = Arc::new(ClientInfo::new(id, String::new(), String::new(), 0, 0));
-    let client = Client::new(generation, info, stream, true, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     let index = engine.clients.insert(client);
     let peer = Peer {

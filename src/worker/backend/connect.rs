@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fill::write_select;
 use super::link::User;
@@ -277,6 +277,9 @@ async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Resu
 /// The node has seen a later epoch than this link was ordered for: that is a topology which is on its way here. The control side
 /// is told to fetch it, and the link waits. How long is bounded by the whole of connecting.
 async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError> {
+    // Shorter than the whole, so that it is this which is told.
+    let longest = order.shared.limits.connect / 2;
+    let start = Instant::now();
     loop {
         let now = order.shared.topology.load_full();
         if now.epoch >= epoch {
@@ -288,6 +291,13 @@ async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError
                     "the topology has changed, and the node with it".to_owned(),
                 )),
             };
+        }
+        if start.elapsed() >= longest {
+            return Err(ConnectError::Identity(format!(
+                "it has seen epoch {epoch}, and epoch {} is served: the topology store is old, or does not answer; if it is old, \
+                 restore it with PRESHARD TOPOLOGY LOAD",
+                now.epoch
+            )));
         }
         order.shared.behind.notify_one();
         sleep(PREPARED_PACE).await;

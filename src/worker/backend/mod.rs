@@ -105,6 +105,10 @@ async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: Ready) ->
     engine.begin_turn();
     engine.link_closed(index, why);
     engine.end_turn();
+    if why == LinkClose::Readdressed {
+        // It was well: the next one is made at once.
+        return FLAPPING;
+    }
     Duration::from_micros(engine.now - opened)
 }
 

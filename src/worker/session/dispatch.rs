@@ -108,6 +108,12 @@ impl Engine {
             self.answer_error(index, if hello { NOAUTH_HELLO } else { NOAUTH });
             return Some(Taken::Yes);
         }
+        if client.special.has(Special::LIMITED)
+            && let Some(taken) = self.refused_by_rules(index, spec, args)
+        {
+            return Some(taken);
+        }
+        let client = &self.clients[index];
         if client.special.has(Special::SUBSCRIBING) && !is_subscription(spec) {
             return Some(self.wait_for_answers(index));
         }

@@ -21,6 +21,7 @@ pub(crate) struct Setup {
     nodes: Vec<String>,
     topology: Vec<String>,
     slowlog: Vec<String>,
+    users: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
@@ -74,6 +75,7 @@ impl Setup {
             nodes: Vec::new(),
             topology: Vec::new(),
             slowlog: Vec::new(),
+            users: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
@@ -101,6 +103,15 @@ impl Setup {
     /// A line of `[slowlog]`.
     pub(crate) fn slowlog(mut self, line: &str) -> Self {
         self.slowlog.push(line.to_owned());
+        self
+    }
+
+    /// A `[[user]]`: its name, its password, and further lines.
+    pub(crate) fn user(mut self, name: &str, password: &str, lines: &str) -> Self {
+        let hash = sha256(password);
+        self.users.push(format!(
+            "[[user]]\nname = \"{name}\"\npassword_sha256 = \"{hash}\"\n{lines}\n"
+        ));
         self
     }
 
@@ -182,6 +193,7 @@ impl Setup {
             )
             .unwrap();
         }
+        lines(&mut text, &self.users);
         text
     }
 
@@ -277,6 +289,16 @@ pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
     (end_of(&mut child, Duration::from_secs(30), &log), log.text())
 }
 
+/// As an operator makes it.
+fn sha256(password: &str) -> String {
+    let script = "printf %s \"$0\" | sha256sum";
+    let output = Command::new("sh")
+        .args(["-c", script, password])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
 fn spawn(command: &mut Command) -> (Child, Log) {
     command
         .stdin(Stdio::null())
@@ -353,6 +375,27 @@ impl Proxy {
     pub(crate) fn assert_alive(&self, after: &str) {
         let reply = self.client().ask("PING");
         assert_eq!(reply, Reply::Simple("PONG".to_owned()), "after {after}");
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        sys::send_signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::send_signal(self.pid(), libc::SIGCONT);
+    }
+
+    /// Where its config is.
+    pub(crate) fn config(&self) -> String {
+        self._dir.file("preshard.toml").display().to_string()
     }
 
     /// SIGTERM.
