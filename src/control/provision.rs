@@ -37,7 +37,7 @@ pub use self::look::is_default_open;
 const PACE: Duration = Duration::from_secs(1);
 /// Until it is known who leads; grows up to [`PACE`].
 const FIRST_PACE: Duration = Duration::from_millis(5);
-/// Between two looks at a node that links ring for.
+/// Between two looks at a node that links ring for; doubles up to [`PACE`] as long as they go on.
 const BELL_PACE: Duration = Duration::from_millis(20);
 /// At the start, how long nodes that were looked at wait for the others to be named in one change.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -88,6 +88,7 @@ async fn name_logins(
 ) {
     let mut seen = BTreeSet::new();
     let mut logins: Vec<(NodeIndex, Option<NodeAccess>)> = Vec::new();
+    let mut told_of: Option<String> = None;
     while let Some(first) = told.recv().await {
         let until = Instant::now() + TOGETHER;
         let mut next = Some(first);
@@ -106,7 +107,17 @@ async fn name_logins(
             };
         }
         if !logins.is_empty() {
-            change_topology(&shared, &fleet, &std::mem::take(&mut logins)).await;
+            let changed = change_topology(&shared, &fleet, &std::mem::take(&mut logins)).await;
+            match changed {
+                Ok(()) => told_of = None,
+                Err(error) => {
+                    // Each node is looked at again, and this is told once.
+                    if told_of.as_ref() != Some(&error) {
+                        tracing::warn!(event = "nodes_not_provisioned", error);
+                    }
+                    told_of = Some(error);
+                }
+            }
         }
         if shared
             .topology
@@ -119,7 +130,11 @@ async fn name_logins(
     }
 }
 
-async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[(NodeIndex, Option<NodeAccess>)]) {
+async fn change_topology(
+    shared: &Shared,
+    fleet: &Fleet,
+    logins: &[(NodeIndex, Option<NodeAccess>)],
+) -> Result<(), String> {
     let served = shared.topology.load_full();
     let differ = logins
         .iter()
@@ -129,7 +144,7 @@ async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[(NodeIndex, O
         .collect();
     // Who leads no more has nothing to say.
     if named.is_empty() || fleet.leads().is_none() {
-        return;
+        return Ok(());
     }
     let changed = fleet.change(|topology| {
         let there = named
@@ -138,15 +153,9 @@ async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[(NodeIndex, O
         let there: Vec<_> = there.cloned().collect();
         topology.with_access(&there).map_err(|error| error.to_string())
     });
-    match changed.await {
-        Ok(changed) => tracing::info!(
-            event = "nodes_provisioned",
-            nodes = named.len(),
-            epoch = changed.epoch.0
-        ),
-        // Each node is looked at again, and told again.
-        Err(error) => tracing::warn!(event = "nodes_not_provisioned", error),
-    }
+    let epoch = changed.await?.epoch.0;
+    tracing::info!(event = "nodes_provisioned", nodes = named.len(), epoch);
+    Ok(())
 }
 
 /// Looks at one node again and again.
@@ -156,6 +165,7 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
     let mut kept: Option<Done> = None;
     let mut told = None;
     let mut pace = FIRST_PACE;
+    let (mut bell_pace, mut rung) = (BELL_PACE, Instant::now());
     loop {
         let topology = shared.topology.load_full();
         if topology.retired.contains(&node) {
@@ -204,7 +214,13 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
             () = of_node.users.notified() => {
                 // What was made is not there any more, or is not as it was made.
                 kept = None;
-                sleep_until(begun + BELL_PACE).await;
+                bell_pace = if rung.elapsed() > bell_pace * 2 {
+                    BELL_PACE
+                } else {
+                    PACE.min(bell_pace * 2)
+                };
+                sleep_until(begun + bell_pace).await;
+                rung = Instant::now();
             }
         }
     }

@@ -100,6 +100,12 @@ impl Look<'_> {
                 self.provision(&mut client).await?
             }
         };
+        if let (Some(named), Some(user)) = (self.topology.access.get(&self.node), &user)
+            && (&named.user, &named.run_id) == (user, &run_id)
+        {
+            // The topology stays as it is, so nothing else tells links that they can log in.
+            self.of_node.again.notify_waiters();
+        }
         Ok(Done {
             client,
             address: address.clone(),
@@ -161,8 +167,6 @@ impl Look<'_> {
                     user,
                     term = self.term.0
                 );
-                // If the topology names them already, nothing else tells links that they can log in.
-                self.of_node.again.notify_waiters();
                 Ok(Some(user))
             }
             Err(ProvisionError::Fence(
