@@ -12,6 +12,7 @@ pub mod logging;
 pub mod merge;
 pub mod metrics;
 pub mod proxy;
+pub mod rdb;
 pub mod resp;
 pub mod route;
 pub mod store;

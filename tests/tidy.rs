@@ -17,12 +17,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may name only rooms before it. `lib.rs` and `main.rs` are no rooms.
-const LAYERS: [&str; 17] = [
-    "ids", "resp", "command", "topology", "route", "merge", "audit", "logging", "config", "metrics", "store",
-    "worker", "control", "admin", "http", "proxy", "cli",
+const LAYERS: [&str; 18] = [
+    "ids", "resp", "command", "topology", "route", "merge", "rdb", "audit", "logging", "config", "metrics",
+    "store", "worker", "control", "admin", "http", "proxy", "cli",
 ];
 /// Rooms that only decide, and what they must not reach for.
-const DECISIONS: [&str; 7] = ["ids", "resp", "command", "topology", "route", "merge", "audit"];
+const DECISIONS: [&str; 8] = [
+    "ids", "resp", "command", "topology", "route", "merge", "rdb", "audit",
+];
 const EFFECTS: [&str; 14] = [
     "tokio",
     "TcpStream",
