@@ -69,7 +69,7 @@ impl Decoder {
             Holds::Text => Into::Pieces(Pieces::new(key, limits.piece_bytes)),
             Holds::Stream => Into::Stream(Box::new(StreamWriter::new(key, limits, target))),
             Holds::List(_) | Holds::Set(_) | Holds::Zset(_) | Holds::Hash(_) | Holds::ExpiringHash(_) => {
-                self.collection.begin(kind.holds, key, limits, ttl);
+                self.collection.begin(kind.holds, key, limits, ttl, target);
                 Into::Collection
             }
             Holds::Module => Into::Collection,

@@ -127,6 +127,9 @@ impl StreamFilter {
     /// Decides about one request and appends to `out` what the target shall do. `ttl` says what becomes of expiries from
     /// now on; `received_ms` is when the request came, by the source's clock, for sources that replicate relative
     /// expiries (up to 6.2).
+    ///
+    /// After [`Outcome::Restart`] and [`Outcome::Alarm`] nothing of `out` may be written any more: it may end within a
+    /// request.
     pub fn handle(
         &mut self,
         request: &StreamRequest<'_>,

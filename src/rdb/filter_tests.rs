@@ -484,6 +484,16 @@ fn payloads_in_the_stream_are_taken_over() {
 }
 
 #[test]
+fn fields_cannot_expire_everywhere() {
+    let refused = Outcome::Restart(Restart::Value(RdbError::FieldExpiry));
+    check(
+        target(Family::Valkey, 8, 1),
+        Ttl::default(),
+        &[("HPEXPIREAT k 18 FIELDS 1 f", "", refused)],
+    );
+}
+
+#[test]
 fn a_target_before_6_2_is_told_in_two_requests() {
     check(
         target(Family::Redis, 6, 0),

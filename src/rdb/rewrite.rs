@@ -117,6 +117,9 @@ impl Rewrite {
     }
 
     fn of_field(&self, millis: i64, key: &[u8], out: &mut Frames) -> Result<Expiry, Restart> {
+        if !self.target.expires_fields() {
+            return Err(RdbError::FieldExpiry.into());
+        }
         let expiry = self.ttl.field(millis)?;
         if expiry.owed {
             out.owe(self.db, key);

@@ -124,14 +124,6 @@ impl Server {
         }
     }
 
-    /// Whether fields of hashes may expire.
-    pub(crate) fn expires_fields(&self) -> bool {
-        match self.target.family {
-            Family::Redis => (self.target.major, self.target.minor) >= (7, 4),
-            Family::Valkey => self.target.major >= 9,
-        }
-    }
-
     /// A connection of its own.
     pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(self.folder.join("s")).unwrap()
