@@ -13,6 +13,7 @@ pub mod merge;
 pub mod metrics;
 pub mod plan;
 pub mod proxy;
+pub mod rdb;
 pub mod resp;
 pub mod route;
 pub mod store;
