@@ -12,6 +12,7 @@ pub mod ids;
 pub mod logging;
 pub mod merge;
 pub mod metrics;
+pub mod migration;
 pub mod plan;
 pub mod proxy;
 pub mod rdb;

@@ -12,7 +12,7 @@
 //!               └─ any other write ─▶ as it is
 //! ```
 
-use super::expiry::Ttl;
+use super::expiry::{Expiries, Ttl};
 use super::frames::{Databases, Frames};
 use super::replication::{StreamLimits, StreamRequest};
 use super::rewrite::{Rewrite, rewrite};
@@ -297,6 +297,13 @@ impl StreamFilter {
             target: self.options.target,
         };
         out.select(db);
+        // An expiry that is owed goes with its value.
+        if matches!(ttl.expiries, Expiries::ParkUntil(_))
+            && matches!(spec.name, "rename" | "renamenx" | "copy")
+            && let Some(key) = args.try_get(2)
+        {
+            out.owe(db, key);
+        }
         if !rewrite(&rewriting, args, out)? {
             out.frame(args.frame());
         }

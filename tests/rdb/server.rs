@@ -124,6 +124,29 @@ impl Server {
         }
     }
 
+    /// The file of its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.join("s")
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// SIGKILL, and the process is gone.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Whether fields of hashes may expire.
+    pub(crate) fn expires_fields(&self) -> bool {
+        match self.target.family {
+            Family::Redis => (self.target.major, self.target.minor) >= (7, 4),
+            Family::Valkey => self.target.major >= 9,
+        }
+    }
+
     /// A connection of its own.
     pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(self.folder.join("s")).unwrap()
