@@ -137,11 +137,7 @@ async fn name_logins(
     }
 }
 
-async fn change_topology(
-    shared: &Shared,
-    fleet: &Fleet,
-    logins: &[Login],
-) -> Result<(), String> {
+async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[Login]) -> Result<(), String> {
     let served = shared.topology.load_full();
     let differ = logins
         .iter()
@@ -160,7 +156,9 @@ async fn change_topology(
             node.is_some_and(|node| topology.access.get(&node) == was.as_ref())
         };
         let there = named.iter().filter(|(name, was, _)| is_as_it_was(name, was));
-        let there: Vec<_> = there.map(|(name, _, login)| (name.clone(), login.clone())).collect();
+        let there: Vec<_> = there
+            .map(|(name, _, login)| (name.clone(), login.clone()))
+            .collect();
         topology.with_access(&there).map_err(|error| error.to_string())
     });
     let epoch = changed.await?.epoch.0;

@@ -35,6 +35,7 @@ use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
 use crate::control::{self, Fleet};
 use crate::http::{self, Endpoints, HttpLimits, Readiness};
+use crate::migration::Mover;
 use crate::topology::Address;
 use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
@@ -130,7 +131,9 @@ async fn run(
         rates,
         plans: Plans::default(),
         fleet: Arc::clone(&fleet),
+        mover: Mover::new(Arc::clone(&shared), Arc::clone(&fleet)),
     });
+    tasks.spawn(Arc::clone(&context.mover).run());
     tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
     if let Some(address) = &config.admin.listen {
         let (listener, bound) = bind_tcp(address).await?;

@@ -350,7 +350,6 @@ pub async fn make_users(
     }
 }
 
-
 /// `ACL SETUSER` that says everything, so that nothing of what was there before remains.
 fn set_user(user: &str, secret: &Secret, rules: Vec<String>, without: &[String]) -> Words {
     let hash = PasswordHash::of(user_password(secret, user).reveal().as_bytes()).to_acl();
