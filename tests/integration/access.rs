@@ -153,7 +153,10 @@ fn count_up(client: &mut Client, key: &str, done: &AtomicBool) -> Counted {
 
 /// Does something to a node while a client counts: the node is served again in time and nothing is lost. Tells the longest gap.
 fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
-    proxy.client().call(&["SET", key, "0"]).expect_ok();
+    wait_until("all workers serve it", PATIENCE, || {
+        // Clients take turns with the workers.
+        (0..4).all(|_| proxy.client().call(&["SET", key, "0"]).is_ok())
+    });
     let done = AtomicBool::new(false);
     let counted = std::thread::scope(|scope| {
         let counts = scope.spawn(|| count_up(&mut proxy.client(), key, &done));
