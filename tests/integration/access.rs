@@ -371,6 +371,81 @@ fn only_who_leads_makes_users() {
 }
 
 #[test]
+fn clients_do_not_notice_that_the_user_of_their_node_is_another_one() {
+    let etcd = Etcd::start(1);
+    let node = Node::start();
+    let setup = Setup::of(&[node.address()]).store(&etcd.store("shop"));
+    let mut makes_users = setup.start();
+    // The next leader is told to make none: the topology goes back to the configured login, while clients are served.
+    let proxy = setup.nodes("acl_users = \"off\"").start();
+    assert_eq!(column(&proxy, "access"), ["ps-g1"]);
+    let done = AtomicBool::new(false);
+    let keys: Vec<String> = (0..8).map(|shard| key_in(shard, 8, "count")).collect();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|number: usize| {
+                scope.spawn({
+                    let (proxy, done, keys) = (&proxy, &done, &keys);
+                    move || {
+                        let mut client = proxy.client();
+                        let mut acknowledged = [0_i64; 8];
+                        for round in number.. {
+                            if done.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            let at = round % 8;
+                            let key = keys[at].as_str();
+                            for _ in 0..20 {
+                                client.command(&["INCR", key]);
+                            }
+                            client.command(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", key]);
+                            client.command(&["MULTI"]);
+                            client.command(&["INCR", key]);
+                            client.command(&["EXEC"]);
+                            for _ in 0..24 {
+                                let reply = client.reply();
+                                assert!(reply.error().is_none(), "{reply:?}");
+                            }
+                            acknowledged[at] += 22;
+                        }
+                        acknowledged
+                    }
+                })
+            })
+            .collect();
+        wait_until("clients are served", PATIENCE, || {
+            proxy.metric("preshard_requests_total") > 1000
+        });
+        assert!(makes_users.stop().success());
+        wait_until("the configured login is in force", PATIENCE, || {
+            column(&proxy, "access") == ["configured"]
+        });
+        let before = proxy.metric("preshard_requests_total");
+        wait_until("clients are served", PATIENCE, || {
+            proxy.metric("preshard_requests_total") > before + 1000
+        });
+        done.store(true, Ordering::Relaxed);
+        let mut sums = [0; 8];
+        for client in clients {
+            sums.iter_mut()
+                .zip(client.join().unwrap())
+                .for_each(|(sum, count)| *sum += count);
+        }
+        for (key, sum) in keys.iter().zip(sums) {
+            let value = proxy.client().call(&["GET", key]);
+            let value = if value == Reply::Null {
+                0
+            } else {
+                value.text().parse().unwrap()
+            };
+            assert_eq!(value, sum, "{key}");
+        }
+    });
+    let list = node.client().ask("CLIENT LIST").text();
+    assert!(!list.contains(" user=ps-g1"), "{list}");
+}
+
+#[test]
 fn another_run_of_a_node_is_not_served_before_the_topology_knows_it() {
     let mut etcd = Etcd::start(1);
     let folder = Scratch::new("acl");
