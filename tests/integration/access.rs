@@ -332,6 +332,33 @@ fn with_acl_users_off_nodes_are_left_alone_also_when_users_were_there_before() {
 }
 
 #[test]
+fn what_is_no_node_of_the_cluster_gets_no_users() {
+    let mut node = Node::start();
+    let proxy = Setup::of(&[node.address()])
+        .nodes("on_empty = \"refuse\"")
+        .announce(FAULT_EVENTS)
+        .start();
+    let key = key_in(3, 8, "k");
+    let mut client = proxy.client();
+    client.call(&["SET", &key, "v"]).expect_ok();
+    node.kill();
+    node.restart();
+    wait_until("it is told why", PATIENCE, || {
+        client.call(&["GET", &key]);
+        proxy.log().contains("node_not_provisioned")
+    });
+    assert!(
+        proxy.log().contains("on_empty is \\\"refuse\\\""),
+        "{}",
+        proxy.log()
+    );
+    client.call(&["GET", &key]).expect_error("CLUSTERDOWN");
+    assert_eq!(users(&node), ["default"]);
+    assert!(node.all_keys(16).is_empty(), "nothing was written to it");
+    assert!(proxy.metric("preshard_node_users_failed_total") > 0);
+}
+
+#[test]
 fn only_who_leads_makes_users() {
     let etcd = Etcd::start(1);
     let node = Node::start();
