@@ -11,7 +11,7 @@ use preshard::store::Term;
 
 use crate::faults::FAULT_EVENTS;
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_for, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -177,7 +177,10 @@ fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
         counts.join().unwrap()
     });
     println!("{what}: {counted:?}");
-    let value: i64 = proxy.client().call(&["GET", key]).text().parse().unwrap();
+    // The workers' links are back one by one.
+    let value = wait_for("the count", PATIENCE, || {
+        proxy.client().call(&["GET", key]).text().parse::<i64>().ok()
+    });
     let possible = counted.acknowledged..=counted.acknowledged + counted.uncertain;
     assert!(possible.contains(&value), "{what}: {value} of {counted:?}");
     assert!(counted.gap < SERVED_WITHIN, "{what}: {counted:?}");
