@@ -222,12 +222,15 @@ impl Look<'_> {
     /// Deletes users that a leader of the past has made and nobody needs.
     async fn delete_strays(&self, client: &mut NodeClient, keep: &[&str]) -> Result<(), FenceError> {
         let users = users_of(client).await?;
+        let all_follow = self.fleet.view().proxies.iter().all(|proxy| proxy.epoch >= self.topology.epoch.0);
         let strays: Vec<&str> = users
             .iter()
             .map(String::as_str)
             .filter(|name| name.starts_with(USER_PREFIX) && !keep.contains(name))
             // Those belong to moves, which take them away themselves.
             .filter(|name| !name.starts_with(UNIT_PREFIX) && !name.starts_with(APPLIER_PREFIX))
+            // A proxy that has not heard of the new user yet still goes by the one before.
+            .filter(|_| all_follow)
             .collect();
         if strays.is_empty() {
             return Ok(());
