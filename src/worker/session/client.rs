@@ -425,8 +425,10 @@ impl Client {
         } else if self.parked.len() > 64 * 1024 && self.parked_live < self.parked.len() / 2 {
             self.compact();
         }
-        // The hard output limit keeps both far below 4 GiB.
-        let start = u32::try_from(self.parked.len()).unwrap_or(u32::MAX);
+        // The hard output limit keeps both far below 4 GiB. An empty reply has no place: the arena may be emptied while
+        // it waits.
+        let place_in = if reply.is_empty() { 0 } else { self.parked.len() };
+        let start = u32::try_from(place_in).unwrap_or(u32::MAX);
         self.parked.extend_from_slice(reply);
         let length = u32::try_from(reply.len()).unwrap_or(u32::MAX);
         self.parked_live += reply.len();
@@ -436,7 +438,7 @@ impl Client {
     fn compact(&mut self) {
         let mut kept = Vec::with_capacity(self.parked_live);
         for slot in &mut self.slots {
-            if let Some((start, length)) = slot.parked {
+            if let Some((start, length @ 1..)) = slot.parked {
                 let moved = u32::try_from(kept.len()).unwrap_or(u32::MAX);
                 kept.extend_from_slice(&self.parked[start as usize..start as usize + length as usize]);
                 slot.parked = Some((moved, length));

@@ -118,6 +118,36 @@ proptest! {
 }
 
 #[test]
+fn an_empty_reply_may_wait_longer_than_the_arena_that_it_came_to() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let mut peer = connect(&mut engine).await;
+        let ask = |engine: &mut Engine, silent: bool| {
+            let special = &mut engine.clients[peer.index].special;
+            special.unset(Special::SILENT);
+            if silent {
+                special.set(Special::SILENT);
+            }
+            engine.push_slot(peer.index, CommandId::NONE, 10, RequestClass::Read)
+        };
+        let [first, second, third] = [false, false, false].map(|silent| ask(&mut engine, silent));
+        let silent = ask(&mut engine, true);
+        let last = ask(&mut engine, false);
+        let mut complete = |seq, reply: &[u8]| {
+            engine.complete(peer.index, peer.generation, seq, reply, true);
+        };
+        complete(second, b"+two\r\n");
+        complete(silent, b"+never seen\r\n");
+        complete(first, b"+one\r\n");
+        complete(last, b"+4\r\n");
+        complete(third, b"+three\r\n");
+        engine.end_turn();
+        let expected = b"+one\r\n+two\r\n+three\r\n+4\r\n";
+        assert_eq!(peer.read_all(&mut engine, expected.len()).await, expected);
+    });
+}
+
+#[test]
 fn a_reply_for_somebody_who_left_finds_nobody() {
     in_runtime(async {
         let mut engine = engine(limits());
