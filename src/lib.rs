@@ -15,5 +15,6 @@ pub mod proxy;
 pub mod resp;
 pub mod route;
 pub mod store;
+pub mod tls;
 pub mod topology;
 pub mod worker;

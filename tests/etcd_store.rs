@@ -29,6 +29,7 @@ fn store(endpoints: &[SocketAddr]) -> EtcdStore {
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         login: None,
         deadline: Duration::from_secs(5),
+        tls: None,
     };
     EtcdStore::new(access, "/shop/")
 }

@@ -3,52 +3,9 @@
 //! The reader takes defaults and limits from here, and `docs/CONFIGURATION.md` and `config/preshard.toml` are made out
 //! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`.
 
-use super::units::{GIB, KIB, MIB, SIZE_HINT, TIME_HINT, format_bytes, format_duration};
+pub use super::key::{Key, Kind};
+use super::units::{GIB, KIB, MIB};
 use std::time::Duration;
-
-/// One key.
-#[derive(Debug)]
-pub struct Key {
-    /// `section.name`, as in the file.
-    pub path: &'static str,
-    /// What values it takes.
-    pub kind: Kind,
-    /// The default as plain text; none for a key that is unset unless given.
-    pub default: Option<&'static str>,
-    /// A value to show in the sample file where there is no default.
-    pub example: &'static str,
-    /// What it does.
-    pub what: &'static str,
-    /// What it costs, or what goes wrong at either end.
-    pub cost: &'static str,
-}
-
-/// What values a key takes.
-#[derive(Debug, Clone, Copy)]
-pub enum Kind {
-    /// One address or a list of them.
-    Addresses,
-    /// One address, or `off`.
-    AddressOrOff,
-    /// A whole number between two bounds.
-    Count(u64, u64),
-    /// `true` or `false`, as TOML writes them.
-    Switch,
-    /// `auto`, or a whole number between two bounds.
-    CountOrAuto(u64, u64),
-    /// A size with its unit, between two bounds in bytes.
-    Bytes(u64, u64),
-    /// A duration with its unit, between two bounds.
-    Time(Duration, Duration),
-    /// A duration with its unit, or 0 for the meaning given last.
-    TimeOrZero(Duration, Duration, &'static str),
-    /// One of a few words.
-    Choice(&'static [&'static str]),
-    /// A path; a relative one starts at the folder of the config file.
-    File,
-    /// Other text, checked on its own; how it looks.
-    Text(&'static str),
-}
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -109,6 +66,10 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "slowlog",
         "Requests that took long: `SLOWLOG GET` on the data port, `PRESHARD SHOW SLOWLOG` on the admin port.",
     ),
+    (
+        "tls",
+        "The certificate of the listeners that speak TLS: `proxy.listen_tls`, `admin.listen_tls`, `admin.http_tls`.",
+    ),
     ("log", "Structured logs on the standard error stream."),
 ];
 
@@ -117,14 +78,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
 pub const LATER: &[&str] = &[
     "proxy.proxy_protocol",
     "proxy.hold_max",
-    "nodes.tls",
-    "nodes.dedicated_max",
     "nodes.admin_username",
     "nodes.admin_password_file",
     "migration",
     "commands",
     "user",
-    "tls",
 ];
 
 /// The table of nodes is a list of tables, not a plain key; see [`NODES_WHAT`].
@@ -142,8 +100,16 @@ pub const KEYS: &[Key] = &[
         "proxy.listen",
         Kind::Addresses,
         "127.0.0.1:6380",
-        "Where clients connect: one address or a list. `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one.",
+        "Where clients connect: one address or a list. `host:port`, `[v6]:port` or `unix:/path`; port 0 takes a free one. \
+         `off` where all clients speak TLS.",
         "Every worker listens on each of them.",
+    ),
+    unset(
+        "proxy.listen_tls",
+        Kind::Addresses,
+        "0.0.0.0:6379",
+        "Where clients connect that speak TLS: one address or a list. Needs `[tls]`.",
+        "A handshake takes about a millisecond of CPU, off the workers; a client some 10 KiB; each byte its encryption.",
     ),
     key(
         "proxy.workers",
@@ -309,6 +275,20 @@ pub const KEYS: &[Key] = &[
         "Where metrics, health and the topology can be read over HTTP, or `off`.",
         "Read-only and without a password: node names and addresses are visible to who reaches it.",
     ),
+    key(
+        "admin.listen_tls",
+        Kind::AddressOrOff,
+        "off",
+        "Where `PRESHARD …` commands are taken over TLS, beside or instead of `listen`. Needs `[tls]`.",
+        "Beyond loopback it is refused without a password or required client certificates.",
+    ),
+    key(
+        "admin.http_tls",
+        Kind::AddressOrOff,
+        "off",
+        "Where HTTPS is served, beside or instead of `http`. Needs `[tls]`.",
+        "Where client certificates are required, whoever scrapes needs one too.",
+    ),
     unset(
         "admin.password_file",
         Kind::File,
@@ -336,6 +316,41 @@ pub const KEYS: &[Key] = &[
         "node-password",
         "File whose first line is the password of the nodes, one for all.",
         "Kept in memory in the clear: it is sent on every new connection.",
+    ),
+    key(
+        "nodes.tls",
+        Kind::Switch,
+        "false",
+        "Speaks TLS with the nodes that are reached over TCP. Needs `tls_ca_file`.",
+        "CPU for each byte, here and on the nodes; a node's single thread has less left for commands.",
+    ),
+    unset(
+        "nodes.tls_ca_file",
+        Kind::File,
+        "nodes-ca.crt",
+        "PEM file with the authorities that the nodes' certificates must come from.",
+        "Who has one of its keys can pose as a node.",
+    ),
+    unset(
+        "nodes.tls_certificate_file",
+        Kind::File,
+        "node-client.crt",
+        "PEM file with the certificate to show to nodes that ask for one (`tls-auth-clients`). Needs `tls_key_file`.",
+        "Must be renewed before it ends; a reload is enough.",
+    ),
+    unset(
+        "nodes.tls_key_file",
+        Kind::File,
+        "node-client.key",
+        "PEM file with the key of that certificate.",
+        "Keep it readable for preshard's user only.",
+    ),
+    unset(
+        "nodes.tls_server_name",
+        Kind::Text("a host name or an IP address"),
+        "redis.internal",
+        "The name that every node's certificate must have. Unset: the host of the node's address.",
+        "With one name for all, one node can pose as another; the nodes' marks still tell them apart.",
     ),
     key(
         "nodes.connect_timeout",
@@ -438,6 +453,34 @@ pub const KEYS: &[Key] = &[
         "Keep it readable for preshard's user only.",
     ),
     key(
+        "topology.store_tls",
+        Kind::Switch,
+        "false",
+        "Speaks TLS with etcd (`https`). Needs `store_ca_file`.",
+        "A handshake for each call; calls are rare.",
+    ),
+    unset(
+        "topology.store_ca_file",
+        Kind::File,
+        "etcd-ca.crt",
+        "PEM file with the authorities that the certificates of etcd's members must come from.",
+        "Who has one of its keys can pose as etcd.",
+    ),
+    unset(
+        "topology.store_certificate_file",
+        Kind::File,
+        "etcd-client.crt",
+        "PEM file with the certificate to show to etcd (`--client-cert-auth`). Needs `store_key_file`.",
+        "etcd's gateway takes no certificate's name for a login: with users in etcd, set `store_username` too.",
+    ),
+    unset(
+        "topology.store_key_file",
+        Kind::File,
+        "etcd-client.key",
+        "PEM file with the key of that certificate.",
+        "Keep it readable for preshard's user only.",
+    ),
+    key(
         "topology.store_timeout",
         Kind::Time(Duration::from_millis(50), MINUTE),
         "2s",
@@ -486,6 +529,34 @@ pub const KEYS: &[Key] = &[
         "Whether entries have the requests' arguments (32 of 128 bytes at most), or only the command and the request's size.",
         "Whoever may send `SLOWLOG` sees keys and values of others, and every request is copied: a tenth of the throughput.",
     ),
+    unset(
+        "tls.certificate_file",
+        Kind::File,
+        "preshard.crt",
+        "PEM file with the certificate that listeners show, its own first, then what stands between it and its authority.",
+        "Must be renewed before it ends; a reload is enough, and clients that are connected stay.",
+    ),
+    unset(
+        "tls.key_file",
+        Kind::File,
+        "preshard.key",
+        "PEM file with the key of that certificate, without a passphrase.",
+        "Keep it readable for preshard's user only. A key of RSA makes handshakes ten times as dear as one of ECDSA.",
+    ),
+    unset(
+        "tls.client_ca_file",
+        Kind::File,
+        "clients-ca.crt",
+        "PEM file with the authorities that clients' certificates must come from. Unset: clients are not asked for one.",
+        "Revocation lists are not looked at: to shut a client out, end its certificate or exchange the authority.",
+    ),
+    key(
+        "tls.client_certificates",
+        Kind::Choice(&["required", "optional"]),
+        "required",
+        "Whether a client without a certificate is refused, where `client_ca_file` is set.",
+        "`optional` proves nothing about a client; it lets certificates be rolled out.",
+    ),
     key(
         "log.format",
         Kind::Choice(&["auto", "text", "json"]),
@@ -501,77 +572,3 @@ pub const KEYS: &[Key] = &[
         "`debug` logs every connection, `trace` every request: not for production.",
     ),
 ];
-
-// === impl Key ===
-
-impl Key {
-    /// The row of a path.
-    #[must_use]
-    pub fn find(path: &str) -> Option<&'static Self> {
-        KEYS.iter().find(|key| key.path == path)
-    }
-
-    /// The part before the dot.
-    #[must_use]
-    pub fn section(&self) -> &'static str {
-        self.path
-            .split_once('.')
-            .map_or(self.path, |(section, _)| section)
-    }
-
-    /// The part after the dot.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.path.split_once('.').map_or(self.path, |(_, name)| name)
-    }
-}
-
-// === impl Kind ===
-
-impl Kind {
-    /// The values, to follow "must be".
-    pub(super) fn describe(self) -> String {
-        match self {
-            Self::Addresses => "an address or a list of addresses".into(),
-            Self::AddressOrOff => "an address or \"off\"".into(),
-            Self::Count(min, max) => format!("a whole number between {min} and {max}"),
-            Self::Switch => "true or false".into(),
-            Self::CountOrAuto(min, max) => format!("\"auto\" or a whole number between {min} and {max}"),
-            Self::Bytes(min, max) => {
-                format!("a size between {} and {}", format_bytes(min), format_bytes(max))
-            }
-            Self::Time(min, max) => {
-                format!(
-                    "a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::TimeOrZero(min, max, zero) => {
-                format!(
-                    "0 ({zero}) or a duration between {} and {}",
-                    format_duration(min),
-                    format_duration(max)
-                )
-            }
-            Self::Choice(words) => format!("one of {}", words.join(", ")),
-            Self::File => "a path".into(),
-            Self::Text(looks) => looks.into(),
-        }
-    }
-
-    /// How to spell a value; may be empty.
-    pub(super) const fn spelling(self) -> &'static str {
-        match self {
-            Self::Bytes(..) => SIZE_HINT,
-            Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
-            Self::Count(..) | Self::Switch => "write it without quotes",
-            Self::Addresses
-            | Self::AddressOrOff
-            | Self::CountOrAuto(..)
-            | Self::Choice(_)
-            | Self::File
-            | Self::Text(_) => "put it in quotes",
-        }
-    }
-}

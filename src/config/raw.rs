@@ -82,6 +82,13 @@ impl Raw {
         given.map_or(Origin::Whole, |given| given.origin.clone())
     }
 
+    /// Whether a mistake about a key, or about an item of its list, has been told.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        let given = self.values.get(path).into_iter().flatten();
+        let told = |origin: &Origin| self.mistakes.iter().any(|mistake| mistake.origin == *origin);
+        given.into_iter().any(|given| told(&given.origin))
+    }
+
     fn read_section(&mut self, section: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {
         if LATER.contains(&section) {
             return self.read_later(section, at, value.get_ref());

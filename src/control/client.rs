@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::resp::{self, DecodeLimits, ReplyScanner, Value};
+use crate::tls::ClientSide;
 use crate::topology::Address;
 use crate::worker::shared::NodeCredentials;
 
@@ -59,7 +60,7 @@ impl NodeClient {
         credentials: &NodeCredentials,
         deadline: Duration,
     ) -> Result<Self, AskError> {
-        let connected = timeout(deadline, open(address))
+        let connected = timeout(deadline, open(address, credentials.tls.as_ref()))
             .await
             .map_err(|_| AskError::Timeout(deadline))?;
         let mut client = Self {
@@ -115,6 +116,7 @@ impl NodeClient {
         let mut frame = Vec::new();
         resp::write_request(&mut frame, words);
         self.socket.write_all(&frame).await?;
+        self.socket.flush().await?;
         self.read.clear();
         let mut scanner = ReplyScanner::default();
         let mut fed = 0;
@@ -136,12 +138,15 @@ impl NodeClient {
     }
 }
 
-async fn open(address: &Address) -> io::Result<Box<dyn Socket>> {
+async fn open(address: &Address, tls: Option<&ClientSide>) -> io::Result<Box<dyn Socket>> {
     Ok(match address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            Box::new(stream)
+            match tls {
+                None => Box::new(stream),
+                Some(tls) => Box::new(tls.connect(host, stream).await?),
+            }
         }
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })

@@ -13,7 +13,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 
 use super::Sources;
 use super::cell::{BUCKETS, HistogramTotal, bucket_bound_seconds};
-use super::families::FAMILIES;
+use super::families;
 use super::family::{Family, Kind, LabelName};
 use super::process::ProcessFigures;
 
@@ -136,7 +136,7 @@ impl FamiliesCollector {
         };
         Ok(Self {
             sources,
-            descs: FAMILIES.iter().map(desc).collect::<Result<_, _>>()?,
+            descs: families::all().map(desc).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -169,6 +169,6 @@ impl Collector for FamiliesCollector {
             out.set_metric(emit.metrics);
             out
         };
-        FAMILIES.iter().map(gather).collect()
+        families::all().map(gather).collect()
     }
 }

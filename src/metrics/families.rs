@@ -4,6 +4,7 @@
 //! the prefix `preshard_`, base units and `_total` for counters; there are no averages, ratios or rates, which
 //! are the reader's business. Shards are never crossed with commands or buckets.
 
+use super::families_control::CONTROL_FAMILIES;
 use super::family::{
     CLASS, CODE, COMMAND, DB, DISCONNECT, Family, LIMIT, LINK_CLOSE, NODE, ORIGIN, PROTOCOL, REVISION, SHARD,
     VERSION, WORKER, counter, gauge, histogram,
@@ -12,7 +13,12 @@ use super::labels::{Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, Requ
 use super::read::{commands, each_cell, each_gauge, nodes, process, shards};
 
 /// Every family that this process exposes.
-pub static FAMILIES: &[Family] = &[
+pub fn all() -> impl Iterator<Item = &'static Family> {
+    FAMILIES.iter().chain(CONTROL_FAMILIES)
+}
+
+/// Most of them, by what they are about.
+static FAMILIES: &[Family] = &[
     // The process.
     gauge(
         "preshard_build_info",
@@ -93,7 +99,7 @@ pub static FAMILIES: &[Family] = &[
         &[],
         "The limit of clients in all (`max_clients`).",
         |s, out| {
-            out.count(&[], s.max_clients);
+            out.count(&[], s.facts.max_clients());
         },
     ),
     counter(

@@ -19,6 +19,7 @@ pub mod cell;
 mod expose;
 mod facts;
 mod families;
+mod families_control;
 mod family;
 pub mod labels;
 mod page;
@@ -35,10 +36,10 @@ use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Cell, Gauge, Histogram, HistogramTotal, Rows};
 pub use expose::{Emit, Scrape};
-pub use facts::{Assignment, Facts, NodeFacts};
-pub use families::FAMILIES;
+pub use facts::{Assignment, Certificate, Facts, NodeFacts};
+pub use families::all as all_families;
 pub use family::{Family, Kind, LabelName, Values};
-pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
+pub use labels::{By, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, RequestClass, Wire};
 pub use page::page;
 pub use process::ProcessFigures;
 pub use totals::{NodeTotals, ShardTotals, Totals};
@@ -72,7 +73,6 @@ pub struct Sources {
     control: Arc<WorkerMetrics>,
     command_names: Vec<&'static str>,
     shards: usize,
-    max_clients: u64,
     started: Instant,
     facts: Facts,
 }
@@ -103,9 +103,8 @@ impl Metrics {
             control: cells(),
             command_names: options.command_names,
             shards: options.shards,
-            max_clients: options.max_clients,
             started: Instant::now(),
-            facts: Facts::new(options.shards),
+            facts: Facts::new(options.shards, options.max_clients),
         });
         let registry = Registry::new();
         registry.register(Box::new(expose::FamiliesCollector::new(Arc::clone(&sources))?))?;

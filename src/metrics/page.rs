@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::families::FAMILIES;
+use super::families;
 use super::family::{Family, Kind, LabelName, Values};
 
 const HEAD: &str = "# Metrics
@@ -28,7 +28,7 @@ const HEAD: &str = "# Metrics
 #[must_use]
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
-    for family in FAMILIES {
+    for family in families::all() {
         let kind = match family.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -51,7 +51,7 @@ pub fn page() -> String {
     }
     line(&mut page, "\n## Labels");
     let mut told = BTreeSet::new();
-    for label in FAMILIES.iter().flat_map(|family| family.labels) {
+    for label in families::all().flat_map(|family| family.labels) {
         let text = values(label);
         if told.insert((label.name, text.clone())) {
             line(
@@ -80,8 +80,7 @@ fn values(label: &LabelName) -> String {
 /// Names the family of a label whose name means something else in another family.
 fn owner(label: &LabelName, text: &str) -> String {
     let same_name = |other: &&LabelName| other.name == label.name;
-    let ambiguous = FAMILIES
-        .iter()
+    let ambiguous = families::all()
         .flat_map(|family| family.labels)
         .filter(same_name)
         .any(|other| values(other) != text);
@@ -92,7 +91,7 @@ fn owner(label: &LabelName, text: &str) -> String {
             .filter(same_name)
             .any(|other| values(other) == text)
     };
-    match FAMILIES.iter().find(owns) {
+    match families::all().find(owns) {
         Some(family) if ambiguous => format!(" of `{}`", family.name),
         Some(_) | None => String::new(),
     }

@@ -1,6 +1,6 @@
 //! The exposition as a scraper sees it.
 
-use super::families::FAMILIES;
+use super::families;
 use super::family::Kind;
 use super::*;
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
@@ -38,8 +38,11 @@ fn value(text: &str, series: &str) -> f64 {
 #[test]
 fn every_family_is_there_from_the_first_scrape() {
     let metrics = metrics();
+    metrics
+        .facts()
+        .set_certificate_end(Certificate::Listeners, Some(2_524_608_000));
     let text = metrics.gather_text();
-    for family in FAMILIES {
+    for family in families::all() {
         let kind = format!("{:?}", family.kind).to_lowercase();
         let needs_probe = family.name == "preshard_shard_keys";
         let needs_proc = family.name.starts_with("process_") && !cfg!(target_os = "linux");
@@ -63,6 +66,12 @@ fn every_family_is_there_from_the_first_scrape() {
         1.0
     );
     assert_eq!(value(&text, "preshard_topology_epoch"), 7.0);
+    let ends = r#"preshard_tls_certificate_expiry_timestamp_seconds{certificate="listeners"}"#;
+    assert_eq!(value(&text, ends), 2_524_608_000.0);
+    assert!(
+        !text.contains(r#"certificate="nodes""#),
+        "there is no such certificate"
+    );
     assert!(
         !text.contains("command=\"get\""),
         "untouched commands have no row"
@@ -71,7 +80,7 @@ fn every_family_is_there_from_the_first_scrape() {
 
 #[test]
 fn names_follow_the_rules() {
-    for family in FAMILIES {
+    for family in families::all() {
         let name = family.name;
         assert!(
             name.starts_with("preshard_") || name.starts_with("process_"),

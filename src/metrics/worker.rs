@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
-use super::labels::{By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{
+    By, Disconnect, ErrorCode, Handshake, Label as _, Limit, LinkClose, Origin, RequestClass, Wire,
+};
 use crate::ids::ShardId;
 
 /// What one worker counts. The alignment keeps two workers' cells out of each other's cache lines.
@@ -31,6 +33,8 @@ pub struct WorkerMetrics {
     pub connections_total: Cell,
     /// Clients gone, by reason.
     pub disconnects: By<Disconnect, Cell>,
+    /// Handshakes of clients that speak TLS, by how they ended.
+    pub handshakes: By<Handshake, Cell>,
     /// Failed `AUTH` and `HELLO … AUTH`.
     pub auth_failures: Cell,
     /// Bytes read from clients.
@@ -97,6 +101,7 @@ impl WorkerMetrics {
             client_connections: By::default(),
             connections_total: Cell::default(),
             disconnects: By::default(),
+            handshakes: By::default(),
             auth_failures: Cell::default(),
             receive_bytes: Cell::default(),
             transmit_bytes: Cell::default(),

@@ -12,17 +12,17 @@
 //! and let their clients go, and what is left after `drain_timeout` is cut.
 
 mod accept;
+mod listeners;
 mod startup;
 
 pub use accept::Listener;
-pub use startup::open_store;
+pub use startup::{open_store, store_connector};
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -31,10 +31,11 @@ use tokio::task::JoinSet;
 use crate::admin::{self, AdminContext, Rates};
 use crate::config::Config;
 use crate::control;
-use crate::http::{self, Endpoints, HttpLimits, Readiness};
-use crate::topology::Address;
+use crate::http::Readiness;
+use crate::tls::{Acceptor, Secure};
 use crate::worker::shared::Shared;
 use crate::worker::{self, Order, Worker};
+use listeners::Listeners;
 
 /// Control work is rare: listeners, probes, scrapes.
 const CONTROL_THREADS: usize = 2;
@@ -77,7 +78,7 @@ impl ServeError {
 pub fn serve(
     config: Config,
     dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    announce: impl FnMut(&str),
+    announce: impl FnMut(&str) + Send,
 ) -> Result<(), ServeError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -90,7 +91,7 @@ pub fn serve(
 async fn run(
     config: Config,
     dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    mut announce: impl FnMut(&str),
+    mut announce: impl FnMut(&str) + Send,
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let (shared, store) = startup::prepare(&config).await?;
@@ -106,37 +107,28 @@ async fn run(
     for (node, _) in shared.topology.load().nodes_by_index() {
         tasks.spawn(control::prepare_node(Arc::clone(&shared), node));
     }
-    let clients = Arc::new(AtomicUsize::new(0));
-    for address in &config.proxy.listen {
-        let listener = Listener::bind(address)?;
-        announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write()
-            && (shown.is_empty() || shown.starts_with("unix:"))
-        {
-            *shown = listener.address();
-        }
-        let door = accept::Door::new(&shared, &workers, &clients);
-        tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
-    }
+    let secure = config.tls.side.clone().map(|side| {
+        let acceptor = Acceptor::new(side);
+        Secure::new(acceptor, Arc::clone(&shared.metrics))
+    });
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
-    if let Some(address) = &config.admin.listen {
-        let (listener, bound) = bind_tcp(address).await?;
-        announce(&format!("listening admin={bound}"));
-        let context = AdminContext {
-            shared: Arc::clone(&shared),
-            config: Arc::clone(&config),
-            rates,
-        };
-        tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
-    }
-    if let Some(address) = &config.admin.http {
-        let (listener, bound) = bind_tcp(address).await?;
-        announce(&format!("listening http={bound}"));
-        let endpoints = endpoints(&shared, readiness.clone());
-        let stop = until(stopped.clone());
-        tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
-    }
+    let context = AdminContext {
+        shared: Arc::clone(&shared),
+        config: Arc::clone(&config),
+        rates,
+    };
+    let mut listeners = Listeners {
+        config: &config,
+        shared: &shared,
+        secure,
+        stopped,
+        tasks: &mut tasks,
+        announce: &mut announce,
+    };
+    listeners.data(&workers)?;
+    listeners.admin(context).await?;
+    listeners.http(&readiness).await?;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -171,38 +163,6 @@ fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, S
     (0..count)
         .map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System))
         .collect()
-}
-
-fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
-    let (for_metrics, for_topology) = (Arc::clone(shared), Arc::clone(shared));
-    Endpoints {
-        metrics: Arc::new(move || for_metrics.metrics.gather_text()),
-        topology: Arc::new(move || for_topology.topology.load().encode()),
-        readiness,
-    }
-}
-
-/// Binds a TCP address; port 0 takes a free one.
-async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError> {
-    let listen = |error| ServeError::Listen {
-        address: address.to_string(),
-        error,
-    };
-    let Address::Tcp { host, port } = address else {
-        return Err(listen(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this listener needs a host and a port",
-        )));
-    };
-    let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
-    Ok((listener, bound.to_string()))
-}
-
-/// Ready when the proxy is told to stop.
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// The signals that end the proxy. While it starts they end it at once, as they end any program.

@@ -16,6 +16,7 @@ use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
+use crate::tls::Connector;
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
 use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, batches_for};
@@ -40,6 +41,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
     let credentials = NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
+        tls: config.nodes.tls.side.clone(),
     };
     let Looked {
         topology,
@@ -109,7 +111,7 @@ struct Looked {
 
 async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<Looked, ServeError> {
     let refuse = |error: StoreError| ServeError::Refused(error.to_string());
-    let mut store = open_store(config).map_err(refuse)?;
+    let mut store = open_store(config, store_connector(config)).map_err(refuse)?;
     let stored = load_patiently(store.as_mut()).await.map_err(refuse)?;
     let seeding = stored.is_none();
     let topology = match stored {
@@ -191,11 +193,17 @@ fn first_view(topology: &Topology, versions: &[(String, String)]) -> NodesView {
     }
 }
 
+/// How a store on the network is connected to over TLS, if it is.
+#[must_use]
+pub fn store_connector(config: &Config) -> Option<Connector> {
+    config.topology.store_tls.side.clone().map(Connector::new)
+}
+
 /// The store that the settings name. A file is locked by it.
 ///
 /// # Errors
 /// The file cannot be locked.
-pub fn open_store(config: &Config) -> Result<Box<dyn TopologyStore>, StoreError> {
+pub fn open_store(config: &Config, tls: Option<Connector>) -> Result<Box<dyn TopologyStore>, StoreError> {
     Ok(match &config.topology.store {
         StorePlace::File(path) => Box::new(FileStore::open(path)?),
         StorePlace::Etcd { endpoints, prefix } => {
@@ -203,6 +211,7 @@ pub fn open_store(config: &Config) -> Result<Box<dyn TopologyStore>, StoreError>
                 endpoints: endpoints.clone(),
                 login: config.topology.store_login.clone(),
                 deadline: config.topology.store_timeout,
+                tls,
             };
             Box::new(EtcdStore::new(access, prefix))
         }

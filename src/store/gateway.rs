@@ -9,6 +9,7 @@
 //! be done twice: reads do, and transactions that compare a revision. Each call opens a connection of its own, since
 //! calls are rare and a kept connection is one more thing that can be half dead.
 
+use std::io;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -20,15 +21,20 @@ use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Secret;
+use crate::tls::Connector;
 
 /// Answers are a topology in base64, or small.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// gRPC's number for "unauthenticated", and the words of etcd's older versions for the same.
 const UNAUTHENTICATED: u64 = 16;
+
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// Where etcd is, and as whom it is asked.
 #[derive(Clone, Debug)]
@@ -39,6 +45,8 @@ pub struct EtcdAccess {
     pub login: Option<(String, Secret)>,
     /// For one call at one endpoint.
     pub deadline: Duration,
+    /// TLS, if etcd speaks it.
+    pub tls: Option<Connector>,
 }
 
 /// Why etcd has no answer.
@@ -125,10 +133,20 @@ impl Gateway {
         Err(last)
     }
 
+    async fn connect(&self, endpoint: &str) -> io::Result<Box<dyn Socket>> {
+        let stream = TcpStream::connect(endpoint).await?;
+        let Some(tls) = &self.access.tls else {
+            return Ok(Box::new(stream));
+        };
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Ok(Box::new(tls.current().connect(host, stream).await?))
+    }
+
     /// One call at one endpoint. The inner error is etcd's own and final; the outer one is worth another endpoint.
     async fn ask(&self, endpoint: &str, path: &str, body: &Value) -> Result<Result<Value, String>, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let stream = TcpStream::connect(endpoint).await.map_err(|error| text(&error))?;
+        let stream = self.connect(endpoint).await.map_err(|error| text(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| text(&error))?;

@@ -23,6 +23,7 @@ mod pause;
 mod pubsub;
 pub mod registry;
 pub mod scripts;
+mod secured;
 mod session;
 pub mod shared;
 pub mod slowlog;
@@ -65,6 +66,8 @@ pub enum Order {
     Accept {
         /// Its socket.
         socket: Accepted,
+        /// Its TLS session, if it came to a listener that speaks TLS.
+        session: Option<Box<rustls::Connection>>,
         /// Its address, for `CLIENT LIST`.
         address: String,
         /// The address that it connected to.
@@ -180,10 +183,11 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
     match order {
         Order::Accept {
             socket,
+            session,
             address,
             local_address,
             permit,
-        } => match accept(engine, socket, address, local_address) {
+        } => match accept(engine, (socket, session), address, local_address) {
             Ok(index) => {
                 let engine = Rc::clone(engine);
                 sessions.spawn_local(async move {
@@ -203,11 +207,11 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
 
 fn accept(
     engine: &Rc<RefCell<Engine>>,
-    socket: Accepted,
+    (socket, session): (Accepted, Option<Box<rustls::Connection>>),
     address: String,
     local_address: String,
 ) -> io::Result<usize> {
-    let stream = Stream::adopt(socket)?;
+    let stream = Stream::adopt(socket, session)?;
     let mut engine = engine.borrow_mut();
     stream.configure(engine.shared.limits.keepalive, None)?;
     engine.begin_turn();

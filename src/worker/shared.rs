@@ -22,6 +22,7 @@ use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
 use crate::resp::RequestLimits;
+use crate::tls::ClientSide;
 use crate::topology::{Address, Topology};
 
 /// The limits of the data plane; each has a named outcome.
@@ -88,6 +89,8 @@ pub struct NodeCredentials {
     pub username: Option<String>,
     /// Password, if nodes want one.
     pub password: Option<Secret>,
+    /// TLS, if it is spoken with those that are reached over TCP.
+    pub tls: Option<ClientSide>,
 }
 
 impl fmt::Debug for NodeCredentials {

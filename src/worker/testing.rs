@@ -129,7 +129,7 @@ pub(super) async fn connect(engine: &mut Engine) -> Peer {
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let (accepted, _) = listener.accept().unwrap();
-    let stream = Stream::adopt(Accepted::Tcp(accepted)).unwrap();
+    let stream = Stream::adopt(Accepted::Tcp(accepted), None).unwrap();
     let generation = engine.next_generation();
     let id = engine.shared.registry.next_id();
     let info = Arc::new(ClientInfo::new(id, String::new(), String::new(), 0, 0));

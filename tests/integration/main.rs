@@ -42,5 +42,6 @@ mod scripts;
 mod silence;
 mod slowlog;
 mod startup;
+mod tls;
 mod tracking;
 mod transactions;

@@ -1,7 +1,7 @@
 //! From an address to a link that may be trusted: connected, logged in, the right node, every database there.
 //!
 //! ```text
-//!  connect ─▶ HELLO 3 | AUTH ─▶ INFO server ─▶ SELECT metadata, GET mark ─▶ SELECT every db that the topology places
+//!  connect ─▶ TLS, if it is set ─▶ HELLO 3 | AUTH ─▶ INFO server ─▶ SELECT metadata, GET mark ─▶ SELECT every db that the topology places
 //! ```
 //!
 //! A pipelined SELECT that fails would let the commands behind it run in the database before: another shard's. So
@@ -14,7 +14,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
 
@@ -116,7 +115,16 @@ pub(in crate::worker) async fn ask_once(order: &Order, words: &[&[u8]]) -> Resul
 
 async fn open(order: &Order) -> Result<Talk, ConnectError> {
     let stream = match &order.topology.node(order.node).address {
-        Address::Tcp { host, port } => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+        Address::Tcp { host, port } => {
+            let socket = TcpStream::connect((host.as_str(), *port)).await?;
+            match &order.shared.credentials.tls {
+                None => Stream::Tcp(socket),
+                Some(tls) => {
+                    let (socket, session) = tls.connect(host, socket).await?.into_inner();
+                    Stream::secured(socket, session.into())
+                }
+            }
+        }
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
     stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
@@ -291,11 +299,7 @@ impl Talk {
         if !self.read.is_empty() {
             return Err(ConnectError::NotRedis);
         }
-        match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes).await?,
-            Stream::Unix(stream) => stream.write_all(bytes).await?,
-        }
-        Ok(())
+        Ok(self.stream.write_all(bytes).await?)
     }
 
     /// The next reply, raw. Pushes cannot come: nothing on a shared link subscribes.
@@ -314,11 +318,7 @@ impl Talk {
             if self.read.len() > HANDSHAKE_BYTES_MAX {
                 return Err(ConnectError::NotRedis);
             }
-            let count = match &mut self.stream {
-                Stream::Tcp(stream) => stream.read_buf(&mut self.read).await?,
-                Stream::Unix(stream) => stream.read_buf(&mut self.read).await?,
-            };
-            if count == 0 {
+            if self.stream.read_buf(&mut self.read).await? == 0 {
                 return Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }

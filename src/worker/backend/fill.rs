@@ -47,7 +47,9 @@ impl Engine {
                 return Ok(());
             }
             let link = &mut self.links[index];
-            let Some(stream) = &link.stream else { return Ok(()) };
+            let Some(stream) = &mut link.stream else {
+                return Ok(());
+            };
             match link.out.write_to(stream, &mut self.spares) {
                 Ok(true) => {}
                 Ok(false) => link.write_blocked = true,

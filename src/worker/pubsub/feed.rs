@@ -265,7 +265,9 @@ impl Engine {
             *output = Vec::new();
         }
         while !feed.out.is_empty() {
-            let Some(stream) = &feed.stream else { return Ok(()) };
+            let Some(stream) = &mut feed.stream else {
+                return Ok(());
+            };
             if feed.write_blocked {
                 match stream.poll_write_ready(cx) {
                     Poll::Pending => return Ok(()),

@@ -231,7 +231,12 @@ impl Engine {
             }
             None => {
                 let generation = self.clients[index].generation;
-                self.close_client(index, generation, Disconnect::ProtocolError);
+                let why = if *error == ProtocolError::TlsHello {
+                    Disconnect::TlsHello
+                } else {
+                    Disconnect::ProtocolError
+                };
+                self.close_client(index, generation, why);
             }
         }
     }

@@ -350,7 +350,7 @@ impl Engine {
     pub(in crate::worker) fn flush_client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let before = client.out.len();
-        match client.out.write_to(&client.stream, &mut self.spares) {
+        match client.out.write_to(&mut client.stream, &mut self.spares) {
             Ok(done) => {
                 let written = before - client.out.len();
                 client.transmitted += written as u64;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(crate) struct Setup {
     nodes: Vec<String>,
     topology: Vec<String>,
     slowlog: Vec<String>,
+    admin: Vec<String>,
+    tls: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
@@ -38,7 +41,7 @@ pub(crate) struct Proxy {
     log: Log,
     /// The store's path, for a second proxy or a look.
     pub(crate) store: String,
-    _dir: Arc<Scratch>,
+    dir: Arc<Scratch>,
 }
 
 /// What a proxy printed, both streams, as it comes.
@@ -74,6 +77,8 @@ impl Setup {
             nodes: Vec::new(),
             topology: Vec::new(),
             slowlog: Vec::new(),
+            admin: Vec::new(),
+            tls: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
@@ -101,6 +106,18 @@ impl Setup {
     /// A line of `[slowlog]`.
     pub(crate) fn slowlog(mut self, line: &str) -> Self {
         self.slowlog.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        self.admin.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[tls]`.
+    pub(crate) fn tls(mut self, line: &str) -> Self {
+        self.tls.push(line.to_owned());
         self
     }
 
@@ -157,7 +174,11 @@ impl Setup {
             lines.iter().for_each(|line| writeln!(text, "{line}").unwrap())
         };
         lines(&mut text, &self.proxy);
-        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[nodes]\n");
+        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n");
+        lines(&mut text, &self.admin);
+        text.push_str("[tls]\n");
+        lines(&mut text, &self.tls);
+        text.push_str("[nodes]\n");
         lines(&mut text, &self.nodes);
         text.push_str("[slowlog]\n");
         lines(&mut text, &self.slowlog);
@@ -248,7 +269,7 @@ impl Setup {
             child,
             log,
             store,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -323,6 +344,18 @@ impl Proxy {
             Some("3")
         );
         client
+    }
+
+    /// The address of a listener, by the name that it is announced with.
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        let line = self.log.line_after(&format!("listening {listener}="));
+        line.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("no listener {listener}"))
+    }
+
+    /// The config file that it was started with.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.file("preshard.toml")
     }
 
     /// A client of the admin port.
