@@ -21,7 +21,9 @@ pub(super) async fn check(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load_full();
     let shared = &context.shared;
     // The topology is in force, so a mark of another cluster on a node is somebody else's.
-    let asked = control::check_nodes(&topology, &shared.credentials, shared.limits.connect, false);
+    let settings = shared.settings.load_full();
+    let deadline = settings.limits.connect;
+    let asked = control::check_nodes(&topology, &settings.credentials, deadline, false);
     let found = Box::pin(asked).await;
     let mut findings = of_nodes(&topology, &found);
     findings.extend(of_settings(context, &topology));
@@ -67,7 +69,7 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
 }
 
 fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
-    let config = &context.config;
+    let config = context.live.config();
     let mut findings = Vec::new();
     let mut tell = |check, result, hint: String| {
         findings.push(Finding {

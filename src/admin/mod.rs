@@ -16,6 +16,7 @@
 
 mod check;
 mod commands;
+mod config;
 mod connection;
 mod explain;
 mod help;
@@ -34,7 +35,7 @@ pub use listener::serve;
 pub use rates::{RATE_WINDOW, Rates, sample_rates};
 pub use words::{WORDS, Word};
 
-use crate::config::Config;
+use crate::control::Live;
 use crate::resp::{Args, Value};
 use crate::worker::shared::Shared;
 use words::Action;
@@ -44,8 +45,8 @@ use words::Action;
 pub struct AdminContext {
     /// What the workers share.
     pub shared: Arc<Shared>,
-    /// The settings in force.
-    pub config: Arc<Config>,
+    /// The config in force.
+    pub live: Arc<Live>,
     /// Rates over the last seconds; [`sample_rates`] fills them.
     pub rates: Arc<Rates>,
 }
@@ -67,13 +68,16 @@ impl AdminContext {
             Action::ShowShards => Ok(show::shards(self)),
             Action::ShowNodes => Ok(show::nodes(self)),
             Action::ShowClients => Ok(show::clients(self)),
-            Action::ShowConfig => Ok(show::config(self)),
+            Action::ShowConfig => Ok(config::show(self)),
             Action::ShowStats => Ok(show::stats(self)),
             Action::ShowSlowlog => show::slowlog(self, args.try_get(rest)),
             Action::ShowCommands => commands::commands(self, args, rest),
             Action::ShardInfo => shard::info(self, args.get(rest)),
             Action::ShardOf => Ok(shard::of(self, args.get(rest))),
             Action::Explain => Ok(explain::explain(self, args, rest)),
+            Action::ConfigGet => Ok(config::select(self, args, rest)),
+            Action::ConfigSet => config::set(self, args.get(rest), args.get(rest + 1)).await,
+            Action::ConfigReload => config::reload(self).await,
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),
             Action::NotYet => Err(format!(

@@ -66,7 +66,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(context: Arc<AdminContext>, attempts: Arc<Attempts>) -> Self {
         let id = context.shared.registry.next_id();
-        let authenticated = context.config.admin.password.is_none();
+        let authenticated = context.live.config().admin.password.is_none();
         Self {
             context,
             attempts,
@@ -167,7 +167,7 @@ impl Session {
 
     async fn auth(&mut self, args: &Args<'_>) -> Result<Value, String> {
         let known = match args.len() {
-            2 if self.context.config.admin.password.is_none() => return Err(NO_PASSWORD.to_owned()),
+            2 if self.context.live.config().admin.password.is_none() => return Err(NO_PASSWORD.to_owned()),
             2 => true,
             3 => args.get(1) == b"default",
             _ => return Err("ERR wrong number of arguments for 'auth' command".to_owned()),
@@ -178,7 +178,8 @@ impl Session {
     }
 
     async fn log_in(&mut self, known: bool, password: &[u8]) -> Result<(), String> {
-        let Some(expected) = self.context.config.admin.password.as_ref().filter(|_| known) else {
+        let config = self.context.live.config();
+        let Some(expected) = config.admin.password.as_ref().filter(|_| known) else {
             return if known { Ok(()) } else { Err(self.refuse().await) };
         };
         self.attempts.before().await;
@@ -255,7 +256,7 @@ impl Session {
 
     fn reset(&mut self) -> Value {
         self.protocol = Protocol::Resp2;
-        self.authenticated = self.context.config.admin.password.is_none();
+        self.authenticated = self.context.live.config().admin.password.is_none();
         self.name.clear();
         Value::Simple("RESET".into())
     }

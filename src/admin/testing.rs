@@ -11,11 +11,12 @@ use arc_swap::ArcSwap;
 use super::{AdminContext, Rates};
 use crate::command;
 use crate::config::{Config, OnEmpty, OnGap};
+use crate::control::{Live, Parts};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared};
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Settings, Shared};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
 use crate::worker::{ClientPause, Directory};
 
@@ -38,16 +39,23 @@ pub(super) fn context(extra: &str) -> AdminContext {
     let metrics = Arc::new(metrics.unwrap());
     metrics.set_assignment((&topology).into());
     let shared = Shared {
-        limits: limits(),
-        password: None,
-        credentials: NodeCredentials::default(),
-        on_empty: OnEmpty::Serve,
+        settings: ArcSwap::from_pointee(Settings {
+            limits: limits(),
+            password: None,
+            credentials: NodeCredentials::default(),
+            on_empty: OnEmpty::Serve,
+            on_gap: OnGap::Resubscribe,
+            redis_version: Some("7.0.15".to_owned()),
+            max_clients: 100,
+            slowlog: SlowLogSettings {
+                slower_than_us: Some(10_000),
+                entries_max: 128,
+                show_args: false,
+            },
+        }),
         empty_nodes: Vec::new(),
-        on_gap: OnGap::Resubscribe,
-        redis_version: Some("7.0.15".to_owned()),
         cluster: None,
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
-        max_clients: 100,
         config_file: config.file.clone(),
         topology: ArcSwap::from_pointee(topology),
         metrics,
@@ -55,11 +63,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         scripts: Arc::default(),
         dedicated: vec![Arc::default(), Arc::default()],
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: Some(10_000),
-            entries_max: 128,
-            show_args: false,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -67,9 +71,10 @@ pub(super) fn context(extra: &str) -> AdminContext {
         started_unix: 1_700_000_000,
         run_id: "f00".to_owned(),
     };
+    let shared = Arc::new(shared);
     AdminContext {
-        shared: Arc::new(shared),
-        config: Arc::new(config),
+        live: Arc::new(Live::new(config, Arc::clone(&shared), Parts::default())),
+        shared,
         rates: Arc::new(Rates::default()),
     }
 }

@@ -59,9 +59,16 @@ async fn every_word_of_this_version_answers() {
             "SHARD INFO" => "0",
             "SHARD OF" => "key",
             "EXPLAIN" => "GET key",
+            "CONFIG GET" => "proxy.*",
+            "CONFIG SET" => "proxy.max_clients 5",
             _ => "",
         };
         let value = ask(&context, &format!("{} {arguments}", word.path())).await;
+        if word.path() == "CONFIG RELOAD" {
+            // There is no such file here.
+            assert!(error(&value).starts_with("ERR /etc/preshard/p.toml: cannot read the config"));
+            continue;
+        }
         assert!(!matches!(value, Value::Error(_)), "{word:?}: {value:?}");
     }
 }

@@ -40,6 +40,9 @@ pub(super) enum Action {
     ShardInfo,
     ShardOf,
     Explain,
+    ConfigGet,
+    ConfigSet,
+    ConfigReload,
     TopologyDump,
     TopologyEpoch,
     /// The word belongs to a later version.
@@ -158,7 +161,7 @@ pub const WORDS: &[Word] = &[
         "SHOW",
         "CONFIG",
         NONE,
-        "The settings in force, secrets left out.",
+        "The settings in force, secrets left out; what was set while serving, and what waits for a restart.",
         Action::ShowConfig,
     ),
     word(
@@ -255,14 +258,27 @@ pub const WORDS: &[Word] = &[
         "Where a command would go, or why it would be refused. It is not run.",
         Action::Explain,
     ),
-    later("CONFIG", "GET", "<key>", "One setting."),
-    later(
+    word(
+        "CONFIG",
+        "GET",
+        ("<key|pattern> [...]", 1, ANY),
+        "The values in force of the keys that a pattern such as proxy.* means.",
+        Action::ConfigGet,
+    ),
+    word(
         "CONFIG",
         "SET",
-        "<key> <value>",
-        "Changes a setting while serving.",
+        ("<key> <value>", 2, 2),
+        "Changes a setting while serving, until the next reload or restart; the file stays as it is.",
+        Action::ConfigSet,
     ),
-    later("CONFIG", "RELOAD", "", "Reads the config file again."),
+    word(
+        "CONFIG",
+        "RELOAD",
+        NONE,
+        "Reads the config file again and puts it in force, or says what is wrong and changes nothing.",
+        Action::ConfigReload,
+    ),
     word(
         "TOPOLOGY",
         "DUMP",

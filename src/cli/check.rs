@@ -9,7 +9,6 @@ use crate::control::{self, Preflight};
 use crate::proxy::{open_store, store_connector};
 use crate::store::FileStore;
 use crate::topology::Topology;
-use crate::worker::shared::NodeCredentials;
 
 /// Something outside the config is wrong.
 const NOT_WELL: u8 = 1;
@@ -76,11 +75,7 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         topology.nodes.len(),
         topology.epoch
     );
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-        tls: config.nodes.tls.side.clone(),
-    };
+    let credentials = control::credentials_of(config);
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }

@@ -15,6 +15,7 @@
 pub mod docs;
 mod key;
 pub mod keys;
+mod live;
 mod mistake;
 mod raw;
 mod relations;
@@ -27,13 +28,13 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use live::{Overrides, Source};
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 pub use secret::{PasswordHash, Secret};
 
 use crate::tls::{ClientCertificates, ClientSide, ServerSide};
 use crate::topology::{Address, Node};
 use mistake::{Mistake, Origin};
-use raw::Raw;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -46,6 +47,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub struct Config {
     /// The file that it was read from.
     pub file: PathBuf,
+    /// What stood in it.
+    pub source: Source,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[admin]`
@@ -334,13 +337,7 @@ impl Config {
         text: &str,
         env: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigErrors> {
-        let mut raw = Raw::read(text, env);
-        let config = validate::build(&mut raw, path);
-        if raw.mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors::of(&path.display().to_string(), text, raw.mistakes))
-        }
+        Self::parse_with(path, text, env, &Overrides::new())
     }
 }
 

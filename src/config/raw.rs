@@ -8,6 +8,7 @@
 //! The table is walked by hand and not by derived code, because that would stop at the first mistake.
 
 use super::keys::{KEYS, Key, Kind, LATER, NODES_PATH, SECTIONS};
+use super::live::{Overrides, settable};
 use super::mistake::{Mistake, Origin};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -80,6 +81,19 @@ impl Raw {
     pub(super) fn origin(&self, path: &str) -> Origin {
         let given = self.values.get(path).and_then(|given| given.first());
         given.map_or(Origin::Whole, |given| given.origin.clone())
+    }
+
+    /// Puts values in the place of those of the file and the environment.
+    pub(super) fn set(&mut self, overrides: &Overrides) {
+        for (&path, text) in overrides {
+            let origin = Origin::Set(path);
+            let Some(key) = Key::find(path) else { continue };
+            if let Err(why) = settable(key) {
+                self.tell(origin.clone(), format!("{path} {why}"), "");
+            }
+            let text = text.clone();
+            self.values.insert(path, vec![Given { text, origin }]);
+        }
     }
 
     /// Whether a mistake about a key, or about an item of its list, has been told.

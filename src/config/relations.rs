@@ -67,7 +67,7 @@ fn check_layout(raw: &mut Raw, config: &Config) {
     }
 }
 
-fn check_listeners(raw: &mut Raw, config: &Config) {
+pub(super) fn check_listeners(raw: &mut Raw, config: &Config) {
     let (proxy, admin) = (&config.proxy, &config.admin);
     if proxy.listen.is_empty() && proxy.listen_tls.is_empty() && !raw.is_wrong("proxy.listen") {
         let what = "proxy.listen or proxy.listen_tls must name at least one address";

@@ -34,6 +34,7 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
     let mut reader = Reader { raw, folder };
     let mut config = Config {
         file: file.to_owned(),
+        source: super::Source::default(),
         proxy: reader.proxy(),
         admin: reader.admin(),
         nodes: reader.nodes(),

@@ -49,7 +49,8 @@ pub async fn prepare_node(shared: Arc<Shared>, node: NodeIndex) {
 
 /// Whether the node was empty, and is ready now.
 async fn prepare(shared: &Shared, topology: &Topology, node: NodeIndex) -> Result<bool, AskError> {
-    let (credentials, deadline) = (&shared.credentials, shared.limits.connect);
+    let settings = shared.settings.load_full();
+    let (credentials, deadline) = (&settings.credentials, settings.limits.connect);
     let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
     if standing(topology, node, &mut client).await? != Standing::Unmarked {
         return Ok(false);

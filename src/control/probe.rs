@@ -77,7 +77,11 @@ async fn probe(
 ) -> Result<NodeView, AskError> {
     let client = match slot {
         Some(client) => client,
-        None => slot.insert(NodeClient::connect(address, &shared.credentials, shared.limits.connect).await?),
+        None => {
+            let settings = shared.settings.load_full();
+            let deadline = settings.limits.connect;
+            slot.insert(NodeClient::connect(address, &settings.credentials, deadline).await?)
+        }
     };
     let info = client.ask_text(&["INFO"]).await?;
     let number = |name: &str| {

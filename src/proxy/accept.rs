@@ -140,7 +140,7 @@ impl Door {
     fn place(&self, socket: &Accepted, tells: bool) -> Option<(mpsc::Sender<Order>, ClientPermit)> {
         let least = self.workers.iter().min_by_key(|(_, load)| load.load(Relaxed));
         let (orders, load) = least?;
-        let max_clients = self.shared.max_clients;
+        let max_clients = self.shared.settings.load().max_clients;
         let Some(permit) = ClientPermit::take(&self.clients, load, max_clients) else {
             self.refuse(socket, tells);
             return None;
@@ -201,7 +201,7 @@ pub(super) async fn accept(
             None => hand_over(&orders, come, None).await,
             Some(secure) if handshakes.len() >= HANDSHAKES_MAX => secure.count(Handshake::TooMany),
             Some(secure) => {
-                let (secure, longest) = (secure.clone(), door.shared.limits.handshake);
+                let (secure, longest) = (secure.clone(), door.shared.settings.load().limits.handshake);
                 handshakes.spawn(async move { secured(&secure, longest, &orders, come).await });
             }
         }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The way out (SIGTERM, SIGINT): readyz says 503, nothing is accepted any more, workers serve what they have read
-//! and let their clients go, and what is left after `drain_timeout` is cut.
+//! and let their clients go, and what is left after `drain_timeout` is cut. SIGHUP reads the config again.
 
 mod accept;
 mod listeners;
@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 
 use crate::admin::{self, AdminContext, Rates};
 use crate::config::Config;
-use crate::control;
+use crate::control::{self, Live, Parts, SetLevel};
 use crate::http::Readiness;
 use crate::tls::{Acceptor, Secure};
 use crate::worker::shared::Shared;
@@ -70,34 +70,39 @@ impl ServeError {
     }
 }
 
-/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`; `dropped_lines` tells how
-/// many log lines were lost.
+/// The log, as far as the proxy has to do with it.
+pub struct Logs {
+    /// Tells how many lines were lost.
+    pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Sets the level.
+    pub set_level: SetLevel,
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Logs").finish_non_exhaustive()
+    }
+}
+
+/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`.
 ///
 /// # Errors
 /// Nothing was served: the nodes, the store or an address forbid it.
-pub fn serve(
-    config: Config,
-    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    announce: impl FnMut(&str) + Send,
-) -> Result<(), ServeError> {
+pub fn serve(config: Config, logs: Logs, announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(Box::pin(run(config, dropped_lines, announce)))
+    runtime.block_on(Box::pin(run(config, logs, announce)))
 }
 
-async fn run(
-    config: Config,
-    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    mut announce: impl FnMut(&str) + Send,
-) -> Result<(), ServeError> {
-    let config = Arc::new(config);
-    let (shared, store) = startup::prepare(&config).await?;
+async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {
+    let store_tls = store_connector(&config);
+    let (shared, store) = startup::prepare(&config, store_tls.as_ref()).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
-    shared.metrics.facts().set_log_lines_dropped(dropped_lines);
+    shared.metrics.facts().set_log_lines_dropped(logs.dropped_lines);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -107,15 +112,21 @@ async fn run(
     for (node, _) in shared.topology.load().nodes_by_index() {
         tasks.spawn(control::prepare_node(Arc::clone(&shared), node));
     }
-    let secure = config.tls.side.clone().map(|side| {
-        let acceptor = Acceptor::new(side);
-        Secure::new(acceptor, Arc::clone(&shared.metrics))
-    });
+    let acceptor = config.tls.side.clone().map(Acceptor::new);
+    let parts = Parts {
+        acceptor: acceptor.clone(),
+        store: store_tls,
+        workers: workers.iter().map(|worker| worker.orders.clone()).collect(),
+        set_level: Some(logs.set_level),
+    };
+    let live = Arc::new(Live::new(config.clone(), Arc::clone(&shared), parts));
+    tasks.spawn(Signals::hang_ups(Arc::clone(&live))?);
+    let secure = acceptor.map(|acceptor| Secure::new(acceptor, Arc::clone(&shared.metrics)));
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
     let context = AdminContext {
         shared: Arc::clone(&shared),
-        config: Arc::clone(&config),
+        live: Arc::clone(&live),
         rates,
     };
     let mut listeners = Listeners {
@@ -142,7 +153,7 @@ async fn run(
     readiness.drain();
     shared.draining.store(true, Relaxed);
     let _ = stop.send(true);
-    drain(workers, config.proxy.drain_timeout, &mut signals).await;
+    drain(workers, live.config().proxy.drain_timeout, &mut signals).await;
     tasks.shutdown().await;
     drop(store);
     tracing::info!(event = "stopped");
@@ -159,7 +170,7 @@ fn readiness(shared: &Arc<Shared>) -> Readiness {
 }
 
 fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, ServeError> {
-    let count = startup::worker_count(config);
+    let count = control::worker_count(config);
     (0..count)
         .map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System))
         .collect()
@@ -176,6 +187,17 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads the config whenever SIGHUP asks for it.
+    fn hang_ups(live: Arc<Live>) -> io::Result<impl Future<Output = ()> + use<>> {
+        let mut hang_up = signal(SignalKind::hangup())?;
+        Ok(async move {
+            while hang_up.recv().await.is_some() {
+                // What is wrong has been logged.
+                let _ = live.reload("SIGHUP").await;
+            }
         })
     }
 

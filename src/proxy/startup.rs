@@ -10,21 +10,17 @@ use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Batches, Config, OnEmpty, StorePlace};
-use crate::control::{self, Preflight};
+use crate::config::{Config, OnEmpty, StorePlace};
+use crate::control::{self, Preflight, credentials_of, settings_of, worker_count};
 use crate::ids::NodeIndex;
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
 use crate::tls::Connector;
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, batches_for};
-use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::shared::{ClusterNode, NodeCredentials, NodeView, NodesView, Shared};
+use crate::worker::slowlog::SlowLog;
 use crate::worker::{ClientPause, Directory};
-
-/// A node that answers nothing for this long after a deadline passed is connected anew.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Between two attempts to reach the store at the start.
 const STORE_PACE: Duration = Duration::from_millis(500);
@@ -33,22 +29,18 @@ const SEEDER_TIME: Duration = Duration::from_millis(500);
 /// So many attempts are told of once.
 const STORE_TOLD_EACH: u32 = 20;
 
-/// No queue may hold more than this, whatever the settings say: a wave of large requests above it still fits 32 bits.
-const QUEUE_BYTES_MAX: usize = 1 << 30;
-
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn TopologyStore>), ServeError> {
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-        tls: config.nodes.tls.side.clone(),
-    };
+pub(super) async fn prepare(
+    config: &Config,
+    store_tls: Option<&Connector>,
+) -> Result<(Arc<Shared>, Box<dyn TopologyStore>), ServeError> {
+    let credentials = credentials_of(config);
     let Looked {
         topology,
         store,
         empty,
         versions,
-    } = topology_of(config, &credentials).await?;
+    } = topology_of(config, store_tls, &credentials).await?;
     let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -67,15 +59,9 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
     let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
     let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
-        limits: limits(config, &topology),
-        password: config.proxy.password.clone(),
-        credentials,
-        on_empty: config.nodes.on_empty,
-        on_gap: config.nodes.on_gap,
-        redis_version: config.proxy.redis_version.clone(),
+        settings: ArcSwap::from_pointee(settings_of(config, &topology)),
         cluster,
         data_address: RwLock::default(),
-        max_clients: config.proxy.max_clients,
         config_file: config.file.clone(),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics),
@@ -84,11 +70,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Box<dyn Top
         dedicated,
         empty_nodes,
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: config.slowlog.slower_than.map(micros32),
-            entries_max: config.slowlog.entries_max,
-            show_args: config.slowlog.show_args,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(nodes),
         draining: AtomicBool::new(false),
@@ -109,9 +91,13 @@ struct Looked {
     versions: Vec<(String, String)>,
 }
 
-async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<Looked, ServeError> {
+async fn topology_of(
+    config: &Config,
+    store_tls: Option<&Connector>,
+    credentials: &NodeCredentials,
+) -> Result<Looked, ServeError> {
     let refuse = |error: StoreError| ServeError::Refused(error.to_string());
-    let mut store = open_store(config, store_connector(config)).map_err(refuse)?;
+    let mut store = open_store(config, store_tls.cloned()).map_err(refuse)?;
     let stored = load_patiently(store.as_mut()).await.map_err(refuse)?;
     let seeding = stored.is_none();
     let topology = match stored {
@@ -131,7 +117,7 @@ async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<L
         Err(refused) => {
             // Another proxy may have been first, and the nodes carry its mark: then the store is not empty any more.
             if seeding && load_patiently(store.as_mut()).await.map_err(refuse)?.is_some() {
-                return Box::pin(topology_of(config, credentials)).await;
+                return Box::pin(topology_of(config, store_tls, credentials)).await;
             }
             return Err(refused);
         }
@@ -153,7 +139,9 @@ async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<L
         match store.save(&topology).await {
             Ok(()) => {}
             // Another proxy was first: its topology is the one.
-            Err(StoreError::Changed { .. }) => return Box::pin(topology_of(config, credentials)).await,
+            Err(StoreError::Changed { .. }) => {
+                return Box::pin(topology_of(config, store_tls, credentials)).await;
+            }
             Err(error) => return Err(refuse(error)),
         }
         tracing::info!(
@@ -269,57 +257,6 @@ fn judge(found: &Preflight, seeding: bool) -> Result<Vec<String>, ServeError> {
         );
     }
     Ok(unreachable.iter().map(|problem| problem.node.clone()).collect())
-}
-
-/// Data workers: as set, or one for each core.
-pub(super) fn worker_count(config: &Config) -> usize {
-    match config.proxy.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => usize::from(count),
-    }
-}
-
-fn limits(config: &Config, topology: &Topology) -> Limits {
-    let (proxy, nodes) = (&config.proxy, &config.nodes);
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let batches = topology.nodes.iter().map(|node| match nodes.batches_in_flight {
-        Batches::Auto => batches_for(&node.address),
-        Batches::Fixed(count) => usize::from(count),
-    });
-    Limits {
-        request: RequestLimits {
-            bulk_max: proxy.request_bytes_max,
-            ..RequestLimits::default()
-        },
-        in_flight: proxy.in_flight_max,
-        in_flight_bytes: proxy.in_flight_bytes_max,
-        request_memory: proxy.request_memory_max / worker_count(config),
-        output_soft: proxy.output_bytes_soft,
-        output_hard: proxy.output_bytes_hard,
-        output_stall: proxy.output_stall_timeout.unwrap_or(Duration::MAX),
-        idle: proxy.idle_timeout.unwrap_or_default(),
-        handshake: proxy.handshake_timeout,
-        request_timeout_us: proxy.request_timeout.map_or(0, micros),
-        silence_max_us: micros(SILENCE_MAX),
-        link_in_flight: nodes.in_flight_max,
-        link_in_flight_bytes: nodes.in_flight_bytes_max,
-        node_queue: nodes.queue_max,
-        // Places in a backlog are 32 bits wide.
-        node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
-        keys: proxy.keys_max,
-        tracking_keys: proxy.tracking_keys_max,
-        batches: batches.collect(),
-        dedicated: nodes.dedicated_max,
-        shared_connections: usize::from(nodes.shared_connections),
-        keepalive: proxy.tcp_keepalive.unwrap_or_default(),
-        connect: nodes.connect_timeout,
-        backoff_max: nodes.reconnect_backoff_max,
-    }
-}
-
-/// An hour, the longest that may be set, fits.
-fn micros32(duration: Duration) -> u32 {
-    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn unix_time() -> u64 {

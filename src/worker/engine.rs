@@ -22,7 +22,7 @@ use super::outbuf::Spares;
 use super::pause::PauseSeen;
 use super::pubsub::PubSub;
 use super::session::{Client, to_u32};
-use super::shared::Shared;
+use super::shared::{Settings, Shared};
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
 use crate::ids::ShardId;
@@ -41,6 +41,8 @@ const PROTOCOLS: usize = 2;
 pub(super) struct Engine {
     pub(super) worker: usize,
     pub(super) shared: Arc<Shared>,
+    /// The settings that this worker was told of last.
+    pub(super) settings: Arc<Settings>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) topology: Arc<Topology>,
     started: Instant,
@@ -96,7 +98,7 @@ impl Attention {
     /// The slow log shows arguments.
     pub(super) const SHOWN: Self = Self(1 << 2);
 
-    /// What every request is looked at for as long as the process lives.
+    /// What every request is looked at for under these settings.
     fn of_settings(slowlog: SlowLogSettings) -> Self {
         if slowlog.show_args && slowlog.slower_than_us.is_some() {
             Self::SHOWN
@@ -130,7 +132,8 @@ impl Engine {
     pub(super) fn new(worker: usize, shared: Arc<Shared>) -> Self {
         let topology = shared.topology.load_full();
         let metrics = shared.metrics.worker(worker);
-        let connections = shared.limits.shared_connections;
+        let settings = shared.settings.load_full();
+        let connections = settings.limits.shared_connections;
         let mut links = Vec::new();
         for (node, described) in topology.nodes_by_index() {
             let cells = metrics.node(&described.name);
@@ -163,12 +166,11 @@ impl Engine {
                 script_lanes.push(lane(first_script_link + node * PROTOCOLS + protocol));
             }
         }
-        let slowlog = shared.slowlog.settings;
         let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
         Self {
             worker,
             pubsub,
-            tracking: Tracking::new(&shared.limits),
+            tracking: Tracking::new(&settings.limits),
             dedicated: Pool::default(),
             metrics,
             topology,
@@ -187,16 +189,38 @@ impl Engine {
             sweep_waker: None,
             sweep_asleep: false,
             draining: false,
-            attention: Attention::of_settings(slowlog),
+            attention: Attention::of_settings(settings.slowlog),
             pause: PauseSeen::default(),
-            slow_us: slowlog.looked_at_from_us(),
+            slow_us: settings.slowlog.looked_at_from_us(),
             held_bytes: 0,
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             args: Vec::new(),
             route_scratch: route::Scratch::default(),
             shared,
+            settings,
         }
+    }
+
+    /// Takes the settings that are in force now.
+    pub(super) fn adopt_settings(&mut self) {
+        self.settings = self.shared.settings.load_full();
+        self.tracking.set_limits(&self.settings.limits);
+        let slowlog = self.settings.slowlog;
+        self.slow_us = slowlog.looked_at_from_us();
+        if Attention::of_settings(slowlog).has(Attention::SHOWN) {
+            self.attention.set(Attention::SHOWN);
+        } else {
+            self.attention.unset(Attention::SHOWN);
+            // Nobody would take what was kept of requests that are under way.
+            self.clients
+                .iter_mut()
+                .for_each(|(_, client)| client.shown_args = None);
+        }
+        // Whoever waits at a limit may be below it now.
+        self.clients.iter().for_each(|(_, client)| client.wake());
+        self.links.iter().for_each(Link::wake);
+        self.wake_sweep();
     }
 
     /// Starts a turn: reads the clock, whether the proxy is stopping, and whether clients are paused.

@@ -75,6 +75,8 @@ pub enum Order {
         /// Its place among all clients; given back when it leaves.
         permit: ClientPermit,
     },
+    /// Take the settings that are in force now. The sender is dropped when that is done.
+    Adopt(mpsc::Sender<()>),
     /// Let clients go as soon as they are answered.
     Drain,
 }
@@ -197,6 +199,10 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
             }
             Err(error) => tracing::debug!(event = "accept_failed", %error),
         },
+        Order::Adopt(done) => {
+            engine.borrow_mut().adopt_settings();
+            drop(done);
+        }
         Order::Drain => engine
             .borrow()
             .clients
@@ -213,7 +219,7 @@ fn accept(
 ) -> io::Result<usize> {
     let stream = Stream::adopt(socket, session)?;
     let mut engine = engine.borrow_mut();
-    stream.configure(engine.shared.limits.keepalive, None)?;
+    stream.configure(engine.settings.limits.keepalive, None)?;
     engine.begin_turn();
     let info = Arc::new(ClientInfo::new(
         engine.shared.registry.next_id(),
@@ -224,7 +230,7 @@ fn accept(
     ));
     engine.shared.registry.insert(Arc::clone(&info));
     let generation = engine.next_generation();
-    let authenticated = engine.shared.password.is_none();
+    let authenticated = engine.settings.password.is_none();
     let client = Client::new(generation, info, stream, authenticated, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     engine.metrics.connections_total.inc();

@@ -17,7 +17,7 @@ use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
-use super::slowlog::SlowLog;
+use super::slowlog::{SlowLog, SlowLogSettings};
 use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
 use crate::ids::NodeIndex;
 use crate::metrics::Metrics;
@@ -156,8 +156,10 @@ impl ClusterNode {
     }
 }
 
-/// What all workers share.
-pub struct Shared {
+/// What a running proxy may be told to do otherwise. Exchanged as a whole; each worker keeps the one that it was told of
+/// last ([`Order::Adopt`](super::Order::Adopt)), so that no request looks for a newer one.
+#[derive(Clone, Debug)]
+pub struct Settings {
     /// Limits of the data plane.
     pub limits: Limits,
     /// The clients' password, if there is one.
@@ -170,12 +172,20 @@ pub struct Shared {
     pub on_gap: OnGap,
     /// Redis version to claim instead of the nodes' lowest.
     pub redis_version: Option<String>,
+    /// `maxclients`.
+    pub max_clients: usize,
+    /// Which requests are slow.
+    pub slowlog: SlowLogSettings,
+}
+
+/// What all workers share.
+pub struct Shared {
+    /// The settings in force.
+    pub settings: ArcSwap<Settings>,
     /// Whether, and as what, it answers clients in cluster mode.
     pub cluster: Option<ClusterNode>,
     /// Address that INFO and CONFIG GET show.
     pub data_address: RwLock<String>,
-    /// `maxclients`.
-    pub max_clients: usize,
     /// Path of the config file.
     pub config_file: PathBuf,
     /// The topology that is served.
@@ -262,7 +272,7 @@ impl Shared {
     /// The version of Redis that clients are told: the setting, or the lowest of the nodes.
     #[must_use]
     pub fn redis_version(&self) -> String {
-        if let Some(version) = &self.redis_version {
+        if let Some(version) = &self.settings.load().redis_version {
             return version.clone();
         }
         let nodes = self.nodes.load();

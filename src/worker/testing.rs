@@ -16,7 +16,7 @@ use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
-use super::shared::{Limits, NodeCredentials, NodesView, Shared};
+use super::shared::{Limits, NodeCredentials, NodesView, Settings, Shared};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
 use crate::command;
@@ -81,16 +81,23 @@ pub(super) fn engine(limits: Limits) -> Engine {
         max_clients: 100,
     });
     let shared = Shared {
-        limits,
-        password: None,
-        credentials: NodeCredentials::default(),
-        on_empty: OnEmpty::Serve,
-        on_gap: OnGap::Resubscribe,
+        settings: ArcSwap::from_pointee(Settings {
+            limits,
+            password: None,
+            credentials: NodeCredentials::default(),
+            on_empty: OnEmpty::Serve,
+            on_gap: OnGap::Resubscribe,
+            redis_version: None,
+            max_clients: 100,
+            slowlog: SlowLogSettings {
+                slower_than_us: None,
+                entries_max: 128,
+                show_args: false,
+            },
+        }),
         empty_nodes: Vec::new(),
-        redis_version: None,
         cluster: None,
         data_address: RwLock::default(),
-        max_clients: 100,
         config_file: PathBuf::new(),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics.unwrap()),
@@ -98,11 +105,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         scripts: Arc::default(),
         dedicated: vec![Arc::default(), Arc::default()],
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: None,
-            entries_max: 128,
-            show_args: false,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),

@@ -37,6 +37,7 @@ mod hostile;
 mod limits;
 mod pause;
 mod pubsub;
+mod reload;
 mod replicas;
 mod scripts;
 mod silence;

@@ -24,7 +24,7 @@ use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
 use crate::worker::engine::Engine;
-use crate::worker::shared::Shared;
+use crate::worker::shared::{Settings, Shared};
 use crate::worker::stream::Stream;
 
 /// An unacknowledged byte ends a connection to a node after this long.
@@ -37,6 +37,7 @@ const PREPARED_PACE: Duration = Duration::from_millis(5);
 /// What is to be connected.
 pub(in crate::worker) struct Order {
     shared: Arc<Shared>,
+    settings: Arc<Settings>,
     topology: Arc<Topology>,
     node: NodeIndex,
     protocol: Protocol,
@@ -74,6 +75,7 @@ impl Engine {
     pub(super) fn connect_order(&self, index: usize) -> Order {
         Order {
             shared: Arc::clone(&self.shared),
+            settings: Arc::clone(&self.settings),
             topology: Arc::clone(&self.topology),
             node: self.links[index].node,
             protocol: self.links[index].protocol,
@@ -86,6 +88,7 @@ impl Engine {
     pub(in crate::worker) fn node_order(&self, node: NodeIndex, protocol: Protocol) -> Order {
         Order {
             shared: Arc::clone(&self.shared),
+            settings: Arc::clone(&self.settings),
             topology: Arc::clone(&self.topology),
             node,
             protocol,
@@ -97,7 +100,7 @@ impl Engine {
 
 /// Connects and checks a node.
 pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectError> {
-    let limit = order.shared.limits.connect;
+    let limit = order.settings.limits.connect;
     match timeout(limit, Box::pin(handshake(&order))).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Timeout(limit)),
@@ -117,7 +120,7 @@ async fn open(order: &Order) -> Result<Talk, ConnectError> {
     let stream = match &order.topology.node(order.node).address {
         Address::Tcp { host, port } => {
             let socket = TcpStream::connect((host.as_str(), *port)).await?;
-            match &order.shared.credentials.tls {
+            match &order.settings.credentials.tls {
                 None => Stream::Tcp(socket),
                 Some(tls) => {
                     let (socket, session) = tls.connect(host, socket).await?.into_inner();
@@ -127,7 +130,7 @@ async fn open(order: &Order) -> Result<Talk, ConnectError> {
         }
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
-    stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
+    stream.configure(order.settings.limits.keepalive, Some(USER_TIMEOUT))?;
     Ok(Talk {
         stream,
         read: Vec::new(),
@@ -154,7 +157,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
 
 /// Speaks the protocol version of the link, as the configured user.
 async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
-    let credentials = &order.shared.credentials;
+    let credentials = &order.settings.credentials;
     let user = credentials.username.as_deref().unwrap_or("default");
     let name = format!("preshard-{}", order.worker);
     let mut frame = Vec::new();
@@ -193,7 +196,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
     let expected = Mark::expected(&order.topology, order.node);
     let mut standing = expected.standing(read_mark(talk).await?.as_deref());
     if standing == Standing::Unmarked {
-        if order.shared.on_empty == OnEmpty::Refuse {
+        if order.settings.on_empty == OnEmpty::Refuse {
             let line =
                 "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
             return Err(ConnectError::Identity(line.to_owned()));

@@ -83,7 +83,7 @@ impl Engine {
 
     /// Looks for requests past their deadline. Called by the sweep, never per request.
     pub(in crate::worker) fn link_deadlines(&mut self, index: usize) {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
         if deadline == 0 {
             return;

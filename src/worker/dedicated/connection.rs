@@ -283,7 +283,7 @@ impl Connection {
         }
         self.input = input;
         self.input.drain(..start);
-        if self.input.len() > engine.shared.limits.output_hard {
+        if self.input.len() > engine.settings.limits.output_hard {
             outcome = outcome.and(Err(Ended(LARGE)));
         }
         outcome

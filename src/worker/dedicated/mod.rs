@@ -196,7 +196,7 @@ impl Engine {
     /// A place for one more connection to a node.
     pub(super) fn place_at(&self, node: NodeIndex) -> Result<Place, String> {
         let count = &self.shared.dedicated[node.index()];
-        Place::take(count, self.shared.limits.dedicated).ok_or_else(|| {
+        Place::take(count, self.settings.limits.dedicated).ok_or_else(|| {
             self.metrics.limits[Limit::Dedicated].inc();
             format!(
                 "TRYAGAIN preshard: all connections to node {} for commands that wait are in use ([nodes] dedicated_max); \

@@ -82,7 +82,7 @@ impl Engine {
 
     fn auth(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
         match args.len() {
-            2 if self.shared.password.is_none() => Err(NOT_CONFIGURED.to_owned()),
+            2 if self.settings.password.is_none() => Err(NOT_CONFIGURED.to_owned()),
             2 => self.log_in(index, None, args.get(1)),
             3 => self.log_in(index, Some(args.get(1)), args.get(2)),
             _ => Err("ERR syntax error".to_owned()),
@@ -94,7 +94,7 @@ impl Engine {
         let known = user.is_none_or(|user| user == b"default");
         // Compared in any case: how long it takes must not tell which half was wrong.
         let right = self
-            .shared
+            .settings
             .password
             .as_ref()
             .is_none_or(|expected| expected.matches(password));
@@ -117,7 +117,7 @@ impl Engine {
 
     fn reset(&mut self, index: usize) -> Value {
         self.set_protocol(index, Protocol::Resp2);
-        let authenticated = self.shared.password.is_none();
+        let authenticated = self.settings.password.is_none();
         self.drop_transaction(index);
         self.release_watch(index);
         self.forget_listener(index);
