@@ -145,7 +145,7 @@ impl Gateway {
 
     /// One call at one endpoint. The inner error is etcd's own and final; the outer one is worth another endpoint.
     async fn ask(&self, endpoint: &str, path: &str, body: &Value) -> Result<Result<Value, String>, String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let text = |error: &dyn std::error::Error| with_sources(error);
         let stream = self.connect(endpoint).await.map_err(|error| text(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -166,7 +166,7 @@ impl Gateway {
             let response = sender.send_request(request).await.map_err(|error| text(&error))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-            let body = body.collect().await.map_err(|error| text(&error))?;
+            let body = body.collect().await.map_err(|error| text(&*error))?;
             Ok::<_, String>((status, body.to_bytes()))
         };
         let (answered, _) = tokio::join!(exchange, connection);
@@ -188,6 +188,21 @@ impl Gateway {
         }
         Ok(Err(why))
     }
+}
+
+/// An error with what is behind it: hyper says "connection error", and TLS why.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !told.contains(&more) {
+            told.push_str(": ");
+            told.push_str(&more);
+        }
+        source = error.source();
+    }
+    told
 }
 
 fn is_about_token(why: &str) -> bool {

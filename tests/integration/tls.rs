@@ -12,7 +12,8 @@ use rustls::pki_types::pem::PemObject as _;
 use crate::clients::run;
 use crate::harness::wire::frame;
 use crate::harness::{
-    Certificates, Client, Node, NodeOptions, Proxy, Reply, Setup, free_port, key_in, run_to_end, wait_until,
+    Certificates, Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, free_port, key_in, run_to_end,
+    wait_until,
 };
 
 /// A node that speaks TLS only on one port and plain on another, for the test to look at.
@@ -468,7 +469,7 @@ fn the_admin_and_http_ports_speak_tls_too() {
         command.args(["admin", "--addr", &address]).args(arguments);
         command
     };
-    let ca = certificates.ca();
+    let (ca, strangers) = (certificates.ca(), Certificates::new());
     assert_eq!(
         run(&mut command(&["--tls", "--cacert", &ca, "TOPOLOGY", "EPOCH"])).trim(),
         "1"
@@ -480,16 +481,7 @@ fn the_admin_and_http_ports_speak_tls_too() {
     for (arguments, status) in [
         (&["--tls", "TOPOLOGY", "EPOCH"][..], 2),
         (&["--tls", "--cacert", "/nonexistent", "TOPOLOGY", "EPOCH"], 2),
-        (
-            &[
-                "--tls",
-                "--cacert",
-                &Certificates::new().ca(),
-                "TOPOLOGY",
-                "EPOCH",
-            ],
-            3,
-        ),
+        (&["--tls", "--cacert", &strangers.ca(), "TOPOLOGY", "EPOCH"], 3),
     ] {
         let output = command(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
@@ -516,5 +508,71 @@ fn redis_cli_and_redis_benchmark_speak_tls_with_it() {
     assert!(
         said.contains("GET:") && !said.to_lowercase().contains("err"),
         "{said}"
+    );
+}
+
+#[test]
+fn proxies_share_their_topology_through_an_etcd_that_speaks_tls() {
+    let certificates = Certificates::new();
+    // etcd's gateway is a client of etcd itself, with the server's certificate.
+    let (certificate, key) = certificates.make("etcd", "127.0.0.1");
+    let etcd = Etcd::start_tls([certificates.ca(), certificate, key]);
+    let (nodes, setup) = plain_nodes();
+    let (own, own_key) = certificates.make("to-etcd", "preshard");
+    let setup = setup.store(&etcd.store("shop")).announce(&["store_unreachable"]);
+    let trusting = setup
+        .clone()
+        .topology("store_tls = true")
+        .topology(&format!("store_ca_file = \"{}\"", certificates.ca()));
+    let showing = trusting
+        .clone()
+        .topology(&format!("store_certificate_file = \"{own}\""))
+        .topology(&format!("store_key_file = \"{own_key}\""));
+    let first = showing.start();
+    first.client().ask("SET k v").expect_ok();
+    let second = showing.start();
+    assert_eq!(second.client().ask("GET k"), Reply::from("v"));
+    let expiry = "preshard_tls_certificate_expiry_timestamp_seconds{certificate=\"store\"}";
+    assert!(first.metric(expiry) > 0);
+    // Without a certificate, with another authority, without TLS: none reaches the store, and each says why.
+    let strangers = Certificates::new();
+    let stranger = strangers.ca();
+    for (setup, why) in [
+        (trusting, "ertificate"),
+        (
+            setup
+                .clone()
+                .topology("store_tls = true")
+                .topology(&format!("store_ca_file = \"{stranger}\"")),
+            "UnknownIssuer",
+        ),
+        (setup, "store_unreachable"),
+    ] {
+        let launch = setup.launch();
+        wait_until(&format!("it says {why}"), Duration::from_secs(20), || {
+            let log = launch.log();
+            log.contains("store_unreachable") && log.contains(why)
+        });
+        launch.end();
+    }
+    drop(nodes);
+}
+
+#[test]
+fn more_handshakes_than_there_are_places_are_refused_at_once() {
+    let certificates = Certificates::new();
+    let (_nodes, setup) = plain_nodes();
+    let proxy = listening(setup, &certificates)
+        .proxy("handshake_timeout = \"20s\"")
+        .start();
+    let address = proxy.address("data_tls");
+    let silent: Vec<Client> = (0..520).map(|_| Client::connect(address)).collect();
+    assert_handshakes(&proxy, "too_many", 8);
+    drop(silent);
+    assert_handshakes(&proxy, "closed", 512);
+    let config = certificates.client(None);
+    assert_eq!(
+        secured(&proxy, &config).ask("PING"),
+        Reply::Simple("PONG".to_owned())
     );
 }

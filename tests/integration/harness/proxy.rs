@@ -62,6 +62,12 @@ impl Launch {
     pub(crate) fn log(&self) -> String {
         self.log.text()
     }
+
+    /// SIGKILL.
+    pub(crate) fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
 // === impl Setup ===
