@@ -109,7 +109,7 @@ pub const KEYS: &[Key] = &[
         Kind::Addresses,
         "0.0.0.0:6379",
         "Where clients connect that speak TLS: one address or a list. Needs `[tls]`.",
-        "A handshake takes about a millisecond of CPU, off the workers; a client some 10 KiB; each byte its encryption.",
+        "A handshake takes 0.3 ms of CPU, off the workers; an idle client 8 KiB instead of 2; a request half as much CPU again.",
     ),
     key(
         "proxy.workers",

@@ -517,7 +517,7 @@ fn proxies_share_their_topology_through_an_etcd_that_speaks_tls() {
     // etcd's gateway is a client of etcd itself, with the server's certificate.
     let (certificate, key) = certificates.make("etcd", "127.0.0.1");
     let etcd = Etcd::start_tls([certificates.ca(), certificate, key]);
-    let (nodes, setup) = plain_nodes();
+    let (_nodes, setup) = plain_nodes();
     let (own, own_key) = certificates.make("to-etcd", "preshard");
     let setup = setup.store(&etcd.store("shop")).announce(&["store_unreachable"]);
     let trusting = setup
@@ -555,7 +555,6 @@ fn proxies_share_their_topology_through_an_etcd_that_speaks_tls() {
         });
         launch.end();
     }
-    drop(nodes);
 }
 
 #[test]
