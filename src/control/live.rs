@@ -104,6 +104,7 @@ impl Live {
             set: ArcSwap::default(),
         };
         live.publish(&live.config());
+        live.note_loaded();
         live
     }
 
@@ -197,6 +198,7 @@ impl Live {
             change.restart = waiting.map(|(key, file)| Waiting { key, file }).collect();
             change.warnings.clone_from(&new.warnings);
             self.waiting.store(Arc::new(change.restart.clone()));
+            self.note_loaded();
         }
         self.exchange(&next);
         self.publish(&next);
@@ -220,10 +222,9 @@ impl Live {
     }
 
     fn publish(&self, config: &Config) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let facts = self.shared.metrics.facts();
         let waiting = self.waiting.load().len() as u64;
-        facts.set_config(now.as_secs(), config.proxy.max_clients as u64, waiting);
+        facts.set_config(config.proxy.max_clients as u64, waiting);
         let nodes = config.nodes.tls.side.as_ref();
         let store = config.topology.store_tls.side.as_ref();
         for (which, ends_at) in [
@@ -236,6 +237,11 @@ impl Live {
         ] {
             facts.set_certificate_end(which, ends_at);
         }
+    }
+
+    fn note_loaded(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.shared.metrics.facts().set_config_loaded(now.as_secs());
     }
 
     /// Has all workers take the settings, and waits until they have.

@@ -122,9 +122,13 @@ impl Facts {
         Some(self.certificates[which as usize].load(Relaxed)).filter(|&end| end > 0)
     }
 
-    /// Keeps that a config was put in force at this Unix time, its limit of clients, and how many keys wait for a restart.
-    pub fn set_config(&self, at: u64, max_clients: u64, restart_pending: u64) {
+    /// Keeps that a config was read from its file and put in force at this Unix time.
+    pub fn set_config_loaded(&self, at: u64) {
         self.loaded_at.store(at, Relaxed);
+    }
+
+    /// Keeps the limit of clients that is in force, and how many keys wait for a restart.
+    pub fn set_config(&self, max_clients: u64, restart_pending: u64) {
         self.max_clients.store(max_clients, Relaxed);
         self.restart_pending.store(restart_pending, Relaxed);
     }
