@@ -1,5 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod acl;
 pub mod admin;
 pub mod audit;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod ids;
 pub mod logging;
 pub mod merge;
 pub mod metrics;
+pub mod plan;
 pub mod proxy;
 pub mod resp;
 pub mod route;

@@ -141,7 +141,7 @@ fn topology(context: &AdminContext) -> Fields {
         ("epoch", topology.epoch.to_string()),
         ("shards", topology.shards.to_string()),
         ("pinned", topology.pinned.to_string()),
-        ("nodes", topology.nodes.len().to_string()),
+        ("nodes", topology.node_count().to_string()),
         ("metadata_db", topology.metadata_db().to_string()),
     ])
 }

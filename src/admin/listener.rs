@@ -114,7 +114,7 @@ fn refuse(context: &AdminContext, socket: &TcpStream) {
     }
 }
 
-fn report(ended: Result<(), JoinError>) {
+pub(super) fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::AdminContext;
 use super::rates::Window;
-use super::value::{int, row, text};
+use super::value::{int, number, row, text};
 use crate::ids::{NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::topology::Topology;
@@ -35,7 +35,14 @@ pub(super) fn shard_row(
         ("node", text(topology.node(placement.node).name.as_str())),
         ("db", int(placement.db.0)),
         ("epoch", int(topology.epoch.0)),
-        ("state", text("serving")),
+        (
+            "state",
+            text(if topology.paused.contains(&shard) {
+                "paused"
+            } else {
+                "serving"
+            }),
+        ),
         ("keys", keys),
         ("ops", int(ops)),
         ("bytes", int(bytes)),
@@ -73,10 +80,17 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
             ("in_flight", int(totals.in_flight)),
             ("ops", int(window.shards(topology.shards_on(node).map(of_shard)))),
             ("memory", int(view.used_memory)),
+            ("access", text(login_of(&topology, node))),
             ("error", text(view.error)),
         ])
     });
     Value::Array(rows.collect())
+}
+
+/// The user that requests run as on a node: preshard's own, or `configured`.
+pub(super) fn login_of(topology: &Topology, node: NodeIndex) -> &str {
+    let access = topology.access.get(&node);
+    access.map_or("configured", |access| access.user.as_str())
 }
 
 /// What the last probe found: `up` or `down`, `unknown` before the first one.
@@ -131,10 +145,7 @@ fn client_row(line: &str) -> Value {
 pub(super) fn slowlog(context: &AdminContext, count: Option<&[u8]>) -> Result<Value, String> {
     let count = match count {
         None => usize::MAX,
-        Some(count) => std::str::from_utf8(count)
-            .ok()
-            .and_then(|count| count.parse().ok())
-            .ok_or("ERR count must be a whole number")?,
+        Some(count) => number(count).ok_or("ERR count must be a whole number")?,
     };
     let rows = context.shared.slowlog.newest(count).into_iter().map(|entry| {
         let words = entry.args.iter().map(|arg| String::from_utf8_lossy(arg));
@@ -179,7 +190,7 @@ pub(super) fn stats(context: &AdminContext) -> Value {
         ),
         ("input_buffer_bytes", int(totals.input_buffer_bytes)),
         ("output_buffer_bytes", int(totals.output_buffer_bytes)),
-        ("nodes", int(topology.nodes.len())),
+        ("nodes", int(topology.node_count())),
         (
             "nodes_up",
             int(shared.nodes.load().nodes.iter().filter(|node| node.up).count()),

@@ -2,22 +2,25 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
-use super::{AdminContext, Rates};
+use super::{AdminContext, Plans, Rates};
 use crate::command;
-use crate::config::{Config, OnEmpty, OnGap};
-use crate::control::{Live, Parts};
+use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
+use crate::control::{Fleet, Live, Parts};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
+use crate::store::{FileStore, FleetStore, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{Limits, NodeCredentials, NodesView, Settings, Shared};
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Settings, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
@@ -41,8 +44,8 @@ pub(super) fn context(extra: &str) -> AdminContext {
     let shared = Shared {
         settings: ArcSwap::from_pointee(Settings {
             limits: limits(),
-            password: None,
             credentials: NodeCredentials::default(),
+            admin_credentials: NodeCredentials::default(),
             on_empty: OnEmpty::Serve,
             on_gap: OnGap::Resubscribe,
             redis_version: Some("7.0.15".to_owned()),
@@ -53,15 +56,21 @@ pub(super) fn context(extra: &str) -> AdminContext {
                 show_args: false,
             },
         }),
-        empty_nodes: Vec::new(),
+        users: ArcSwap::from_pointee(Users::of(&config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
+        node_secret: OnceLock::new(),
+        acl_users: AclUsers::Auto,
         cluster: None,
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
         config_file: config.file.clone(),
+        succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
         metrics,
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated: vec![Arc::default(), Arc::default()],
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
@@ -73,10 +82,30 @@ pub(super) fn context(extra: &str) -> AdminContext {
     };
     let shared = Arc::new(shared);
     AdminContext {
+        fleet: Fleet::new(Arc::clone(&shared), store(&shared.topology.load())),
         live: Arc::new(Live::new(config, Arc::clone(&shared), Parts::default())),
         shared,
         rates: Arc::new(Rates::default()),
+        plans: Plans::default(),
     }
+}
+
+/// A file in a folder of its own, which is deleted at once: what is open stays.
+fn store(topology: &Topology) -> Arc<dyn FleetStore> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let name = format!(
+        "preshard-admin-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    );
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder).unwrap();
+    let mut store = FileStore::open(&folder.join("topology.json")).unwrap();
+    store.save(topology).unwrap();
+    let store: Box<dyn TopologyStore> = Box::new(store);
+    let store = store.into_fleet().unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    store
 }
 
 fn limits() -> Limits {
@@ -99,7 +128,8 @@ fn limits() -> Limits {
         node_queue_bytes: 1,
         keys: 1,
         tracking_keys: 1,
-        batches: Vec::new(),
+        batches: Batches::Auto,
+        hold: second,
         dedicated: 4,
         shared_connections: 1,
         keepalive: second,
@@ -155,6 +185,8 @@ pub(super) fn fields(value: &Value) -> BTreeMap<String, String> {
 pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Int(number) => number.to_string(),
+        Value::Double(number) => number.to_string(),
+        Value::Map(_) => "row".to_owned(),
         Value::Null => "null".to_owned(),
         Value::Array(values) => values.iter().map(text).collect::<Vec<_>>().join(","),
         other => String::from_utf8_lossy(other.as_bytes().unwrap()).into_owned(),

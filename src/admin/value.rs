@@ -1,5 +1,8 @@
 //! Small makers of the values that words answer with.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use crate::resp::Value;
 
 /// A number; what a signed 64-bit integer cannot hold becomes the largest one.
@@ -32,4 +35,10 @@ pub(super) fn shown(word: &[u8]) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
+}
+
+/// A plain decimal number, without sign or leading zeros.
+pub(super) fn number<T: FromStr + Display>(word: &[u8]) -> Option<T> {
+    let number: T = std::str::from_utf8(word).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == word).then_some(number)
 }

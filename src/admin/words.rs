@@ -32,6 +32,7 @@ pub(super) enum Action {
     Check,
     ShowShards,
     ShowNodes,
+    ShowProxies,
     ShowClients,
     ShowConfig,
     ShowStats,
@@ -39,12 +40,23 @@ pub(super) enum Action {
     ShowSlowlog,
     ShardInfo,
     ShardOf,
+    ShardPause,
+    ShardResume,
+    NodeAdd,
+    NodeRemove,
+    NodeSet,
     Explain,
     ConfigGet,
     ConfigSet,
     ConfigReload,
+    PlanRebalance,
+    PlanShow,
     TopologyDump,
     TopologyEpoch,
+    TopologyLoad,
+    TaskList,
+    TaskStatus,
+    TaskCancel,
     /// The word belongs to a later version.
     NotYet,
 }
@@ -141,7 +153,13 @@ pub const WORDS: &[Word] = &[
         "All nodes with their state, load and memory.",
         Action::ShowNodes,
     ),
-    later("SHOW", "PROXIES", "", "All proxies of this cluster."),
+    word(
+        "SHOW",
+        "PROXIES",
+        NONE,
+        "All proxies of this cluster, what they serve, and which one leads.",
+        Action::ShowProxies,
+    ),
     word(
         "SHOW",
         "CLIENTS",
@@ -149,7 +167,13 @@ pub const WORDS: &[Word] = &[
         "Who is connected, with the fields of CLIENT LIST.",
         Action::ShowClients,
     ),
-    later("SHOW", "TASKS", "", "All tasks, as TASK LIST."),
+    word(
+        "SHOW",
+        "TASKS",
+        NONE,
+        "All tasks, as TASK LIST.",
+        Action::TaskList,
+    ),
     word(
         "SHOW",
         "STATS",
@@ -206,39 +230,78 @@ pub const WORDS: &[Word] = &[
         "<n>",
         "Compares a moved shard with its source.",
     ),
-    later("SHARD", "PAUSE", "<n>", "Holds the requests of a shard."),
-    later(
+    word(
+        "SHARD",
+        "PAUSE",
+        ("<n[-m][,...]|db:d>", 1, 1),
+        "Holds the requests of shards on all proxies, each for up to hold_max.",
+        Action::ShardPause,
+    ),
+    word(
         "SHARD",
         "RESUME",
-        "<n>",
-        "Lets the requests of a paused shard go.",
+        ("<n[-m][,...]|db:d>", 1, 1),
+        "Lets the requests of paused shards go.",
+        Action::ShardResume,
     ),
-    later("NODE", "ADD", "<name> <address>", "Adds a node without shards."),
-    later("NODE", "REMOVE", "<name>", "Removes a node that has no shards."),
+    word(
+        "NODE",
+        "ADD",
+        ("<name> <address>", 2, 2),
+        "Adds a node without shards, after a look whether it fits.",
+        Action::NodeAdd,
+    ),
+    word(
+        "NODE",
+        "REMOVE",
+        ("<name>", 1, 1),
+        "Removes a node that has no shards.",
+        Action::NodeRemove,
+    ),
     later("NODE", "DRAIN", "<name>", "Moves all shards away from a node."),
-    later(
+    word(
         "NODE",
         "SET",
-        "<name> <option> <value>",
-        "Changes an option of a node.",
+        ("<name> address <address> [FORCE]", 3, 4),
+        "Says that another server has a node's data now; FORCE: or has none.",
+        Action::NodeSet,
     ),
-    later(
+    word(
         "PLAN",
         "REBALANCE",
-        "[BY keys|ops|memory]",
-        "Plans moves that even out the nodes.",
+        ("[BY keys|ops|memory]", 0, 2),
+        "Plans moves that even out the nodes. Nothing is moved.",
+        Action::PlanRebalance,
     ),
-    later("PLAN", "SHOW", "<id>", "The moves of a plan."),
+    word(
+        "PLAN",
+        "SHOW",
+        ("<id>", 1, 1),
+        "A plan that was made, and whether it is stale.",
+        Action::PlanShow,
+    ),
     later("PLAN", "APPLY", "<id>", "Carries a plan out."),
-    later("TASK", "LIST", "", "All tasks."),
-    later("TASK", "STATUS", "<id>", "How far a task is."),
+    word("TASK", "LIST", NONE, "All tasks.", Action::TaskList),
+    word(
+        "TASK",
+        "STATUS",
+        ("<id>", 1, 1),
+        "How far a task is.",
+        Action::TaskStatus,
+    ),
     later(
         "TASK",
         "CUTOVER",
         "<id>",
         "Lets a task that is ready switch its shard over.",
     ),
-    later("TASK", "CANCEL", "<id>", "Stops a task before its cutover."),
+    word(
+        "TASK",
+        "CANCEL",
+        ("<id>", 1, 1),
+        "Stops a task before its cutover.",
+        Action::TaskCancel,
+    ),
     later(
         "TASK",
         "ROLLBACK",
@@ -286,7 +349,13 @@ pub const WORDS: &[Word] = &[
         "The whole topology as a JSON document.",
         Action::TopologyDump,
     ),
-    later("TOPOLOGY", "LOAD", "<json>", "Puts a dumped topology in force."),
+    word(
+        "TOPOLOGY",
+        "LOAD",
+        ("<json> [FORCE]", 1, 2),
+        "Puts a dumped topology in force, with a new epoch. Keys do not move with it.",
+        Action::TopologyLoad,
+    ),
     word(
         "TOPOLOGY",
         "EPOCH",
@@ -308,7 +377,13 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
             shown(noun)
         ));
     };
-    let (word, rest) = if first.verb.is_empty() {
+    let own_help = args
+        .try_get(2)
+        .filter(|verb| is(verb, "HELP"))
+        .and_then(|_| help_of(first.noun));
+    let (word, rest) = if let Some(help) = own_help {
+        (help, 3)
+    } else if first.verb.is_empty() {
         (first, 2)
     } else {
         let Some(verb) = args.try_get(2) else {
@@ -318,8 +393,7 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
                 first.noun
             ));
         };
-        let own_help = is(verb, "HELP").then(|| help_of(first.noun)).flatten();
-        match own_help.or_else(|| of_noun.find(|word| is(verb, word.verb))) {
+        match of_noun.find(|word| is(verb, word.verb)) {
             Some(word) => (word, 3),
             None => {
                 let verb = shown(verb);
@@ -341,9 +415,13 @@ pub(super) fn find(args: &Args<'_>) -> Result<(&'static Word, usize), String> {
     Ok((word, rest))
 }
 
-/// `PRESHARD SHARD HELP` of every noun that has verbs.
+/// `PRESHARD SHARD HELP` of every noun but `EXPLAIN`, which explains the command of that name.
 fn help_of(noun: &str) -> Option<&'static Word> {
     const HELPS: &[Word] = &[
+        word("HELP", "HELP", NONE, "", Action::HelpOfNoun),
+        word("VERSION", "HELP", NONE, "", Action::HelpOfNoun),
+        word("INFO", "HELP", NONE, "", Action::HelpOfNoun),
+        word("CHECK", "HELP", NONE, "", Action::HelpOfNoun),
         word("SHOW", "HELP", NONE, "", Action::HelpOfNoun),
         word("SHARD", "HELP", NONE, "", Action::HelpOfNoun),
         word("NODE", "HELP", NONE, "", Action::HelpOfNoun),

@@ -31,7 +31,10 @@ pub(super) struct Admin {
         default_value = "127.0.0.1:6381"
     )]
     addr: Address,
-    /// File whose first line is the password of the admin listener
+    /// The user to be; it needs the right admin or monitor
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    user: String,
+    /// File whose first line is the password of the admin listener, or of the user
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Speak TLS, to [admin] listen_tls
@@ -120,7 +123,7 @@ fn ask(admin: &Admin) -> Result<Value, AdminError> {
     let mut link = Link::connect(&admin.addr, tls.as_ref()).map_err(failed)?;
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
-        hello.extend([&b"AUTH"[..], b"default", password.as_bytes()]);
+        hello.extend([&b"AUTH"[..], admin.user.as_bytes(), password.as_bytes()]);
     }
     let greeting = link.exchange(&hello, &admin.addr)?;
     if matches!(greeting, Value::Error(_)) {
@@ -274,6 +277,7 @@ mod tests {
 
     fn asking(addr: Address, words: &[&str]) -> Admin {
         Admin {
+            user: "default".to_owned(),
             addr,
             password_file: None,
             tls: false,

@@ -72,10 +72,10 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         "topology: {} shards and {} pinned databases on {} nodes, epoch {}; it {origin}",
         topology.shards,
         topology.pinned,
-        topology.nodes.len(),
+        topology.node_count(),
         topology.epoch
     );
-    let credentials = control::credentials_of(config);
+    let credentials = control::admin_credentials_of(config);
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }

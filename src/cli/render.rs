@@ -1,4 +1,4 @@
-//! An answer for people: rows as an aligned table, fields as `name: value` lines, text as it is.
+//! An answer for people: rows as an aligned table, fields as `name: value` lines, tables among them below; text as it is.
 //!
 //! What came over the network never reaches the terminal as a control character.
 
@@ -7,12 +7,10 @@ use crate::resp::Value;
 /// The whole answer, ending in a newline unless it is empty.
 pub(super) fn value(answer: &Value) -> String {
     let mut text = match answer {
-        Value::Array(rows) if !rows.is_empty() && rows.iter().all(|row| matches!(row, Value::Map(_))) => {
-            table(rows)
-        }
+        Value::Array(rows) if is_table(answer) => table(rows),
         Value::Array(lines) if lines.is_empty() => "(none)".to_owned(),
         Value::Array(lines) => lines.iter().map(cell).collect::<Vec<_>>().join("\n"),
-        Value::Map(fields) => list(fields),
+        Value::Map(fields) => fields_and_tables(fields),
         Value::Bulk(bytes) | Value::Verbatim { text: bytes, .. } => lines(&String::from_utf8_lossy(bytes)),
         single => cell(single),
     };
@@ -71,7 +69,25 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-fn list(fields: &[(Value, Value)]) -> String {
+fn is_table(value: &Value) -> bool {
+    let is_row = |row: &Value| matches!(row, Value::Map(_));
+    matches!(value, Value::Array(rows) if !rows.is_empty() && rows.iter().all(is_row))
+}
+
+/// Fields, and then those whose values are tables, each under its name.
+fn fields_and_tables(fields: &[(Value, Value)]) -> String {
+    let (tables, single): (Vec<_>, Vec<_>) = fields.iter().partition(|(_, value)| is_table(value));
+    let mut text = list(&single);
+    for (name, value) in tables {
+        if let Value::Array(rows) = value {
+            let gap = if text.is_empty() { "" } else { "\n\n" };
+            text.push_str(&format!("{gap}{}\n{}", cell(name), table(rows).trim_end()));
+        }
+    }
+    text
+}
+
+fn list(fields: &[&(Value, Value)]) -> String {
     let names: Vec<String> = fields
         .iter()
         .map(|(name, _)| format!("{}:", cell(name)))
@@ -184,6 +200,29 @@ mod tests {
             ("x", Value::bulk("")),
         ]);
         assert_eq!(value(&fields), "command: mget\nshards:  0-2,7\nx:\n");
+    }
+
+    #[test]
+    fn tables_among_fields_come_below_them() {
+        let moves = |rows: Vec<Value>| {
+            row(&[
+                ("id", Value::bulk("e1")),
+                ("before", Value::Array(vec![row(&[("node", Value::bulk("a"))])])),
+                ("moves", Value::Array(rows)),
+                ("note", Value::bulk("x")),
+            ])
+        };
+        assert_eq!(
+            value(&moves(vec![row(&[
+                ("shard", Value::Int(1)),
+                ("keys", Value::Int(22))
+            ])])),
+            "id:   e1\nnote: x\n\nbefore\nnode\na\n\nmoves\nshard  keys\n    1    22\n"
+        );
+        assert_eq!(
+            value(&moves(Vec::new())),
+            "id:    e1\nmoves:\nnote:  x\n\nbefore\nnode\na\n"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! `policy.rs` and nowhere else. A command that is in neither is refused: its first argument is never guessed to be a
 //! key. Nothing in this room knows shards, sessions or sockets.
 
+mod access;
 mod docs;
 mod flags;
 mod glob;
@@ -34,10 +35,11 @@ pub(crate) mod testing;
 mod waiting;
 mod writing;
 
+pub use access::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use introspect::introspect;
-pub use keys::{keys, reaches_undeclared_keys, routing_keys};
+pub use keys::{keys, reaches_undeclared_keys, routing_keys, sort_option_with_other_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
 pub use script::{judge_code, touches_nothing};
@@ -46,5 +48,5 @@ pub use spec::{
     Spec, Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
-pub use waiting::{Wait, wait_of};
+pub use waiting::{Wait, Waiting, wait_of};
 pub use writing::may_write;

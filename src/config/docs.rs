@@ -3,6 +3,7 @@
 //! A test compares them with the files; `PRESHARD_BLESS=1 cargo test` writes them anew.
 
 use super::keys::{KEYS, Key, Kind, NODES_COST, NODES_WHAT, SECTIONS};
+use super::users;
 use std::fmt::Write as _;
 
 /// Columns of a comment in the sample file.
@@ -74,6 +75,21 @@ pub fn reference_page() -> String {
             );
         }
     }
+    push(&mut page, &format!("\n## [[user]]\n\n{}\n\n", users::WHAT));
+    push(
+        &mut page,
+        "| key | values | default | reload | what it does | what it costs |\n|---|---|---|---|---|---|\n",
+    );
+    for field in users::FIELDS {
+        let (name, values) = (field.name, field.describe());
+        let row = format!(
+            "| `{name}` | {values} | {} | yes | {} | {} |\n",
+            field.default,
+            field.what.replace('|', "\\|"),
+            field.cost
+        );
+        push(&mut page, &row);
+    }
     page
 }
 
@@ -110,6 +126,16 @@ pub fn sample_file() -> String {
                 );
             }
         }
+    }
+    push(&mut file, "\n");
+    push_comment(&mut file, users::WHAT);
+    push(&mut file, "# [[user]]\n");
+    for field in users::FIELDS {
+        push(&mut file, "#\n");
+        push_comment(&mut file, field.what);
+        push_comment(&mut file, &format!("Values: {}.", field.describe()));
+        push_comment(&mut file, &format!("Cost: {}", field.cost));
+        push(&mut file, &format!("# {} = {}\n", field.name, field.example));
     }
     file
 }

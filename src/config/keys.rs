@@ -75,15 +75,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 /// Keys and whole sections that later versions have. Their neutral values are accepted; anything else
 /// is refused, never silently ignored.
-pub const LATER: &[&str] = &[
-    "proxy.proxy_protocol",
-    "proxy.hold_max",
-    "nodes.admin_username",
-    "nodes.admin_password_file",
-    "migration",
-    "commands",
-    "user",
-];
+pub const LATER: &[&str] = &["proxy.proxy_protocol", "migration", "commands"];
 
 /// The table of nodes is a list of tables, not a plain key; see [`NODES_WHAT`].
 pub const NODES_PATH: &str = "topology.nodes";
@@ -159,6 +151,14 @@ pub const KEYS: &[Key] = &[
         "10s",
         "Time for a client that has not authenticated to send its first complete request.",
         "Too short cuts off clients behind slow links; too long lets strangers hold connections.",
+    ),
+    key(
+        "proxy.hold_max",
+        Kind::Time(Duration::from_millis(100), HOUR),
+        "10s",
+        "How long a request waits whose shard is paused or on its way to another node; then `TRYAGAIN`, it has not run.",
+        "Shorter than a change of the leader takes (5 s), clients see errors of moves that are interrupted; longer than \
+         the clients' own timeouts, they give up first.",
     ),
     key(
         "proxy.request_bytes_max",
@@ -317,6 +317,21 @@ pub const KEYS: &[Key] = &[
         "File whose first line is the password of the nodes, one for all.",
         "Kept in memory in the clear: it is sent on every new connection.",
     ),
+    unset(
+        "nodes.admin_username",
+        Kind::Text("a user name"),
+        "preshard-admin",
+        "The ACL user for what administers the nodes: probes, marks, preshard's own users. Unset: as `username`. Needs \
+         `admin_password_file`.",
+        "Needs `+@all ~* &*`, ACL included; with it, `username` can have fewer rights.",
+    ),
+    unset(
+        "nodes.admin_password_file",
+        Kind::File,
+        "node-admin-password",
+        "File whose first line is the password of `admin_username`.",
+        "Kept in memory in the clear, as the other one.",
+    ),
     key(
         "nodes.tls",
         Kind::Switch,
@@ -408,6 +423,13 @@ pub const KEYS: &[Key] = &[
         "auto",
         "Batches that one connection keeps under way: 1 waits for replies and so gathers larger ones.",
         "Higher values lower the latency of an idle node and raise its cost per command when busy.",
+    ),
+    key(
+        "nodes.acl_users",
+        Kind::Choice(&["auto", "off"]),
+        "auto",
+        "Whether preshard makes ACL users of its own on the nodes for the traffic: `auto` where a node lets it, or not at all.",
+        "Without them a moved shard cannot be fenced on its old node; `CHECK` says which nodes have them.",
     ),
     key(
         "nodes.on_empty",

@@ -92,7 +92,11 @@ impl Config {
         if !is_set("admin.password_sha256") {
             config.admin.password.clone_from(&self.admin.password);
         }
+        config.users.clone_from(&self.users);
         config.nodes.password.clone_from(&self.nodes.password);
+        if let (Some((_, password)), Some((_, before))) = (&mut config.nodes.admin, &self.nodes.admin) {
+            password.clone_from(before);
+        }
         config.topology.store_login.clone_from(&self.topology.store_login);
         config.tls = self.tls.clone();
         config.nodes.tls = self.nodes.tls.clone();
@@ -118,6 +122,7 @@ impl Config {
         next.admin.listen_tls.clone_from(&admin.listen_tls);
         next.admin.http_tls.clone_from(&admin.http_tls);
         next.nodes.shared_connections = nodes.shared_connections;
+        next.nodes.acl_users = nodes.acl_users;
         if nodes.tls.on != new.nodes.tls.on {
             next.nodes.tls = nodes.tls.clone();
         }
@@ -149,13 +154,22 @@ impl Config {
         ))
     }
 
+    /// Whether somebody may connect, or do, what the other config does not let him.
+    #[must_use]
+    pub fn is_accessed_otherwise(&self, other: &Self) -> bool {
+        (&self.users, &self.proxy.password, &self.admin.password)
+            != (&other.users, &other.proxy.password, &other.admin.password)
+    }
+
     /// The rows of [`Config::settings`] that differ, secrets and contents of files included.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
         let hidden = |row: &str| match row {
             "proxy.password" => self.proxy.password != other.proxy.password,
             "admin.password" => self.admin.password != other.admin.password,
+            "user" => self.users != other.users,
             "nodes.password" => self.nodes.password != other.nodes.password,
+            "nodes.admin_password" => self.nodes.admin != other.nodes.admin,
             "topology.store_password" => self.topology.store_login != other.topology.store_login,
             "tls.certificate_file" => self.tls.side != other.tls.side,
             "nodes.tls_ca_file" => self.nodes.tls.side != other.nodes.tls.side,
@@ -190,7 +204,11 @@ mod tests {
         let special = match key.path {
             "topology.shards" => "512",
             "topology.store" => "file:other.json",
-            "topology.store_tls" | "nodes.tls" | "topology.store_username" | "nodes.username" => return None,
+            "topology.store_tls"
+            | "nodes.tls"
+            | "topology.store_username"
+            | "nodes.username"
+            | "nodes.admin_username" => return None,
             "proxy.password_sha256" | "admin.password_sha256" => {
                 "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
             }

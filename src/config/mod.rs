@@ -23,6 +23,7 @@ mod secret;
 mod settings;
 mod tls;
 pub mod units;
+pub mod users;
 mod validate;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ mod tests;
 pub use live::{Overrides, Source};
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 pub use secret::{PasswordHash, Secret};
+pub use users::UserSettings;
 
 use crate::tls::{ClientCertificates, ClientSide, ServerSide};
 use crate::topology::{Address, Node};
@@ -63,6 +65,8 @@ pub struct Config {
     pub tls: Tls,
     /// `[log]`
     pub log: Log,
+    /// `[[user]]`
+    pub users: Vec<UserSettings>,
     /// What is allowed but should be logged at start.
     pub warnings: Vec<String>,
 }
@@ -86,6 +90,8 @@ pub struct Proxy {
     pub tcp_keepalive: Option<Duration>,
     /// Time to the first complete request while not authenticated.
     pub handshake_timeout: Duration,
+    /// Time that a request of a held shard may wait.
+    pub hold_max: Duration,
     /// Bytes of one argument.
     pub request_bytes_max: usize,
     /// Request bytes held for all clients together.
@@ -140,6 +146,8 @@ pub struct Nodes {
     pub password: Option<Secret>,
     /// `tls` and the keys that begin with it.
     pub tls: Outbound,
+    /// Name and password for what administers the nodes, if it is not the same.
+    pub admin: Option<(String, Secret)>,
     /// Time to connect, handshake included.
     pub connect_timeout: Duration,
     /// Connections from each worker to each node, 1 to 4.
@@ -158,6 +166,8 @@ pub struct Nodes {
     pub batches_in_flight: Batches,
     /// What to do with a known node that lost its data.
     pub on_empty: OnEmpty,
+    /// Users of preshard's own on nodes.
+    pub acl_users: AclUsers,
     /// What to do with subscribers that may have missed messages.
     pub on_gap: OnGap,
     /// Longest pause between attempts to connect.
@@ -182,6 +192,16 @@ pub enum OnGap {
     Resubscribe,
     /// They are closed, as one Redis would have closed them.
     Close,
+}
+
+/// Whether preshard makes ACL users of its own on nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AclUsers {
+    /// Where the node lets it.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// What to do with a known node that comes back without data.
@@ -326,6 +346,22 @@ impl Config {
             ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
         })?;
         Self::parse(path, &text, std::env::vars_os())
+    }
+
+    /// Whether the admin port asks for a password.
+    #[must_use]
+    pub fn admin_is_guarded(&self) -> bool {
+        let administers = |user: &&UserSettings| user.enabled && user.rules.rights().may_administer();
+        let mut administrators = self.users.iter().filter(administers).peekable();
+        let some = self.admin.password.is_some() || administrators.peek().is_some();
+        some && !administrators.any(|user| user.nopass)
+    }
+
+    /// Whether the data port asks for a password.
+    #[must_use]
+    pub fn data_is_guarded(&self) -> bool {
+        let open = |user: &UserSettings| user.enabled && user.nopass;
+        self.proxy.password.is_some() || !self.users.is_empty() && !self.users.iter().any(open)
     }
 
     /// Like [`Config::load`], with the text and the environment given. Relative paths start at the folder of `path`.

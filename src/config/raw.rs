@@ -10,6 +10,7 @@
 use super::keys::{KEYS, Key, Kind, LATER, NODES_PATH, SECTIONS};
 use super::live::{Overrides, settable};
 use super::mistake::{Mistake, Origin};
+use super::users::{self, RawUser};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::Range;
@@ -40,6 +41,9 @@ pub(super) struct RawNode {
 pub(super) struct Raw {
     pub(super) values: BTreeMap<&'static str, Vec<Given>>,
     pub(super) nodes: Vec<RawNode>,
+    pub(super) users: Vec<RawUser>,
+    /// Where a `[[user]]` is called `default`, once users are built.
+    pub(super) default_user_at: Option<Origin>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -107,7 +111,10 @@ impl Raw {
         if LATER.contains(&section) {
             return self.read_later(section, at, value.get_ref());
         }
-        let names = || SECTIONS.iter().map(|(name, _)| *name);
+        if section == users::SECTION {
+            return users::read(self, value);
+        }
+        let names = || SECTIONS.iter().map(|(name, _)| *name).chain([users::SECTION]);
         if !names().any(|name| name == section) {
             let hint = suggestion(section, names());
             return self.tell(Origin::File(at), format!("unknown section [{section}]"), hint);
@@ -313,7 +320,7 @@ impl Raw {
 }
 
 /// "did you mean", if something known is near.
-fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = known.iter().map(|name| (distance(wrong, name), *name)).min();
     match near {

@@ -5,6 +5,7 @@ use super::keys::NODES_COST;
 use super::mistake::Origin;
 use super::raw::Raw;
 use super::units::format_bytes;
+use crate::command;
 use crate::topology::{Address, Invalid, validate};
 use std::collections::HashMap;
 
@@ -15,6 +16,21 @@ pub(super) fn check(raw: &mut Raw, config: &Config) {
     check_listeners(raw, config);
     check_advertised(raw, config);
     super::tls::check(raw, config);
+    check_default_user(raw, config);
+}
+
+/// One password for all is the user `default`: only one place may say who that is.
+fn check_default_user(raw: &mut Raw, config: &Config) {
+    if config.proxy.password.is_some()
+        && let Some(origin) = raw.default_user_at.clone()
+    {
+        let what = "the user 'default' has a [[user]] table, and proxy.password_… is its password too";
+        raw.tell(
+            origin,
+            what,
+            "move the password into the table, or remove the table",
+        );
+    }
 }
 
 fn check_sizes(raw: &mut Raw, config: &Config) {
@@ -107,10 +123,10 @@ pub(super) fn check_listeners(raw: &mut Raw, config: &Config) {
         ),
     ] {
         if let Some(address) = address.filter(|address| !address.is_loopback())
-            && admin.password.is_none()
+            && !config.admin_is_guarded()
         {
             let what = format!("{path} {address} can be reached from other machines and has no password");
-            let hint = "set admin.password_file, or listen on 127.0.0.1";
+            let hint = "set admin.password_file, add a [[user]] with the right admin or monitor, or listen on 127.0.0.1";
             raw.tell(raw.origin(path), what, hint);
         }
     }
@@ -139,6 +155,16 @@ fn check_advertised(raw: &mut Raw, config: &Config) {
     raw.tell(raw.origin("proxy.cluster_emulation"), what, hint);
 }
 
+/// Commands that run code.
+const CODE: [&[u8]; 6] = [
+    b"eval",
+    b"evalsha",
+    b"eval_ro",
+    b"evalsha_ro",
+    b"fcall",
+    b"fcall_ro",
+];
+
 /// What is allowed but worth a line in the log.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let unused = config
@@ -156,7 +182,18 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         .map(|address| ("proxy.listen", address));
     let secured = config.proxy.listen_tls.iter().filter(|_| !certified);
     let open = plain.chain(secured.map(|address| ("proxy.listen_tls", address)));
-    let open = open.filter(|(_, address)| config.proxy.password.is_none() && !address.is_loopback());
+    let open = open.filter(|(_, address)| !config.data_is_guarded() && !address.is_loopback());
+    let scripts = config.users.iter().filter(|user| {
+        let may = |name: &[u8]| command::lookup(name).is_some_and(|spec| user.rules.commands().has(spec.id));
+        user.enabled && user.rules.has_key_limit() && CODE.iter().any(|name| may(name))
+    });
+    let scripts = scripts.map(|user| {
+        format!(
+            "user '{}' is limited to some keys and may run scripts, which can reach all keys of their shard: \
+             take +eval and its like out of its commands unless it is trusted",
+            user.name
+        )
+    });
     open.map(|(path, address)| {
         format!(
             "{path} {address} can be reached from other machines and has no password: \
@@ -164,6 +201,7 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         )
     })
     .chain(unused)
+    .chain(scripts)
     .chain(super::tls::warnings(config))
     .collect()
 }

@@ -66,10 +66,23 @@ impl PasswordHash {
         Some(Self(hash))
     }
 
+    /// In the form of Redis's ACL: `#` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn to_acl(&self) -> String {
+        let digits = self.0.iter().map(|byte| format!("{byte:02x}"));
+        std::iter::once("#".to_owned()).chain(digits).collect()
+    }
+
+    /// Whether both are of the same password; takes the same time for every pair.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
     /// Whether a given password is the right one; takes the same time for every wrong one of a length.
     #[must_use]
     pub fn matches(&self, given: &[u8]) -> bool {
-        Self::of(given).0.ct_eq(&self.0).into()
+        self.is(&Self::of(given))
     }
 }
 
@@ -109,6 +122,7 @@ mod tests {
         assert!(hash.matches(b"password"));
         assert!(!hash.matches(b"Password") && !hash.matches(b""));
         assert_eq!(hash, PasswordHash::of(b"password"));
+        assert_eq!(hash.to_acl(), hex.to_ascii_lowercase());
         for bad in ["", "#", &hex[..64], &hex.replace('8', "g")] {
             assert_eq!(PasswordHash::from_hex(bad), None, "{bad}");
         }

@@ -1,7 +1,7 @@
 //! The settings in force, as text: each key of the file with the value that counts, secrets left out.
 
 use super::units::{format_bytes, format_duration};
-use super::{Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
+use super::{AclUsers, Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
 use crate::tls::ClientCertificates;
 use crate::topology::Address;
 use std::path::Path;
@@ -28,6 +28,8 @@ impl Config {
         settings.extend(self.tls_settings());
         settings.push(("log.format", log_format(self.log.format).to_owned()));
         settings.push(("log.level", log_level(self.log.level).to_owned()));
+        let users: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
+        settings.push(("user", users.join(",")));
         settings
     }
 
@@ -54,6 +56,7 @@ impl Config {
                 "proxy.handshake_timeout",
                 format_duration(proxy.handshake_timeout),
             ),
+            ("proxy.hold_max", format_duration(proxy.hold_max)),
             ("proxy.request_bytes_max", bytes(proxy.request_bytes_max)),
             ("proxy.request_memory_max", bytes(proxy.request_memory_max)),
             ("proxy.in_flight_max", proxy.in_flight_max.to_string()),
@@ -102,6 +105,10 @@ impl Config {
             Batches::Auto => "auto".to_owned(),
             Batches::Fixed(count) => count.to_string(),
         };
+        let acl_users = match nodes.acl_users {
+            AclUsers::Auto => "auto",
+            AclUsers::Off => "off",
+        };
         let on_empty = match nodes.on_empty {
             OnEmpty::Serve => "serve",
             OnEmpty::Refuse => "refuse",
@@ -113,6 +120,18 @@ impl Config {
         vec![
             ("nodes.username", nodes.username.clone().unwrap_or_default()),
             ("nodes.password", secret(nodes.password.as_ref())),
+            (
+                "nodes.admin_username",
+                nodes
+                    .admin
+                    .as_ref()
+                    .map(|(name, _)| name.clone())
+                    .unwrap_or_default(),
+            ),
+            (
+                "nodes.admin_password",
+                secret(nodes.admin.as_ref().map(|(_, password)| password)),
+            ),
             ("nodes.tls", nodes.tls.on.to_string()),
             ("nodes.tls_ca_file", path(nodes.tls.ca_file.as_deref())),
             (
@@ -132,6 +151,7 @@ impl Config {
             ("nodes.queue_bytes_max", bytes(nodes.queue_bytes_max)),
             ("nodes.dedicated_max", nodes.dedicated_max.to_string()),
             ("nodes.batches_in_flight", batches),
+            ("nodes.acl_users", acl_users.to_owned()),
             ("nodes.on_empty", on_empty.to_owned()),
             ("nodes.on_gap", on_gap.to_owned()),
             (
@@ -263,6 +283,7 @@ mod tests {
             .position(|path| path == "slowlog.slower_than")
             .unwrap();
         expected.insert(slowlog, "topology.nodes".to_owned());
+        expected.push("user".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
         assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");
     }

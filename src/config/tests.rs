@@ -121,7 +121,8 @@ fn every_key_of_the_table_is_read() {
         // Names of files and users may be anything; the first fails when it is opened.
         let reaches = |part: &str| key.path.split(['.', '_']).any(|word| word == part);
         let of_outbound_tls = reaches("tls") || key.path.starts_with("topology.store_");
-        if key.path == "nodes.username" || of_outbound_tls && (reaches("ca") || reaches("name")) {
+        let is_username = matches!(key.path, "nodes.username" | "nodes.admin_username");
+        if is_username || of_outbound_tls && (reaches("ca") || reaches("name")) {
             continue;
         }
         let name = format!(
@@ -177,7 +178,7 @@ allow = ["FOO"]
             "/etc/preshard/preshard.toml:8:21: proxy.output_bytes_soft (128MiB) exceeds proxy.output_bytes_hard (64MiB)",
             "/etc/preshard/preshard.toml:10:12: nodes.on_empty must be one of serve, refuse",
             "/etc/preshard/preshard.toml:11:21: nodes.batches_in_flight must be \"auto\" or a whole number between 1 and 8",
-            "/etc/preshard/preshard.toml:12:1: nodes.admin_username is not supported by this version of preshard",
+            "/etc/preshard/preshard.toml:12:18: nodes.admin_username is set without nodes.admin_password_file",
             "/etc/preshard/preshard.toml:14:9: topology.store: 'h1' is no HOST:PORT",
             "/etc/preshard/preshard.toml:15:10: topology.shards must be a power of two",
             "/etc/preshard/preshard.toml:16:1: a node without address",
@@ -238,13 +239,13 @@ fn the_environment_wins_over_the_file_and_is_checked_like_it() {
 
     let env = [
         ("PRESHARD__PROXY__WROKERS", "3"),
-        ("PRESHARD__NODES__ADMIN_USERNAME", "on"),
+        ("PRESHARD__PROXY__PROXY_PROTOCOL", "on"),
         ("PRESHARD__PROXY__MAX_CLIENTS", "-1"),
     ];
     assert_eq!(
         told(with_env("", &env)),
         [
-            "environment variable PRESHARD__NODES__ADMIN_USERNAME: nodes.admin_username is not supported by this version of preshard",
+            "environment variable PRESHARD__PROXY__PROXY_PROTOCOL: proxy.proxy_protocol is not supported by this version of preshard",
             "environment variable PRESHARD__PROXY__WROKERS: it sets proxy.wrokers, which is no key",
             "environment variable PRESHARD__PROXY__MAX_CLIENTS: proxy.max_clients must be a whole number between 1 and 1000000",
         ]
@@ -253,7 +254,7 @@ fn the_environment_wins_over_the_file_and_is_checked_like_it() {
 
 #[test]
 fn what_later_versions_have_may_be_off_but_not_on() {
-    let off = "[proxy]\nproxy_protocol = \"off\"\nhold_max = \"\"\n[commands]\n";
+    let off = "[proxy]\nproxy_protocol = \"off\"\n[commands]\n";
     assert!(parse(off).is_ok());
     assert_eq!(
         told(parse("[proxy]\nproxy_protocol = true\n[nodes]\ntls = true\n")).len(),

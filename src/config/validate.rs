@@ -9,9 +9,10 @@ use super::raw::{Given, Raw};
 use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
+use super::users;
 use super::{
-    Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog, StorePlace,
-    TopologySeed,
+    AclUsers, Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog,
+    StorePlace, TopologySeed,
 };
 use crate::topology::{Address, Node, validate};
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
         slowlog: reader.slowlog(),
         tls: reader.tls(),
         log: reader.log(),
+        users: reader.users(),
         warnings: Vec::new(),
     };
     relations::check(raw, &config);
@@ -62,6 +64,7 @@ impl Reader<'_> {
             idle_timeout: self.time_or_zero("proxy.idle_timeout"),
             tcp_keepalive: self.time_or_zero("proxy.tcp_keepalive"),
             handshake_timeout: self.time("proxy.handshake_timeout"),
+            hold_max: self.time("proxy.hold_max"),
             request_bytes_max: self.bytes("proxy.request_bytes_max"),
             request_memory_max: self.bytes("proxy.request_memory_max"),
             in_flight_max: self.count("proxy.in_flight_max"),
@@ -95,6 +98,10 @@ impl Reader<'_> {
             password: self
                 .file("nodes.password_file")
                 .and_then(|(path, origin)| self.secret(&path, origin)),
+            admin: self.login(
+                ("nodes.admin_username", "nodes.admin_password_file"),
+                "set both, or neither",
+            ),
             tls: self.outbound(super::tls::NODES),
             connect_timeout: self.time("nodes.connect_timeout"),
             shared_connections: self.count("nodes.shared_connections"),
@@ -104,6 +111,10 @@ impl Reader<'_> {
             queue_bytes_max: self.bytes("nodes.queue_bytes_max"),
             dedicated_max: self.count("nodes.dedicated_max"),
             batches_in_flight: self.batches("nodes.batches_in_flight"),
+            acl_users: self.choice(
+                "nodes.acl_users",
+                &[("auto", AclUsers::Auto), ("off", AclUsers::Off)],
+            ),
             on_empty: self.choice(
                 "nodes.on_empty",
                 &[("serve", OnEmpty::Serve), ("refuse", OnEmpty::Refuse)],
@@ -159,6 +170,18 @@ impl Reader<'_> {
                 ],
             ),
         }
+    }
+}
+
+// === impl Reader: users ===
+
+impl Reader<'_> {
+    fn users(&mut self) -> Vec<users::UserSettings> {
+        let folder = self.folder;
+        users::build(self.raw, |raw, file, origin| {
+            let secret = Reader { raw, folder }.secret(&folder.join(file), origin)?;
+            Some(PasswordHash::of(secret.reveal().as_bytes()))
+        })
     }
 }
 
@@ -373,12 +396,8 @@ impl Reader<'_> {
 
     fn store_login(&mut self, store: &StorePlace) -> Option<(String, Secret)> {
         let (name, file) = ("topology.store_username", "topology.store_password_file");
-        let username = self.given(name);
-        let password = self
-            .file(file)
-            .and_then(|(path, origin)| self.secret(&path, origin));
         match store {
-            StorePlace::Etcd { .. } => {}
+            StorePlace::Etcd { .. } => self.login((name, file), "etcd wants both, or neither"),
             StorePlace::File(_) => {
                 for path in [name, file] {
                     if self.raw.values.contains_key(path) {
@@ -388,9 +407,17 @@ impl Reader<'_> {
                             .tell(origin, what, "remove the key, or use an etcd:// store");
                     }
                 }
-                return None;
+                None
             }
         }
+    }
+
+    /// A name and the file of its password: both, or neither.
+    fn login(&mut self, (name, file): (&str, &str), hint: &str) -> Option<(String, Secret)> {
+        let username = self.given(name);
+        let password = self
+            .file(file)
+            .and_then(|(path, origin)| self.secret(&path, origin));
         if username.is_some() != self.raw.values.contains_key(file) {
             let (there, lacking) = if username.is_some() {
                 (name, file)
@@ -398,11 +425,8 @@ impl Reader<'_> {
                 (file, name)
             };
             let origin = self.raw.origin(there);
-            self.raw.tell(
-                origin,
-                format!("{there} is set without {lacking}"),
-                "etcd wants both, or neither",
-            );
+            self.raw
+                .tell(origin, format!("{there} is set without {lacking}"), hint);
         }
         Some((username?.text, password?))
     }

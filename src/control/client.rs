@@ -92,11 +92,10 @@ impl NodeClient {
     /// # Errors
     /// As [`Self::ask`].
     pub async fn ask_bytes(&mut self, words: &[&[u8]]) -> Result<Value, AskError> {
-        let deadline = self.deadline;
-        match timeout(deadline, self.exchange(words)).await {
-            Ok(Ok(Value::Error(error))) => Err(AskError::Refused(error)),
-            Ok(result) => result,
-            Err(_) => Err(AskError::Timeout(deadline)),
+        match self.ask_all(&[words.to_vec()]).await?.pop() {
+            Some(Value::Error(error)) => Err(AskError::Refused(error)),
+            Some(answer) => Ok(answer),
+            None => Err(AskError::NotRedis),
         }
     }
 
@@ -112,29 +111,56 @@ impl NodeClient {
             .unwrap_or_default())
     }
 
-    async fn exchange(&mut self, words: &[&[u8]]) -> Result<Value, AskError> {
-        let mut frame = Vec::new();
-        resp::write_request(&mut frame, words);
-        self.socket.write_all(&frame).await?;
+    /// Asks several questions in one piece, with one deadline for all: their answers in order. An error reply is a value
+    /// among them.
+    ///
+    /// # Errors
+    /// The network or the deadline. The connection is of no use then.
+    pub async fn ask_all(&mut self, questions: &[Vec<&[u8]>]) -> Result<Vec<Value>, AskError> {
+        let deadline = self.deadline;
+        let mut frames = Vec::new();
+        for words in questions {
+            resp::write_request(&mut frames, words);
+        }
+        let answers = timeout(deadline, self.exchange(&frames, questions.len())).await;
+        answers.map_err(|_| AskError::Timeout(deadline))?
+    }
+
+    /// Sends requests and reads as many replies.
+    async fn exchange(&mut self, frames: &[u8], replies: usize) -> Result<Vec<Value>, AskError> {
+        self.socket.write_all(frames).await?;
         self.socket.flush().await?;
         self.read.clear();
-        let mut scanner = ReplyScanner::default();
-        let mut fed = 0;
-        loop {
-            if self.socket.read_buf(&mut self.read).await? == 0 {
-                return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
-            }
-            match scanner.feed(&self.read[fed..]) {
-                Ok(Some(end)) if fed + end == self.read.len() => break,
-                Ok(None) if self.read.len() <= REPLY_BYTES_MAX => fed = self.read.len(),
-                Ok(_) | Err(_) => return Err(AskError::NotRedis),
-            }
-        }
         let limits = DecodeLimits {
             bytes: REPLY_BYTES_MAX,
             ..DecodeLimits::default()
         };
-        resp::decode(&self.read, limits).map_err(|_| AskError::NotRedis)
+        let mut values = Vec::new();
+        let mut scanner = ReplyScanner::default();
+        let (mut start, mut fed) = (0, 0);
+        while values.len() < replies {
+            match scanner.feed(&self.read[fed..]) {
+                Ok(Some(end)) => {
+                    fed += end;
+                    let value = resp::decode(&self.read[start..fed], limits);
+                    values.push(value.map_err(|_| AskError::NotRedis)?);
+                    start = fed;
+                }
+                Ok(None) if self.read.len() <= REPLY_BYTES_MAX => {
+                    fed = self.read.len();
+                    if self.socket.read_buf(&mut self.read).await? == 0 {
+                        return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+                Ok(None) | Err(_) => return Err(AskError::NotRedis),
+            }
+        }
+        // What nobody has asked for is not an answer.
+        if fed == self.read.len() {
+            Ok(values)
+        } else {
+            Err(AskError::NotRedis)
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!  SIGHUP, PRESHARD CONFIG RELOAD ─▶ read, checked as at the start ─▶ wrong: nothing changes, said why
 //!  PRESHARD CONFIG SET ────────────▶ the same rules, in memory          │ right
 //!                                                                       ▼
-//!     Settings of all workers · certificates · log level · admin password ◀── taking (config/live.rs)
+//!     Settings of all workers · users · certificates · log level · admin password ◀── taking (config/live.rs)
 //!                                                                       └──▶ keys that wait for a restart
 //! ```
 //!
@@ -27,6 +27,7 @@ use crate::metrics::Certificate;
 use crate::tls::{Acceptor, Connector};
 use crate::worker::Order;
 use crate::worker::shared::Shared;
+use crate::worker::users::Users;
 
 /// What a worker gets to take new settings before the change is said to be done all the same.
 const ADOPTION_TIME: Duration = Duration::from_secs(2);
@@ -202,14 +203,18 @@ impl Live {
         }
         self.exchange(&next);
         self.publish(&next);
+        let users = next.is_accessed_otherwise(&running).then(|| Users::of(&next));
         self.running.store(Arc::new(next));
+        if let Some(users) = users {
+            // After the config, where the admin port looks for its own password when the users have changed.
+            self.shared.replace_users(users);
+        }
         self.tell_workers().await;
         Ok(change)
     }
 
     fn exchange(&self, next: &Config) {
-        let topology = self.shared.topology.load();
-        self.shared.settings.store(Arc::new(settings_of(next, &topology)));
+        self.shared.settings.store(Arc::new(settings_of(next)));
         if let (Some(acceptor), Some(side)) = (&self.parts.acceptor, &next.tls.side) {
             acceptor.exchange(side.clone());
         }
@@ -250,7 +255,7 @@ impl Live {
         let telling = async {
             for worker in &self.parts.workers {
                 // A worker that is gone takes the process with it.
-                let _ = worker.send(Order::Adopt(done.clone())).await;
+                let _ = worker.send(Order::Settings(done.clone())).await;
             }
             drop(done);
             // Ends when the last of them has dropped its sender.

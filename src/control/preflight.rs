@@ -84,13 +84,15 @@ pub async fn check_nodes(
     found
 }
 
-struct NodeFacts {
+/// What is worth knowing of a node that fits.
+pub(super) struct NodeFacts {
     version: String,
-    unmarked: bool,
+    pub(super) unmarked: bool,
     warnings: Vec<String>,
 }
 
-enum Problem {
+/// Why a node does not fit.
+pub(super) enum Problem {
     Unreachable(String),
     Wrong(String),
 }
@@ -117,7 +119,8 @@ impl From<AskError> for Problem {
     }
 }
 
-async fn check_node(
+/// Looks at one node.
+pub(super) async fn check_node(
     topology: &Topology,
     node: NodeIndex,
     credentials: &NodeCredentials,
@@ -209,13 +212,14 @@ async fn check_mark(
         Standing::Unmarked => Ok(true),
         Standing::Ours | Standing::OlderEpoch(_) => Ok(false),
         Standing::NewerEpoch(epoch) => Err(Problem::Wrong(format!(
-            "carries epoch {epoch}, but the topology store has epoch {}: the store is old. Restore the newer one (the file \
-             store keeps its previous version beside it as .1)",
+            "carries epoch {epoch}, but the topology store has epoch {}: the store is old. Restore the newer one: with the \
+             store's own backup, or a saved PRESHARD TOPOLOGY DUMP and: preshard restore --config FILE DOCUMENT",
             topology.epoch
         ))),
         Standing::OtherCluster(mark) if seeding => Err(Problem::Wrong(format!(
             "belongs to the preshard cluster {} (node {}, epoch {}), and this proxy's topology store is empty. If it is \
-             that cluster, restore its topology store; if the node's data may go, empty it with FLUSHALL",
+             that cluster, restore its topology store (preshard restore --config FILE DOCUMENT, with a saved PRESHARD TOPOLOGY \
+             DUMP); if the node's data may go, empty it with FLUSHALL",
             mark.cluster, mark.node, mark.epoch
         ))),
         Standing::OtherCluster(mark) => Err(Problem::Wrong(format!(
@@ -232,36 +236,4 @@ async fn check_mark(
             topology.metadata_db()
         ))),
     }
-}
-
-/// Writes the mark of each node that is not spared, so that no other cluster takes it for empty.
-///
-/// # Errors
-/// The first node that did not take its mark.
-pub async fn mark_nodes(
-    topology: &Topology,
-    credentials: &NodeCredentials,
-    deadline: Duration,
-    spared: &[String],
-) -> Result<(), String> {
-    let metadata = topology.metadata_db().to_string();
-    for (node, described) in topology.nodes_by_index() {
-        if spared.contains(&described.name) {
-            continue;
-        }
-        let mark = Mark::expected(topology, node).encode();
-        let marked = async {
-            let mut client = NodeClient::connect(&described.address, credentials, deadline).await?;
-            client.ask(&["SELECT", &metadata]).await?;
-            client.ask(&["SET", MARK_KEY, &mark]).await
-        };
-        let marked: Result<_, AskError> = marked.await;
-        marked.map_err(|error| {
-            format!(
-                "node {} ({}): cannot be marked: {error}",
-                described.name, described.address
-            )
-        })?;
-    }
-    Ok(())
 }

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 use super::client::{AskError, NodeClient};
 use crate::ids::NodeIndex;
 use crate::resp::Value;
@@ -22,14 +24,34 @@ use crate::worker::shared::{NodeCredentials, Shared};
 /// Libraries by name, each with its code.
 type Libraries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Prepares one node each time that a link finds it empty.
-pub async fn prepare_node(shared: Arc<Shared>, node: NodeIndex) {
-    let Some(bell) = shared.empty_nodes.get(node.index()) else {
-        return;
-    };
+/// Prepares nodes each time that a link finds one of them empty, also those that come later. Runs as long as it is polled.
+pub async fn prepare_nodes(shared: Arc<Shared>) {
+    let mut changes = shared.succession.subscribe();
+    let mut tasks = JoinSet::new();
+    let mut known = 0;
     loop {
-        bell.notified().await;
+        let positions = shared.topology.load().nodes.len();
+        for node in (0..).map(NodeIndex).take(positions).skip(known) {
+            tasks.spawn(prepare_node(Arc::clone(&shared), node));
+        }
+        known = positions;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            // A node has left.
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// Prepares one node each time that a link finds it empty.
+async fn prepare_node(shared: Arc<Shared>, node: NodeIndex) {
+    let of_node = shared.node(node);
+    loop {
+        of_node.empty.notified().await;
         let topology = shared.topology.load_full();
+        if topology.retired.contains(&node) {
+            return;
+        }
         let name = &topology.node(node).name;
         match prepare(&shared, &topology, node).await {
             Ok(true) => {
@@ -49,8 +71,8 @@ pub async fn prepare_node(shared: Arc<Shared>, node: NodeIndex) {
 
 /// Whether the node was empty, and is ready now.
 async fn prepare(shared: &Shared, topology: &Topology, node: NodeIndex) -> Result<bool, AskError> {
-    let settings = shared.settings.load_full();
-    let (credentials, deadline) = (&settings.credentials, settings.limits.connect);
+    let (credentials, deadline) = shared.admin_login();
+    let credentials = &credentials;
     let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
     if standing(topology, node, &mut client).await? != Standing::Unmarked {
         return Ok(false);
@@ -104,12 +126,9 @@ async fn libraries_of(
             let address = &topology.node(node).address;
             let mut client = NodeClient::connect(address, credentials, deadline).await?;
             let theirs = match standing(topology, node, &mut client).await? {
-                Standing::Ours | Standing::OlderEpoch(_) => true,
+                Standing::Ours | Standing::OlderEpoch(_) | Standing::NewerEpoch(_) => true,
                 Standing::Unmarked => seeding,
-                Standing::NewerEpoch(_)
-                | Standing::OtherCluster(_)
-                | Standing::OtherNode(_)
-                | Standing::Unreadable(_) => false,
+                Standing::OtherCluster(_) | Standing::OtherNode(_) | Standing::Unreadable(_) => false,
             };
             match theirs {
                 true => list(&mut client).await,
@@ -131,7 +150,7 @@ async fn libraries_of(
     all
 }
 
-async fn standing(
+pub(super) async fn standing(
     topology: &Topology,
     node: NodeIndex,
     client: &mut NodeClient,

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::client::{AskError, NodeClient};
 use super::{info_field, preflight};
 use crate::metrics::NodeFacts;
+use crate::topology::Address;
 use crate::worker::shared::{NodeView, NodesView, Shared};
 
 /// Between two probes of a node.
@@ -19,16 +20,18 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 pub async fn probe_nodes(shared: Arc<Shared>) {
     let mut ticks = interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut clients: Vec<Option<NodeClient>> = Vec::new();
+    let mut clients: Vec<Option<(NodeClient, Address)>> = Vec::new();
     loop {
         ticks.tick().await;
         let topology = shared.topology.load_full();
         clients.resize_with(topology.nodes.len(), || None);
         let before = shared.nodes.load_full();
         let mut view = NodesView::default();
+        view.nodes.resize_with(topology.nodes.len(), NodeView::default);
         for (node, described) in topology.nodes_by_index() {
             let asked = Instant::now();
             let slot = &mut clients[node.index()];
+            slot.take_if(|(_, address)| *address != described.address);
             let seen = match probe(slot, &shared, &described.address).await {
                 Ok(seen) => seen,
                 Err(error) => {
@@ -49,7 +52,7 @@ pub async fn probe_nodes(shared: Arc<Shared>) {
                 };
                 shared.metrics.facts().set_node(&described.name, facts);
             }
-            view.nodes.push(seen);
+            view.nodes[node.index()] = seen;
         }
         publish_keys(&shared, &view);
         shared.nodes.store(Arc::new(view));
@@ -71,16 +74,16 @@ fn publish_keys(shared: &Shared, view: &NodesView) {
 }
 
 async fn probe(
-    slot: &mut Option<NodeClient>,
+    slot: &mut Option<(NodeClient, Address)>,
     shared: &Shared,
-    address: &crate::topology::Address,
+    address: &Address,
 ) -> Result<NodeView, AskError> {
-    let client = match slot {
-        Some(client) => client,
+    let (client, _) = match slot {
+        Some(kept) => kept,
         None => {
-            let settings = shared.settings.load_full();
-            let deadline = settings.limits.connect;
-            slot.insert(NodeClient::connect(address, &settings.credentials, deadline).await?)
+            let (credentials, deadline) = shared.admin_login();
+            let client = NodeClient::connect(address, &credentials, deadline).await?;
+            slot.insert((client, address.clone()))
         }
     };
     let info = client.ask_text(&["INFO"]).await?;
@@ -95,6 +98,7 @@ async fn probe(
         error: String::new(),
         version: text("redis_version"),
         used_memory: number("used_memory"),
+        maxmemory: number("maxmemory"),
         maxmemory_policy: text("maxmemory_policy"),
         ops: number("instantaneous_ops_per_sec"),
         databases: 0,
@@ -105,7 +109,7 @@ async fn probe(
 }
 
 /// `db12:keys=3,expires=1,avg_ttl=0`
-fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
+pub(super) fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
     let (db, fields) = line.trim().strip_prefix("db")?.split_once(':')?;
     let field = |name: &str| {
         fields

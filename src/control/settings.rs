@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Batches, Config};
+use crate::config::Config;
 use crate::resp::RequestLimits;
-use crate::topology::Topology;
-use crate::worker::shared::{Limits, NodeCredentials, Settings, batches_for};
+use crate::worker::shared::{Limits, NodeCredentials, Settings};
 use crate::worker::slowlog::SlowLogSettings;
 
 /// A node that answers nothing for this long after a deadline passed is connected anew.
@@ -16,11 +15,11 @@ const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// What workers go by under this config.
 #[must_use]
-pub fn settings_of(config: &Config, topology: &Topology) -> Settings {
+pub fn settings_of(config: &Config) -> Settings {
     Settings {
-        limits: limits_of(config, topology),
-        password: config.proxy.password.clone(),
+        limits: limits_of(config),
         credentials: credentials_of(config),
+        admin_credentials: admin_credentials_of(config),
         on_empty: config.nodes.on_empty,
         on_gap: config.nodes.on_gap,
         redis_version: config.proxy.redis_version.clone(),
@@ -33,9 +32,22 @@ pub fn settings_of(config: &Config, topology: &Topology) -> Settings {
     }
 }
 
-/// How preshard logs in to nodes under this config.
+/// As whom the control side asks nodes under this config.
 #[must_use]
-pub fn credentials_of(config: &Config) -> NodeCredentials {
+pub fn admin_credentials_of(config: &Config) -> NodeCredentials {
+    let usual = credentials_of(config);
+    match &config.nodes.admin {
+        Some((name, password)) => NodeCredentials {
+            username: Some(name.clone()),
+            password: Some(password.clone()),
+            ..usual
+        },
+        None => usual,
+    }
+}
+
+/// How links log in to nodes under this config, unless the topology names a user.
+fn credentials_of(config: &Config) -> NodeCredentials {
     NodeCredentials {
         username: config.nodes.username.clone(),
         password: config.nodes.password.clone(),
@@ -52,13 +64,9 @@ pub fn worker_count(config: &Config) -> usize {
     }
 }
 
-fn limits_of(config: &Config, topology: &Topology) -> Limits {
+fn limits_of(config: &Config) -> Limits {
     let (proxy, nodes) = (&config.proxy, &config.nodes);
     let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    let batches = topology.nodes.iter().map(|node| match nodes.batches_in_flight {
-        Batches::Auto => batches_for(&node.address),
-        Batches::Fixed(count) => usize::from(count),
-    });
     Limits {
         request: RequestLimits {
             bulk_max: proxy.request_bytes_max,
@@ -81,7 +89,8 @@ fn limits_of(config: &Config, topology: &Topology) -> Limits {
         node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
         keys: proxy.keys_max,
         tracking_keys: proxy.tracking_keys_max,
-        batches: batches.collect(),
+        batches: nodes.batches_in_flight,
+        hold: proxy.hold_max,
         dedicated: nodes.dedicated_max,
         shared_connections: usize::from(nodes.shared_connections),
         keepalive: proxy.tcp_keepalive.unwrap_or_default(),

@@ -136,7 +136,7 @@ impl FamiliesCollector {
         };
         Ok(Self {
             sources,
-            descs: families::all().map(desc).collect::<Result<_, _>>()?,
+            descs: families().map(desc).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -169,6 +169,6 @@ impl Collector for FamiliesCollector {
             out.set_metric(emit.metrics);
             out
         };
-        families::all().map(gather).collect()
+        families().map(gather).collect()
     }
 }

@@ -3,12 +3,13 @@
 //! Control writes here after each change and each probe; the scrape and `INFO` read. Everything is replaced as
 //! a whole or is one number, so that a reader never waits for a probe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
+use super::fleet::{FleetFigures, FleetSource};
 use crate::ids::{DbIndex, Epoch, ShardId};
 use crate::topology::{Placement, Topology};
 
@@ -19,17 +20,34 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Names of all nodes, those without shards included.
     pub nodes: Vec<String>,
+    /// Names of those that have a user of preshard's own.
+    pub provisioned: BTreeSet<String>,
     /// Each shard with the position of its node in `nodes` and its database.
     pub shards: Vec<(ShardId, usize, DbIndex)>,
 }
 
 impl From<&Topology> for Assignment {
     fn from(topology: &Topology) -> Self {
-        let shard =
-            |(number, placement): (u16, &Placement)| (ShardId(number), placement.node.index(), placement.db);
+        let places: BTreeMap<_, _> = topology
+            .nodes_by_index()
+            .enumerate()
+            .map(|(place, (node, _))| (node, place))
+            .collect();
+        let shard = |(number, placement): (u16, &Placement)| {
+            let place = places.get(&placement.node).copied().unwrap_or(0);
+            (ShardId(number), place, placement.db)
+        };
         Self {
             epoch: topology.epoch,
-            nodes: topology.nodes.iter().map(|node| node.name.clone()).collect(),
+            nodes: topology
+                .nodes_by_index()
+                .map(|(_, node)| node.name.clone())
+                .collect(),
+            provisioned: topology
+                .nodes_by_index()
+                .filter(|(node, _)| topology.access.contains_key(node))
+                .map(|(_, node)| node.name.clone())
+                .collect(),
             shards: (0..).zip(&topology.placements).map(shard).collect(),
         }
     }
@@ -60,6 +78,17 @@ pub struct Facts {
     reloads: [AtomicU64; 2],
     loaded_at: AtomicU64,
     restart_pending: AtomicU64,
+    fleet: FleetSource,
+    user_clients: OnceLock<UserClients>,
+}
+
+/// Reads how many clients each user has.
+struct UserClients(Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>);
+
+impl std::fmt::Debug for UserClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserClients")
+    }
 }
 
 /// A certificate of preshard's own.
@@ -110,6 +139,8 @@ impl Facts {
             reloads: Default::default(),
             loaded_at: AtomicU64::new(0),
             restart_pending: AtomicU64::new(0),
+            fleet: FleetSource::default(),
+            user_clients: OnceLock::new(),
         }
     }
 
@@ -204,6 +235,27 @@ impl Facts {
     /// Says how to read the number of log lines that were dropped. Only the first call counts.
     pub fn set_log_lines_dropped(&self, read: impl Fn() -> u64 + Send + Sync + 'static) {
         drop(self.log_lines_dropped.set(DroppedLines(Box::new(read))));
+    }
+
+    /// Says how to read the figures of the fleet. Only the first call counts.
+    pub fn set_fleet(&self, read: impl Fn() -> FleetFigures + Send + Sync + 'static) {
+        self.fleet.set(read);
+    }
+
+    /// What is known of the other proxies and of the store, at this moment.
+    pub(super) fn fleet(&self) -> FleetFigures {
+        self.fleet.read()
+    }
+
+    /// Says how to read the clients of each user. Only the first call counts.
+    pub fn set_user_clients(&self, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
+        drop(self.user_clients.set(UserClients(Box::new(read))));
+    }
+
+    pub(super) fn user_clients(&self) -> Vec<(String, u64)> {
+        self.user_clients
+            .get()
+            .map_or_else(Vec::new, |clients| (clients.0)())
     }
 
     pub(super) fn log_lines_dropped(&self) -> u64 {

@@ -4,7 +4,7 @@
 //! the prefix `preshard_`, base units and `_total` for counters; there are no averages, ratios or rates, which
 //! are the reader's business. Shards are never crossed with commands or buckets.
 
-use super::families_control::CONTROL_FAMILIES;
+use super::access;
 use super::family::{
     CLASS, CODE, COMMAND, DB, DISCONNECT, Family, LIMIT, LINK_CLOSE, NODE, ORIGIN, PROTOCOL, REVISION, SHARD,
     VERSION, WORKER, counter, gauge, histogram,
@@ -12,13 +12,8 @@ use super::family::{
 use super::labels::{Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
 use super::read::{commands, each_cell, each_gauge, nodes, process, shards};
 
-/// Every family that this process exposes.
-pub fn all() -> impl Iterator<Item = &'static Family> {
-    FAMILIES.iter().chain(CONTROL_FAMILIES)
-}
-
-/// Most of them, by what they are about.
-static FAMILIES: &[Family] = &[
+/// The families of clients, requests, shards and nodes.
+pub(super) static FAMILIES: &[Family] = &[
     // The process.
     gauge(
         "preshard_build_info",
@@ -146,14 +141,9 @@ static FAMILIES: &[Family] = &[
         "Reply bytes in memory that clients did not yet take.",
         |s, out| out.count(&[], s.sum(|w| w.output_buffer_bytes.load())),
     ),
-    counter(
-        "preshard_auth_failures_total",
-        &[],
-        "Failed AUTH and HELLO AUTH.",
-        |s, out| {
-            out.count(&[], s.sum(|w| w.auth_failures.load()));
-        },
-    ),
+    access::AUTH_FAILURES,
+    access::REFUSED,
+    access::USER_CLIENTS,
     counter(
         "preshard_limits_reached_total",
         &[LIMIT],
@@ -349,6 +339,12 @@ static FAMILIES: &[Family] = &[
         &[],
         "Clients whose requests wait for the end of CLIENT PAUSE.",
         |s, out| out.count(&[], s.sum(|w| w.paused_clients.load())),
+    ),
+    gauge(
+        "preshard_held_requests",
+        &[],
+        "Requests that wait because their shard is paused or on its way to another node.",
+        |s, out| out.count(&[], s.sum(|w| w.held_requests.load())),
     ),
     counter(
         "preshard_slowlog_entries_total",

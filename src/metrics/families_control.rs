@@ -5,8 +5,8 @@ use super::family::{CERTIFICATE, Family, HANDSHAKE, RELOAD, counter, gauge};
 use super::labels::Handshake;
 use super::read::each_cell;
 
-/// The rest of the table in `families.rs`.
-pub(super) static CONTROL_FAMILIES: &[Family] = &[
+/// The families about these.
+pub(super) static FAMILIES: &[Family] = &[
     counter(
         "preshard_tls_handshakes_total",
         &[HANDSHAKE],

@@ -1,7 +1,9 @@
 //! What a row of the table of families is made of, and the labels that rows share.
 
 use super::expose::{Emit, Scrape};
-use super::labels::{Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{
+    Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+};
 
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,9 @@ pub(super) const CERTIFICATE: LabelName = fixed("certificate", || {
     ]
 });
 pub(super) const LINK_CLOSE: LabelName = fixed("reason", list::<LinkClose>);
+pub(super) const PORT: LabelName = fixed("listener", list::<Port>);
+pub(super) const REFUSED: LabelName = fixed("kind", list::<Refused>);
+pub(super) const USER: LabelName = bounded("user", "names of the users in the settings");
 pub(super) const LIMIT: LabelName = fixed("limit", list::<Limit>);
 
 pub(super) const fn counter(

@@ -205,6 +205,25 @@ label! {
         Identity "identity" "another server, another cluster or too few databases",
         ExtraReply "extra_reply" "a reply that nobody had asked for",
         Closed "closed" "preshard had no more use for it",
+        Readdressed "readdressed" "the node has another address now, or has left",
+    }
+}
+
+label! {
+    /// What a user was refused for.
+    Refused {
+        Command "command" "the command",
+        Key "key" "a key, or `SORT … BY` and `GET` for who may not use all keys",
+        Channel "channel" "a channel or pattern",
+        Right "right" "a word of `PRESHARD`",
+    }
+}
+
+label! {
+    /// Where a password was given.
+    Port {
+        Data "data" "the data port",
+        Admin "admin" "the admin port",
     }
 }
 
@@ -238,6 +257,7 @@ label! {
         TrackingKeys "tracking_keys" "keys that are tracked, or their bytes: one is invalidated to make room",
         TrackingHeld "tracking_held" "invalidations behind unanswered requests of one client: it is told to drop everything",
         TrackingNames "tracking_names" "keys that a node names at once: clients are told to drop everything",
+        AdminRequests "admin_requests" "`PRESHARD` requests of the data port that wait: refused",
         AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }

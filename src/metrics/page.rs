@@ -28,7 +28,7 @@ const HEAD: &str = "# Metrics
 #[must_use]
 pub fn page() -> String {
     let mut page = HEAD.to_owned();
-    for family in families::all() {
+    for family in families() {
         let kind = match family.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -51,7 +51,7 @@ pub fn page() -> String {
     }
     line(&mut page, "\n## Labels");
     let mut told = BTreeSet::new();
-    for label in families::all().flat_map(|family| family.labels) {
+    for label in families().flat_map(|family| family.labels) {
         let text = values(label);
         if told.insert((label.name, text.clone())) {
             line(
@@ -80,18 +80,18 @@ fn values(label: &LabelName) -> String {
 /// Names the family of a label whose name means something else in another family.
 fn owner(label: &LabelName, text: &str) -> String {
     let same_name = |other: &&LabelName| other.name == label.name;
-    let ambiguous = families::all()
+    let ambiguous = families()
         .flat_map(|family| family.labels)
         .filter(same_name)
         .any(|other| values(other) != text);
-    let owns = |family: &&Family| {
+    let owns = |family: &&'static Family| {
         family
             .labels
             .iter()
             .filter(same_name)
             .any(|other| values(other) == text)
     };
-    match families::all().find(owns) {
+    match families().find(owns) {
         Some(family) if ambiguous => format!(" of `{}`", family.name),
         Some(_) | None => String::new(),
     }

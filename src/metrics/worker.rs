@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
 use super::labels::{
-    By, Disconnect, ErrorCode, Handshake, Label as _, Limit, LinkClose, Origin, RequestClass, Wire,
+    By, Disconnect, ErrorCode, Handshake, Label as _, Limit, LinkClose, Origin, Refused, RequestClass, Wire,
 };
 use crate::ids::ShardId;
 
@@ -37,6 +37,8 @@ pub struct WorkerMetrics {
     pub handshakes: By<Handshake, Cell>,
     /// Failed `AUTH` and `HELLO … AUTH`.
     pub auth_failures: Cell,
+    /// Requests that the rules of a user did not allow.
+    pub refused: By<Refused, Cell>,
     /// Bytes read from clients.
     pub receive_bytes: Cell,
     /// Bytes written to clients.
@@ -51,6 +53,8 @@ pub struct WorkerMetrics {
     pub fanout_parts: Cell,
     /// Clients whose requests wait for the end of `CLIENT PAUSE`.
     pub paused_clients: Gauge,
+    /// Requests at the gates of held shards.
+    pub held_requests: Gauge,
     /// Requests that came into the slow log.
     pub slowlog_entries: Cell,
     /// Replies with data for clients that had left.
@@ -103,6 +107,7 @@ impl WorkerMetrics {
             disconnects: By::default(),
             handshakes: By::default(),
             auth_failures: Cell::default(),
+            refused: By::default(),
             receive_bytes: Cell::default(),
             transmit_bytes: Cell::default(),
             input_buffer_bytes: Gauge::default(),
@@ -110,6 +115,7 @@ impl WorkerMetrics {
             limits: By::default(),
             fanout_parts: Cell::default(),
             paused_clients: Gauge::default(),
+            held_requests: Gauge::default(),
             slowlog_entries: Cell::default(),
             popped_for_nobody: Cell::default(),
             scripts: Gauge::default(),
@@ -258,6 +264,10 @@ pub struct NodeCells {
     pub tracking_gaps: Cell,
     /// How often the node came back without its data.
     pub came_back_empty: Cell,
+    /// How often preshard made its own users on the node.
+    pub users_made: Cell,
+    /// How often it could not, although the node answered.
+    pub users_failed: Cell,
     /// From the request queued to its reply read.
     pub duration: Histogram,
 }

@@ -42,6 +42,7 @@ impl Listeners<'_> {
         for (address, name, secure) in plain.chain(secured) {
             let listener = Listener::bind(address)?;
             (self.announce)(&format!("listening {name}={}", listener.address()));
+            // The first TCP address is the one that clients and other proxies are told.
             if let Ok(mut shown) = self.shared.data_address.write()
                 && (shown.is_empty() || shown.starts_with("unix:"))
             {
@@ -55,8 +56,7 @@ impl Listeners<'_> {
     }
 
     /// Opens the admin ports.
-    pub(super) async fn admin(&mut self, context: AdminContext) -> Result<(), ServeError> {
-        let context = Arc::new(context);
+    pub(super) async fn admin(&mut self, context: &Arc<AdminContext>) -> Result<(), ServeError> {
         let admin = &self.config.admin;
         for listening in [
             self.listen(admin.listen.as_ref(), "admin", None).await?,
@@ -66,9 +66,13 @@ impl Listeners<'_> {
         .into_iter()
         .flatten()
         {
+            // Only the first one is told: the plain one, if there is one.
+            if let Ok(bound) = listening.listener.local_addr() {
+                context.fleet.set_admin_address(bound.to_string());
+            }
             let stop = until(self.stopped.clone());
             self.tasks
-                .spawn(admin::serve(listening, Arc::clone(&context), stop));
+                .spawn(admin::serve(listening, Arc::clone(context), stop));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //!                                                            │
 //!   main thread: control runtime                             ├─▶ worker 0 ◀─┐
 //!     acceptors (one a listener) ── least-loaded worker ─────┼─▶ worker 1 ◀─┴─ accepted sockets
-//!     probe · admin · HTTP · signals                         └─▶ …
+//!     probe · fleet · admin · HTTP · signals                 └─▶ …
 //! ```
 //!
 //! The way out (SIGTERM, SIGINT): readyz says 503, nothing is accepted any more, workers serve what they have read
@@ -13,9 +13,11 @@
 
 mod accept;
 mod listeners;
+mod restore;
 mod startup;
 
 pub use accept::Listener;
+pub use restore::restore;
 pub use startup::{open_store, store_connector};
 
 use std::io;
@@ -25,20 +27,26 @@ use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use crate::admin::{self, AdminContext, Rates};
+use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
-use crate::control::{self, Live, Parts, SetLevel};
+use crate::control::{self, Fleet, Live, Parts, SetLevel};
 use crate::http::Readiness;
 use crate::tls::{Acceptor, Secure};
-use crate::worker::shared::Shared;
+use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
 use listeners::Listeners;
 
 /// Control work is rare: listeners, probes, scrapes.
 const CONTROL_THREADS: usize = 2;
+
+/// What the leader gets to make its users on the nodes before the first client.
+const PROVISION_MAX: Duration = Duration::from_secs(5);
+/// A store that is silent just now does not keep the proxy from serving for longer than this.
+const REGISTRATION_MAX: Duration = Duration::from_secs(1);
 
 /// Why the proxy does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -99,19 +107,19 @@ pub fn serve(config: Config, logs: Logs, announce: impl FnMut(&str) + Send) -> R
 
 async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {
     let store_tls = store_connector(&config);
-    let (shared, store) = startup::prepare(&config, store_tls.as_ref()).await?;
+    let (admin_requests, from_workers) = mpsc::channel(ADMIN_REQUESTS_MAX);
+    let (shared, fleet) = startup::prepare(&config, store_tls.as_ref(), admin_requests).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
     shared.metrics.facts().set_log_lines_dropped(logs.dropped_lines);
+    count_user_clients(&shared);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
 
     let readiness = readiness(&shared);
     tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
-    for (node, _) in shared.topology.load().nodes_by_index() {
-        tasks.spawn(control::prepare_node(Arc::clone(&shared), node));
-    }
+    tasks.spawn(control::prepare_nodes(Arc::clone(&shared)));
     let acceptor = config.tls.side.clone().map(Acceptor::new);
     let parts = Parts {
         acceptor: acceptor.clone(),
@@ -124,22 +132,33 @@ async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) 
     let secure = acceptor.map(|acceptor| Secure::new(acceptor, Arc::clone(&shared.metrics)));
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
-    let context = AdminContext {
+    let context = Arc::new(AdminContext {
         shared: Arc::clone(&shared),
         live: Arc::clone(&live),
         rates,
-    };
+        plans: Plans::default(),
+        fleet: Arc::clone(&fleet),
+    });
+    tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
     let mut listeners = Listeners {
         config: &config,
         shared: &shared,
         secure,
-        stopped,
+        stopped: stopped.clone(),
         tasks: &mut tasks,
         announce: &mut announce,
     };
     listeners.data(&workers)?;
-    listeners.admin(context).await?;
+    listeners.admin(&context).await?;
     listeners.http(&readiness).await?;
+    tasks.spawn(Arc::clone(&fleet).run(stopped));
+    let (looked, first_look) = watch::channel(false);
+    tasks.spawn(control::provision_nodes(
+        Arc::clone(&shared),
+        Arc::clone(&fleet),
+        looked,
+    ));
+    until_expected(&fleet, first_look).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -155,9 +174,29 @@ async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) 
     let _ = stop.send(true);
     drain(workers, live.config().proxy.drain_timeout, &mut signals).await;
     tasks.shutdown().await;
-    drop(store);
+    fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The other proxies should see this one, and the first requests should find the users for them. Neither is waited for in vain:
+/// a store that is silent, and nodes that are away, get theirs later.
+async fn until_expected(fleet: &Fleet, mut first_look: watch::Receiver<bool>) {
+    fleet.until_registered(REGISTRATION_MAX).await;
+    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+}
+
+/// The metrics cannot know users; they ask for them with each scrape.
+fn count_user_clients(shared: &Arc<Shared>) {
+    // Weak: the metrics are a part of what they ask.
+    let shared_again = Arc::downgrade(shared);
+    shared.metrics.facts().set_user_clients(move || {
+        let users = shared_again.upgrade().map(|shared| shared.users.load_full());
+        let counts = users.iter().flat_map(|users| users.list());
+        counts
+            .map(|user| (user.name.to_string(), user.clients()))
+            .collect()
+    });
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.

@@ -1,25 +1,28 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
-use crate::config::{Config, OnEmpty, StorePlace};
-use crate::control::{self, Preflight, credentials_of, settings_of, worker_count};
-use crate::ids::NodeIndex;
+use crate::config::{Config, OnEmpty, Secret, StorePlace};
+use crate::control::{self, Fleet, Preflight, admin_credentials_of, settings_of, worker_count};
+use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::store::{EtcdAccess, EtcdStore, FileStore, StoreError, TopologyStore};
+use crate::store::{EtcdAccess, EtcdStore, FileStore, FleetStore, StoreError, TopologyStore};
 use crate::tls::Connector;
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, NodeCredentials, NodeView, NodesView, Shared};
+use crate::worker::shared::{
+    AdminRequest, ClusterNode, NodeCredentials, NodeView, NodesView, Shared, Succession,
+};
 use crate::worker::slowlog::SlowLog;
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// Between two attempts to reach the store at the start.
@@ -33,14 +36,14 @@ const STORE_TOLD_EACH: u32 = 20;
 pub(super) async fn prepare(
     config: &Config,
     store_tls: Option<&Connector>,
-) -> Result<(Arc<Shared>, Box<dyn TopologyStore>), ServeError> {
-    let credentials = credentials_of(config);
+    admin_requests: mpsc::Sender<AdminRequest>,
+) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
     let Looked {
         topology,
         store,
         empty,
         versions,
-    } = topology_of(config, store_tls, &credentials).await?;
+    } = topology_of(config, store_tls, &admin_credentials_of(config)).await?;
     let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -56,19 +59,23 @@ pub(super) async fn prepare(
         .proxy
         .cluster_emulation
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
-    let dedicated = topology.nodes.iter().map(|_| Arc::default()).collect();
-    let empty_nodes = topology.nodes.iter().map(|_| Notify::new()).collect();
     let shared = Shared {
-        settings: ArcSwap::from_pointee(settings_of(config, &topology)),
+        settings: ArcSwap::from_pointee(settings_of(config)),
+        users: ArcSwap::from_pointee(Users::of(config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests,
+        node_secret: OnceLock::new(),
+        acl_users: config.nodes.acl_users,
         cluster,
         data_address: RwLock::default(),
         config_file: config.file.clone(),
+        succession: Succession::new(&topology, worker_count(config)),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics),
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated,
-        empty_nodes,
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(worker_count(config))),
@@ -78,7 +85,29 @@ pub(super) async fn prepare(
         started_unix: unix_time(),
         run_id: random_id(),
     };
-    Ok((Arc::new(shared), store))
+    let shared = Arc::new(shared);
+    let fleet = join(&shared, store).await?;
+    Ok((shared, fleet))
+}
+
+/// From here on the store is what the proxies of the cluster share.
+async fn join(shared: &Arc<Shared>, store: Box<dyn TopologyStore>) -> Result<Arc<Fleet>, ServeError> {
+    let store = store
+        .into_fleet()
+        .map_err(|error| ServeError::Refused(error.to_string()))?;
+    let secret = secret_of(store.as_ref()).await?;
+    drop(shared.node_secret.set(secret));
+    Ok(Fleet::new(Arc::clone(shared), store))
+}
+
+/// The secret that the passwords of preshard's users on nodes are made of. The store has answered just now.
+async fn secret_of(store: &dyn FleetStore) -> Result<Secret, ServeError> {
+    loop {
+        match store.secret().await {
+            Err(StoreError::Unreachable { .. }) => sleep(STORE_PACE).await,
+            found => return found.map_err(|error| ServeError::Refused(error.to_string())),
+        }
+    }
 }
 
 /// What was found before anything is served.
@@ -115,9 +144,13 @@ async fn topology_of(
     let mut spared = match judge(&found, seeding) {
         Ok(spared) => spared,
         Err(refused) => {
-            // Another proxy may have been first, and the nodes carry its mark: then the store is not empty any more.
-            if seeding && load_patiently(store.as_mut()).await.map_err(refuse)?.is_some() {
-                return Box::pin(topology_of(config, store_tls, credentials)).await;
+            // Another proxy may have filled the store, or changed the topology, meanwhile, and the nodes carry its mark.
+            if shared_store {
+                let now = load_patiently(store.as_mut()).await.map_err(refuse)?;
+                let before = if seeding { Epoch(0) } else { topology.epoch };
+                if now.is_some_and(|now| now.epoch > before) {
+                    return Box::pin(topology_of(config, store_tls, credentials)).await;
+                }
             }
             return Err(refused);
         }

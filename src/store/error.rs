@@ -4,7 +4,7 @@ use crate::ids::Epoch;
 use crate::topology::{CodecError, Invalid};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A refusal of the store.
 #[derive(Debug)]
@@ -81,6 +81,18 @@ pub enum StoreError {
         /// The store.
         place: String,
     },
+    /// The proxy does not lead any more; nothing was changed.
+    Deposed {
+        /// The store.
+        place: String,
+    },
+    /// The lease has ended; nothing was changed.
+    LeaseEnded {
+        /// The store.
+        place: String,
+    },
+    /// More than the store takes, as a sentence; nothing was changed.
+    Limit(String),
     /// The topology to save does not hold together.
     Invalid(Vec<Invalid>),
     /// The new version is in place, and the disk did not confirm it: it may be gone after a power cut.
@@ -113,19 +125,24 @@ impl StoreError {
                     return Ok(());
                 }
                 f.write_str(
-                    "; restore it from a backup of etcd, or write a saved PRESHARD TOPOLOGY DUMP there",
+                    "; restore it from a backup of etcd, or a saved PRESHARD TOPOLOGY DUMP with: preshard restore",
                 )
             }
             Self::Changed { place } => write!(
                 f,
                 "the topology in {place} was changed by another proxy since it was read; read it and try again"
             ),
+            Self::Deposed { place } => {
+                write!(f, "another proxy leads now, says {place}; nothing was changed")
+            }
+            Self::LeaseEnded { place } => write!(f, "the lease of this proxy in {place} has ended"),
             Self::Locked { .. }
             | Self::Io { .. }
             | Self::Unreadable { .. }
             | Self::Vanished { .. }
             | Self::Stale { .. }
             | Self::OtherCluster { .. }
+            | Self::Limit(_)
             | Self::Invalid(_)
             | Self::Unconfirmed { .. } => Ok(()),
         }
@@ -149,21 +166,7 @@ impl fmt::Display for StoreError {
                 path,
                 error,
                 previous,
-            } => {
-                write!(f, "cannot use the topology file {}: {error}", path.display())?;
-                match previous {
-                    // A newer version's own file is whole: the way out is the newer version, not an older map.
-                    _ if matches!(**error, CodecError::Newer { .. }) => Ok(()),
-                    Some((previous, epoch)) => write!(
-                        f,
-                        "; the version before it is epoch {epoch}: if no later change matters, \
-                         restore it with: cp {} {}",
-                        previous.display(),
-                        path.display()
-                    ),
-                    None => f.write_str("; restore it from a backup"),
-                }
-            }
+            } => fmt_unreadable(f, path, error, previous.as_ref()),
             Self::Vanished { path, previous } => write!(
                 f,
                 "the topology file {path} is gone, but its previous version {previous} is there, so this is no new \
@@ -185,7 +188,10 @@ impl fmt::Display for StoreError {
             Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Document { .. }
-            | Self::Changed { .. } => self.fmt_of_network(f),
+            | Self::Changed { .. }
+            | Self::Deposed { .. }
+            | Self::LeaseEnded { .. } => self.fmt_of_network(f),
+            Self::Limit(what) => f.write_str(what),
             Self::Invalid(found) => {
                 f.write_str("refused to store a topology that does not hold together: ")?;
                 f.write_str(
@@ -207,6 +213,26 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+fn fmt_unreadable(
+    f: &mut fmt::Formatter<'_>,
+    path: &Path,
+    error: &CodecError,
+    previous: Option<&(PathBuf, Epoch)>,
+) -> fmt::Result {
+    write!(f, "cannot use the topology file {}: {error}", path.display())?;
+    match previous {
+        // A newer version's own file is whole: the way out is the newer version, not an older map.
+        _ if matches!(error, CodecError::Newer { .. }) => Ok(()),
+        Some((previous, epoch)) => write!(
+            f,
+            "; the version before it is epoch {epoch}: if no later change matters, restore it with: cp {} {}",
+            previous.display(),
+            path.display()
+        ),
+        None => f.write_str("; restore it from a backup"),
+    }
+}
 
 const fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {

@@ -9,7 +9,8 @@
 //! who has to go back. PATH.lock carries the lock, because a lock on PATH itself would go away with the rename;
 //! the kernel drops it when the process ends, however it ends, so that a left-over file never keeps anybody out.
 
-use super::{Answer, StoreError, TopologyStore};
+use super::local::{self, LocalFleet};
+use super::{Answer, FleetStore, StoreError, TopologyStore};
 use crate::ids::Epoch;
 use crate::topology::Topology;
 use crate::topology::codec::DOCUMENT_BYTES_MAX;
@@ -18,6 +19,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::future::ready;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A locked topology file.
 #[derive(Debug)]
@@ -173,6 +175,24 @@ impl FileStore {
         result
     }
 
+    /// Stores a topology over what is there, which may be damage. Damage is not kept as the version before.
+    pub(super) fn overwrite(&mut self, topology: &Topology) -> Result<(), StoreError> {
+        topology.validate().map_err(StoreError::Invalid)?;
+        let damaged = matches!(Self::peek(&self.path), Err(StoreError::Unreadable { .. }));
+        if damaged {
+            let aside = beside(&self.path, ".damaged");
+            fs::rename(&self.path, &aside).map_err(|error| StoreError::Io {
+                doing: "put aside",
+                path: self.path.clone(),
+                error,
+            })?;
+        }
+        let text = topology.encode() + "\n";
+        let result = self.replace(text.as_bytes(), &mut |_| Ok(()));
+        self.stored = None;
+        result
+    }
+
     fn replace(&self, text: &[u8], before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StoreError> {
         let path = &self.path;
         let next = beside(path, ".tmp");
@@ -194,10 +214,8 @@ impl FileStore {
         before(Step::Rename)
             .and_then(|()| fs::rename(&next, path))
             .map_err(told("replace", path))?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or_else(|| Path::new("."));
         before(Step::SyncFolder)
-            .and_then(|()| File::open(folder)?.sync_all())
+            .and_then(|()| sync_folder(path))
             .map_err(|error| StoreError::Unconfirmed {
                 path: path.clone(),
                 error,
@@ -214,8 +232,16 @@ impl TopologyStore for FileStore {
         Box::pin(ready(Self::save(self, topology)))
     }
 
+    fn restore<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()> {
+        Box::pin(ready(local::restore(self, topology)))
+    }
+
     fn place(&self) -> String {
         format!("file:{}", self.path.display())
+    }
+
+    fn into_fleet(self: Box<Self>) -> Result<Arc<dyn FleetStore>, StoreError> {
+        Ok(Arc::new(LocalFleet::open(*self)?))
     }
 }
 
@@ -225,14 +251,14 @@ fn followed(path: &Path) -> PathBuf {
 }
 
 /// `PATH` with something after it.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
 }
 
 /// A file's content, at most a byte more than any document; none if there is no file.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     let told = |error| StoreError::Io {
         doing: "read",
         path: path.to_owned(),
@@ -250,8 +276,14 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     Ok(Some(text))
 }
 
+/// Waits until the disk has the names in a file's folder.
+pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
 /// Writes a file and waits until the disk has it.
-fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+pub(super) fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(text)?;
     file.sync_all()

@@ -7,18 +7,23 @@
 //!
 //! A call may be tried at several endpoints though an earlier one may have done it, so all that is asked here must bear to
 //! be done twice: reads do, and transactions that compare a revision. Each call opens a connection of its own, since
-//! calls are rare and a kept connection is one more thing that can be half dead.
+//! calls are rare and a kept connection is one more thing that can be half dead. A watch is the exception: one request whose
+//! answer never ends, a line for each news ([`Lines`]).
 
 use std::io;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection};
 use hyper::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST};
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -28,13 +33,12 @@ use tokio::time::timeout;
 use crate::config::Secret;
 use crate::tls::Connector;
 
-/// Answers are a topology in base64, or small.
+/// Answers are all that a cluster keeps here in base64, or small.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
+/// The only call whose answer has no end.
+const WATCH: &str = "watch";
 /// gRPC's number for "unauthenticated", and the words of etcd's older versions for the same.
 const UNAUTHENTICATED: u64 = 16;
-
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
 
 /// Where etcd is, and as whom it is asked.
 #[derive(Clone, Debug)]
@@ -58,21 +62,27 @@ pub(super) enum GatewayError {
     Refused(String),
 }
 
-/// The client.
+/// A connection to a member of etcd.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+type Link = Connection<TokioIo<Box<dyn Socket>>, Full<Bytes>>;
+
+/// The client. Several tasks may ask at the same time.
 #[derive(Debug)]
 pub(super) struct Gateway {
     access: EtcdAccess,
     /// The endpoint that answered last.
-    preferred: usize,
-    token: Option<String>,
+    preferred: AtomicUsize,
+    token: Mutex<Option<String>>,
 }
 
 impl Gateway {
     pub(super) fn new(access: EtcdAccess) -> Self {
         Self {
             access,
-            preferred: 0,
-            token: None,
+            preferred: AtomicUsize::new(0),
+            token: Mutex::default(),
         }
     }
 
@@ -82,59 +92,94 @@ impl Gateway {
     }
 
     /// Calls `/v3/PATH`, at one endpoint after the other until one answers.
-    pub(super) async fn call(&mut self, path: &str, body: &Value) -> Result<Value, GatewayError> {
-        if self.access.login.is_some() && self.token.is_none() {
+    pub(super) async fn call(&self, path: &str, body: &Value) -> Result<Value, GatewayError> {
+        self.call_within(path, body, self.access.deadline).await
+    }
+
+    /// As [`Self::call`], for what is worth nothing when it comes late: no endpoint gets more time than this.
+    pub(super) async fn call_within(
+        &self,
+        path: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<Value, GatewayError> {
+        let deadline = deadline.min(self.access.deadline);
+        self.logged_in(path, body, deadline).await?.whole()
+    }
+
+    /// Asks for news, an answer without an end.
+    pub(super) async fn watch(&self, body: &Value) -> Result<Lines, GatewayError> {
+        self.logged_in(WATCH, body, self.access.deadline).await?.lines()
+    }
+
+    /// Whether these lines come from the endpoint that answered last.
+    pub(super) fn is_preferred(&self, lines: &Lines) -> bool {
+        lines.endpoint == self.access.endpoints[self.preferred.load(Relaxed)]
+    }
+
+    /// Asks with a token where etcd has users, and again with a new one if it does not take the old one any more.
+    async fn logged_in(&self, path: &str, body: &Value, deadline: Duration) -> Result<Reply, GatewayError> {
+        if self.access.login.is_some() && self.token().is_none() {
             self.log_in().await?;
         }
-        match self.anywhere(path, body).await {
-            Err(GatewayError::Refused(why)) if self.token.is_some() && is_about_token(&why) => {
+        match self.anywhere(path, body, deadline).await {
+            Err(GatewayError::Refused(why)) if self.access.login.is_some() && is_about_token(&why) => {
                 self.log_in().await?;
-                self.anywhere(path, body).await
+                self.anywhere(path, body, deadline).await
             }
-            answer => answer,
+            reply => reply,
         }
     }
 
-    async fn log_in(&mut self) -> Result<(), GatewayError> {
+    fn token(&self) -> Option<String> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn log_in(&self) -> Result<(), GatewayError> {
         let Some((name, password)) = self.access.login.clone() else {
             return Ok(());
         };
-        self.token = None;
+        let store = |token| *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        store(None);
         let body = json!({ "name": name, "password": password.reveal() });
-        let answer = self.anywhere("auth/authenticate", &body).await?;
+        let answer = self
+            .anywhere("auth/authenticate", &body, self.access.deadline)
+            .await?
+            .whole()?;
         let token = answer.get("token").and_then(Value::as_str);
         let token =
             token.ok_or_else(|| GatewayError::Refused("its answer to the login has no token".to_owned()))?;
-        self.token = Some(token.to_owned());
+        store(Some(token.to_owned()));
         Ok(())
     }
 
-    async fn anywhere(&mut self, path: &str, body: &Value) -> Result<Value, GatewayError> {
+    /// One endpoint after the other, the one that answered last first.
+    async fn anywhere(&self, path: &str, body: &Value, deadline: Duration) -> Result<Reply, GatewayError> {
         let count = self.access.endpoints.len();
+        let first = self.preferred.load(Relaxed);
         let mut last = GatewayError::Unreachable("no endpoint is known".to_owned());
         for turn in 0..count {
-            let at = (self.preferred + turn) % count;
+            let at = (first + turn) % count;
             let endpoint = &self.access.endpoints[at];
             let told = |why: String| GatewayError::Unreachable(format!("{endpoint}: {why}"));
-            let asked = timeout(self.access.deadline, self.ask(endpoint, path, body));
-            last = match asked.await {
-                Ok(Ok(Ok(answer))) => {
-                    self.preferred = at;
-                    return Ok(answer);
-                }
-                Ok(Ok(Err(refusal))) => {
-                    self.preferred = at;
-                    return Err(GatewayError::Refused(refusal));
+            last = match timeout(deadline, self.ask(endpoint, path, body)).await {
+                Ok(Ok(answer)) => {
+                    self.preferred.store(at, Relaxed);
+                    return answer.map_err(GatewayError::Refused);
                 }
                 Ok(Err(why)) => told(why),
-                Err(_) => told(format!("no answer within {:?}", self.access.deadline)),
+                Err(_) => told(format!("no answer within {deadline:?}")),
             };
         }
+        // Whoever asks next begins with another one: this one may hang.
+        self.preferred.store((first + 1) % count.max(1), Relaxed);
         Err(last)
     }
 
+    /// Connects to a member. All that is ever said to etcd goes through here.
     async fn connect(&self, endpoint: &str) -> io::Result<Box<dyn Socket>> {
         let stream = TcpStream::connect(endpoint).await?;
+        stream.set_nodelay(true)?;
         let Some(tls) = &self.access.tls else {
             return Ok(Box::new(stream));
         };
@@ -144,49 +189,170 @@ impl Gateway {
     }
 
     /// One call at one endpoint. The inner error is etcd's own and final; the outer one is worth another endpoint.
-    async fn ask(&self, endpoint: &str, path: &str, body: &Value) -> Result<Result<Value, String>, String> {
+    async fn ask(&self, endpoint: &str, path: &str, body: &Value) -> Result<Result<Reply, String>, String> {
+        let endless = path == WATCH;
+        let (exchange, link) = self
+            .send(endpoint, path, body, if endless { "keep-alive" } else { "close" })
+            .await?;
+        let mut exchange = pin!(exchange);
+        let mut link = Some(Box::pin(link));
+        let response = loop {
+            let Some(open) = &mut link else {
+                break exchange.await?;
+            };
+            // A link may end with its last word, so that its end says nothing about the answer.
+            tokio::select! {
+                biased;
+                response = &mut exchange => break response?,
+                _ = open => link = None,
+            }
+        };
+        let status = response.status();
+        if endless && status.is_success() {
+            return Ok(Ok(Reply::Lines(Lines {
+                link,
+                body: response.into_body(),
+                read: Vec::new(),
+                endpoint: endpoint.to_owned(),
+            })));
+        }
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let carried = async {
+            if let Some(link) = link {
+                // What became of it is told by the body.
+                drop(link.await);
+            }
+        };
+        let (body, ()) = tokio::join!(body.collect(), carried);
+        let bytes = body.map_err(|error| with_sources(&*error))?.to_bytes();
+        let answer: Value = serde_json::from_slice(&bytes)
+            .map_err(|_| format!("its answer ({status}) is not what etcd's gateway says"))?;
+        if status.is_success() {
+            return Ok(Ok(Reply::Whole(answer)));
+        }
+        refusal(status.is_server_error(), &answer).map(Err)
+    }
+
+    /// Sends a request; its answer comes while the link is polled.
+    async fn send(
+        &self,
+        endpoint: &str,
+        path: &str,
+        body: &Value,
+        after: &'static str,
+    ) -> Result<(impl Future<Output = Result<Response<Incoming>, String>>, Link), String> {
         let text = |error: &dyn std::error::Error| with_sources(error);
-        let stream = self.connect(endpoint).await.map_err(|error| text(&error))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        let socket = self.connect(endpoint).await.map_err(|error| text(&error))?;
+        let (mut sender, link) = http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| text(&error))?;
         let mut request = Request::builder()
             .method(Method::POST)
             .uri(format!("/v3/{path}"))
             .header(HOST, endpoint)
-            .header(CONNECTION, "close")
+            .header(CONNECTION, after)
             .header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &self.token {
+        if let Some(token) = self.token() {
             request = request.header(AUTHORIZATION, token);
         }
         let request = request
             .body(Full::new(Bytes::from(body.to_string())))
             .map_err(|error| text(&error))?;
         let exchange = async move {
-            let response = sender.send_request(request).await.map_err(|error| text(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-            let body = body.collect().await.map_err(|error| text(&*error))?;
-            Ok::<_, String>((status, body.to_bytes()))
+            let answered = sender.send_request(request).await;
+            answered.map_err(|error| with_sources(&error))
         };
-        let (answered, _) = tokio::join!(exchange, connection);
-        let (status, bytes) = answered?;
-        let answer: Value = serde_json::from_slice(&bytes)
-            .map_err(|_| format!("its answer ({status}) is not what etcd's gateway says"))?;
-        if status.is_success() {
-            return Ok(Ok(answer));
+        Ok((exchange, link))
+    }
+}
+
+/// etcd's own words; as an error if another member may know better.
+fn refusal(is_server_error: bool, answer: &Value) -> Result<String, String> {
+    let why = answer.get("message").or_else(|| answer.get("error"));
+    let why = why
+        .and_then(Value::as_str)
+        .unwrap_or("no reason given")
+        .to_owned();
+    let code = answer.get("code").and_then(Value::as_u64);
+    // A member without a leader, one that is shutting down, one that is overloaded: others may be well.
+    if is_server_error && code != Some(UNAUTHENTICATED) && !is_about_token(&why) {
+        return Err(why);
+    }
+    Ok(why)
+}
+
+/// What etcd answers.
+enum Reply {
+    Whole(Value),
+    Lines(Lines),
+}
+
+impl Reply {
+    fn whole(self) -> Result<Value, GatewayError> {
+        match self {
+            Self::Whole(answer) => Ok(answer),
+            Self::Lines(_) => Err(GatewayError::Unreachable("its answer has no end".to_owned())),
         }
-        let why = answer.get("message").or_else(|| answer.get("error"));
-        let why = why
-            .and_then(Value::as_str)
-            .unwrap_or("no reason given")
-            .to_owned();
-        let code = answer.get("code").and_then(Value::as_u64);
-        // A member without a leader, one that is shutting down, one that is overloaded: others may be well.
-        if status.is_server_error() && code != Some(UNAUTHENTICATED) && !is_about_token(&why) {
-            return Err(why);
+    }
+
+    fn lines(self) -> Result<Lines, GatewayError> {
+        match self {
+            Self::Lines(lines) => Ok(lines),
+            Self::Whole(_) => Err(GatewayError::Unreachable("its answer has an end".to_owned())),
         }
-        Ok(Err(why))
+    }
+}
+
+/// An answer that goes on: one JSON value a line.
+pub(super) struct Lines {
+    /// Carries the answer while it is polled; none once it has ended.
+    link: Option<Pin<Box<Link>>>,
+    body: Incoming,
+    read: Vec<u8>,
+    /// Who answers.
+    endpoint: String,
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lines").finish_non_exhaustive()
+    }
+}
+
+impl Lines {
+    /// The next line.
+    ///
+    /// # Cancel safety
+    /// What has come stays for the next call.
+    pub(super) async fn next(&mut self) -> Result<Value, String> {
+        loop {
+            if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.read.drain(..=end).collect();
+                if line.iter().all(u8::is_ascii_whitespace) {
+                    continue;
+                }
+                return serde_json::from_slice(&line)
+                    .map_err(|_| "a line of its answer is not what etcd's gateway says".to_owned());
+            }
+            if self.read.len() > ANSWER_BYTES_MAX {
+                return Err("a line of its answer has no end".to_owned());
+            }
+            let frame = match &mut self.link {
+                None => self.body.frame().await,
+                Some(link) => tokio::select! {
+                    biased;
+                    frame = self.body.frame() => frame,
+                    _ = link => {
+                        self.link = None;
+                        continue;
+                    }
+                },
+            };
+            let frame = frame.ok_or_else(|| "it ended the answer".to_owned())?;
+            if let Ok(data) = frame.map_err(|error| error.to_string())?.into_data() {
+                self.read.extend_from_slice(&data);
+            }
+        }
     }
 }
 

@@ -6,7 +6,12 @@
 //!
 //!  file:PATH       one proxy: an exclusive lock, fsync and rename               FileStore
 //!  etcd://…/NAME   several proxies: linearizable reads, compare-and-set         EtcdStore
+//!
+//!  TopologyStore   at the start, one owner            ── into_fleet ──▶   FleetStore   while serving, several tasks
 //! ```
+//!
+//! * `fleet.rs`: what proxies tell each other ([`FleetStore`], [`Watch`]); `local.rs`: for a proxy that is alone.
+//! * `etcd.rs`, `etcd/`: keys, transactions, leases, the watch; `gateway.rs`: how etcd is asked.
 //!
 //! The store is the only record of which keys live where, so that every doubt is a refusal: a file that
 //! cannot be read, a newer format, damage, or a main file that vanished while its previous version is
@@ -15,14 +20,22 @@
 mod error;
 mod etcd;
 mod file;
+mod fleet;
 mod gateway;
+mod local;
+mod secret;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 pub use error::StoreError;
 pub use etcd::EtcdStore;
 pub use file::FileStore;
+pub use fleet::{
+    Ballot, FleetStore, Leader, Lease, ProxyRecord, RECORD_BYTES_MAX, RECORD_ID_MAX, RECORDS_MAX, Record,
+    Revision, Snapshot, Stored, Term, Watch,
+};
 pub use gateway::EtcdAccess;
 
 use crate::ids::Epoch;
@@ -46,8 +59,21 @@ pub trait TopologyStore: Send + std::fmt::Debug {
     /// Refusals, and failures. After [`StoreError::Unconfirmed`] and [`StoreError::Unreachable`] the new version may be stored.
     fn save<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()>;
 
+    /// Stores a topology over whatever is there, readable or not: for an operator who has looked. The version before is kept
+    /// if it can be read.
+    ///
+    /// # Errors
+    /// As [`Self::save`], but for what is stored.
+    fn restore<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()>;
+
     /// Where it is, for people.
     fn place(&self) -> String;
+
+    /// The same store, for the tasks of a proxy that serves.
+    ///
+    /// # Errors
+    /// What a file store keeps beside its file cannot be read or written.
+    fn into_fleet(self: Box<Self>) -> Result<Arc<dyn FleetStore>, StoreError>;
 }
 
 /// Whether a topology may replace what is stored.

@@ -2,8 +2,9 @@
 //!
 //! ```json
 //! { "format": 1, "cluster": "c1", "epoch": 7, "shards": 1024, "pinned": 15,
-//!   "nodes": [ { "name": "redis-1", "address": "127.0.0.1:7001" }, … ],
+//!   "nodes": [ { "name": "redis-1", "address": "127.0.0.1:7001", "user": "ps-g1", "run_id": "5a9f…" }, … ],
 //!   "placements": [ { "node": "redis-1", "shards": "0-511,1024,1026" }, … ],
+//!   "paused": "7,9",                                                            (only if some are)
 //!   "checksum": "sha256:…" }
 //! ```
 //!
@@ -16,12 +17,12 @@
 //! covers the meaning, not the spelling, so a document may be re-indented; who edits it on purpose
 //! removes the line.
 
-use super::{Address, AddressError, Invalid, Node, Placement, Topology, validate};
+use super::{Address, AddressError, Invalid, Node, NodeAccess, Placement, Topology, validate};
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 
 /// The format that this version writes, and the newest that it reads.
@@ -60,6 +61,9 @@ pub enum CodecError {
         /// What is wrong.
         error: AddressError,
     },
+    /// A node has a user without a run or a run without a user.
+    #[error("node '{0}' needs both \"user\" and \"run_id\", or none of them")]
+    HalfAccess(String),
     /// A row of placements names no node of the document.
     #[error("placements name the node '{0}', which is not listed under \"nodes\"")]
     UnknownNode(String),
@@ -116,6 +120,7 @@ struct Document {
     pinned: u16,
     nodes: Vec<NodeRow>,
     placements: Vec<PlacementRow>,
+    paused: Option<String>,
     checksum: Option<String>,
 }
 
@@ -124,6 +129,8 @@ struct Document {
 struct NodeRow {
     name: String,
     address: String,
+    user: Option<String>,
+    run_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -177,11 +184,17 @@ impl Topology {
     /// Everything but the checksum, in the order of the document.
     fn content(&self) -> Value {
         let nodes: Vec<Value> = self
-            .nodes
-            .iter()
-            .map(|node| json!({ "name": node.name, "address": node.address.to_string() }))
+            .nodes_by_index()
+            .map(|(index, node)| {
+                let mut row = json!({ "name": node.name, "address": node.address.to_string() });
+                if let Some(access) = self.access.get(&index) {
+                    row["user"] = access.user.as_str().into();
+                    row["run_id"] = access.run_id.as_str().into();
+                }
+                row
+            })
             .collect();
-        json!({
+        let mut content = json!({
             "format": FORMAT,
             "cluster": self.cluster_id,
             "epoch": self.epoch.0,
@@ -189,7 +202,12 @@ impl Topology {
             "pinned": self.pinned,
             "nodes": nodes,
             "placements": self.placement_rows(),
-        })
+        });
+        if !self.paused.is_empty() {
+            let paused: Vec<ShardId> = self.paused.iter().copied().collect();
+            content["paused"] = ranges(&paused).into();
+        }
+        content
     }
 
     fn placement_rows(&self) -> Vec<Value> {
@@ -225,9 +243,19 @@ impl Document {
             shards: self.shards,
             pinned: self.pinned,
             nodes: Vec::with_capacity(self.nodes.len()),
+            retired: BTreeSet::new(),
             placements: Vec::new(),
+            paused: BTreeSet::new(),
+            access: BTreeMap::new(),
         };
-        for row in self.nodes {
+        for (index, row) in (0..=u16::MAX).map(NodeIndex).zip(self.nodes) {
+            match (row.user, row.run_id) {
+                (Some(user), Some(run_id)) => {
+                    topology.access.insert(index, NodeAccess { user, run_id });
+                }
+                (None, None) => {}
+                (Some(_), None) | (None, Some(_)) => return Err(CodecError::HalfAccess(row.name)),
+            }
             let address: Address = match row.address.parse() {
                 Ok(address) => address,
                 Err(error) => {
@@ -257,45 +285,64 @@ impl Document {
         topology.placements = rows
             .map(|(shard, row)| row.ok_or(CodecError::PlacedNowhere(shard)))
             .collect::<Result<_, _>>()?;
+        if let Some(paused) = &self.paused {
+            topology.paused = shard_list(paused, topology.total_shards())?.into_iter().collect();
+        }
         Ok(topology)
     }
 }
 
 /// Enters the shards of one row.
 fn place(row: &PlacementRow, node: NodeIndex, placed: &mut [Option<Placement>]) -> Result<(), CodecError> {
-    let bad = || CodecError::BadRange(row.shards.chars().take(80).collect());
-    for range in row.shards.split(',') {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let first: u16 = first.parse().map_err(|_| bad())?;
-        let last: u16 = last.parse().map_err(|_| bad())?;
-        if first > last || usize::from(last) >= placed.len() {
-            return Err(bad());
-        }
-        for number in first..=last {
-            let shard = ShardId(number);
-            let db = i32::from(number)
-                .checked_add(row.db_offset)
-                .and_then(|db| u16::try_from(db).ok())
-                .ok_or(CodecError::BadOffset {
-                    shard,
-                    offset: row.db_offset,
-                })?;
-            if placed[shard.index()]
-                .replace(Placement {
-                    node,
-                    db: DbIndex(db),
-                })
-                .is_some()
-            {
-                return Err(CodecError::PlacedTwice(shard));
-            }
+    let count = u16::try_from(placed.len()).unwrap_or(u16::MAX);
+    for shard in shard_list(&row.shards, count)? {
+        let db = i32::from(shard.0)
+            .checked_add(row.db_offset)
+            .and_then(|db| u16::try_from(db).ok())
+            .ok_or(CodecError::BadOffset {
+                shard,
+                offset: row.db_offset,
+            })?;
+        let placement = Placement {
+            node,
+            db: DbIndex(db),
+        };
+        if placed[shard.index()].replace(placement).is_some() {
+            return Err(CodecError::PlacedTwice(shard));
         }
     }
     Ok(())
 }
 
+/// Reads a list such as `0-511,1024` of shards below `count`, in the order of the text. It names no more than twice as
+/// many as there are.
+///
+/// # Errors
+/// It is no such list.
+pub fn shard_list(text: &str, count: u16) -> Result<Vec<ShardId>, CodecError> {
+    let bad = || CodecError::BadRange(text.chars().take(80).collect());
+    // As it is written: no sign, no zeros in front.
+    let number = |text: &str| {
+        text.parse::<u16>()
+            .ok()
+            .filter(|number| number.to_string() == text)
+    };
+    let mut shards = Vec::new();
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let first = number(first).ok_or_else(bad)?;
+        let last = number(last).ok_or_else(bad)?;
+        if first > last || last >= count || shards.len() > usize::from(count) {
+            return Err(bad());
+        }
+        shards.extend((first..=last).map(ShardId));
+    }
+    Ok(shards)
+}
+
 /// `0-511,1024` of an ascending list.
-fn ranges(shards: &[ShardId]) -> String {
+#[must_use]
+pub fn ranges(shards: &[ShardId]) -> String {
     let mut text = String::new();
     for run in shards.chunk_by(|a, b| a.0 + 1 == b.0) {
         let comma = if text.is_empty() { "" } else { "," };

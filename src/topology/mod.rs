@@ -7,6 +7,8 @@
 //!
 //!  seed.rs      the first placement, out of the config          validate.rs  what must hold of any topology
 //!  codec.rs     Topology ◀─▶ the JSON document of the store      mark.rs      what each node carries of it
+//!  change.rs    Topology ─▶ the next one, epoch + 1; and how a process numbers the nodes of one after the other
+//!  compare.rs   where two of one cluster differ
 //! ```
 //!
 //! A change makes a new `Topology` with a higher epoch. Whoever holds two snapshots keeps the one with
@@ -16,18 +18,22 @@
 //! cluster put the same keys together here.
 
 pub mod address;
+pub mod change;
 pub mod codec;
+mod compare;
 pub mod hash;
 pub mod mark;
 pub mod seed;
 pub mod validate;
 
 pub use address::{Address, AddressError};
+pub use change::{ChangeError, SuccessionError};
 pub use codec::CodecError;
 pub use hash::{SLOTS, slot};
 pub use validate::Invalid;
 
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 /// The most shards that a keyspace can be cut into.
@@ -51,10 +57,26 @@ pub struct Topology {
     pub shards: u16,
     /// How many further databases a client may `SELECT`: each is one whole shard.
     pub pinned: u16,
-    /// The nodes; a [`NodeIndex`] is a position in this list.
+    /// The nodes; a [`NodeIndex`] is a position in this list. Most of the time [`Topology::nodes_by_index`] is meant.
     pub nodes: Vec<Node>,
+    /// Nodes that have left. A process keeps their positions, so that a number means the same node as long as it runs;
+    /// the document does not have them.
+    pub retired: BTreeSet<NodeIndex>,
     /// One row for each shard, the sharded ones first, then the pinned ones.
     pub placements: Vec<Placement>,
+    /// Shards whose requests are held, by an operator's order.
+    pub paused: BTreeSet<ShardId>,
+    /// As whom proxies log in to nodes. To a node that is not here they log in as their config says.
+    pub access: BTreeMap<NodeIndex, NodeAccess>,
+}
+
+/// As whom proxies log in to a node, and which process of it they may log in to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeAccess {
+    /// The ACL user for the traffic, made by preshard.
+    pub user: String,
+    /// The node's own name for this run of it. Another run may have other users, and is not served before it was looked at.
+    pub run_id: String,
 }
 
 /// One Redis or Valkey server process.
@@ -190,9 +212,23 @@ impl Topology {
             .map(|(index, _)| index)
     }
 
-    /// All nodes with their positions.
+    /// All nodes with their positions; without those that have left.
     pub fn nodes_by_index(&self) -> impl Iterator<Item = (NodeIndex, &Node)> {
-        (0..=u16::MAX).map(NodeIndex).zip(&self.nodes)
+        let all = (0..=u16::MAX).map(NodeIndex).zip(&self.nodes);
+        all.filter(|(index, _)| !self.retired.contains(index))
+    }
+
+    /// The ACL user that the requests of a shard run as; none: as the config says.
+    #[must_use]
+    pub fn user_of(&self, shard: ShardId) -> Option<&str> {
+        let access = self.access.get(&self.placement(shard).node)?;
+        Some(&access.user)
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn node_count(&self) -> usize {
+        self.nodes.len() - self.retired.len()
     }
 
     /// All shards with their placements, in the order of their ids.

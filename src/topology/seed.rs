@@ -11,6 +11,7 @@
 
 use super::{Invalid, Node, Placement, Topology};
 use crate::ids::{DbIndex, Epoch, NodeIndex};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The epoch of the first snapshot.
 const FIRST: Epoch = Epoch(1);
@@ -33,7 +34,10 @@ impl Topology {
             shards,
             pinned,
             nodes,
+            retired: BTreeSet::new(),
             placements: Vec::new(),
+            paused: BTreeSet::new(),
+            access: BTreeMap::new(),
         };
         topology.validate_layout()?;
         let sharded = usize::from(shards);

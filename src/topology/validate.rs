@@ -51,6 +51,9 @@ pub enum Invalid {
         /// Their address.
         address: String,
     },
+    /// As whom a node is logged in to cannot be.
+    #[error("node '{0}': \"user\" and \"run_id\" must be 1 to {NAME_MAX} of: letters, digits, '.', '_', '-'")]
+    Access(String),
     /// A node cannot be reached at port 0.
     #[error("node '{0}' has port 0: nodes need a real port")]
     NodePort(String),
@@ -131,7 +134,17 @@ impl Topology {
             found.push(Invalid::Epoch);
         }
         found.extend(check_counts(self.shards, self.pinned));
-        found.extend(check_nodes(&self.nodes));
+        found.extend(check_nodes(self.nodes_by_index().map(|(_, node)| node)));
+        let bad = self.access.iter().filter(|(node, access)| {
+            node.index() >= self.nodes.len() || !is_name(&access.user) || !is_name(&access.run_id)
+        });
+        found.extend(bad.map(|(node, _)| {
+            let name = self
+                .nodes
+                .get(node.index())
+                .map_or_else(|| node.to_string(), |node| node.name.clone());
+            Invalid::Access(name)
+        }));
         verdict(found)
     }
 
@@ -139,7 +152,8 @@ impl Topology {
         let metadata = self.metadata_db();
         let mut owners = HashMap::with_capacity(self.placements.len());
         for (shard, placement) in self.placements_by_shard() {
-            let Some(node) = self.nodes.get(placement.node.index()) else {
+            let node = self.nodes.get(placement.node.index());
+            let Some(node) = node.filter(|_| !self.retired.contains(&placement.node)) else {
                 found.push(Invalid::UnknownNode {
                     shard,
                     node: placement.node,
@@ -192,7 +206,8 @@ pub fn check_counts(shards: u16, pinned: u16) -> Vec<Invalid> {
 
 /// What is wrong with a list of nodes.
 #[must_use]
-pub fn check_nodes(nodes: &[Node]) -> Vec<Invalid> {
+pub fn check_nodes<'a>(nodes: impl IntoIterator<Item = &'a Node>) -> Vec<Invalid> {
+    let nodes: Vec<&Node> = nodes.into_iter().collect();
     if nodes.is_empty() {
         return vec![Invalid::NoNodes];
     }

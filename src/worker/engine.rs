@@ -9,23 +9,27 @@
 //! A turn of a task reads what its socket has, changes this state, and at its end wakes the links that have
 //! something to send and writes to the clients that have something to get. Nothing is sent between threads.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
 use slab::Slab;
 
-use super::backend::{Backlog, Lane, Link};
+use super::adopt::Adoption;
+use super::backend::{Backlog, Lane, Link, State, User, fence, nonce};
 use super::dedicated::Pool;
+use super::gate::Hold;
 use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pause::PauseSeen;
 use super::pubsub::PubSub;
-use super::session::{Client, to_u32};
+use super::session::{Access, Client, to_u32};
 use super::shared::{Settings, Shared};
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
-use crate::ids::ShardId;
+use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
 use crate::route;
@@ -35,7 +39,20 @@ use crate::topology::Topology;
 /// Redis writes to one connection at a time: with 128 KiB, GETs of 16 KiB cost half as much again, since what was read
 /// had left the cache before it was written.
 pub(super) const SCRATCH_BYTES: usize = 72 * 1024;
-const PROTOCOLS: usize = 2;
+pub(super) const PROTOCOLS: usize = 2;
+/// For each protocol version one for shared connections and one for scripts.
+const GATES: usize = 2 * PROTOCOLS;
+/// What gates have for a node.
+const NO_NODE: NodeIndex = NodeIndex(u16::MAX);
+
+/// Where the links of a node and a user begin; each is followed by its neighbour of the other protocol version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Door {
+    /// The shared ones.
+    pub(super) shared: usize,
+    /// Those that run code.
+    pub(super) scripts: usize,
+}
 
 /// The state of one worker.
 pub(super) struct Engine {
@@ -56,6 +73,15 @@ pub(super) struct Engine {
     /// The same for what runs code on a node.
     script_lanes: Vec<Lane>,
     pub(super) links: Vec<Link>,
+    /// Where the links of each node begin, for each user of it.
+    pub(super) doors: BTreeMap<(NodeIndex, User), Door>,
+    /// The first of the links that have no node: [`Self::gates`].
+    pub(super) first_gate: usize,
+    /// Shards whose requests are held, and why.
+    pub(super) held: BTreeMap<ShardId, Hold>,
+    /// The next topology, until it can be served.
+    pub(super) adoption: Option<Adoption>,
+    fence: Vec<u8>,
 
     /// Clients that got something to write in this turn.
     pub(super) dirty: Vec<usize>,
@@ -69,6 +95,7 @@ pub(super) struct Engine {
     /// The proxy is stopping: what has been read is served, nothing more is read.
     pub(super) draining: bool,
     pub(super) attention: Attention,
+    pub(super) access: Access,
     pub(super) pause: PauseSeen,
     /// Answers that took so many microseconds are looked at again.
     pub(super) slow_us: u32,
@@ -133,41 +160,8 @@ impl Engine {
         let topology = shared.topology.load_full();
         let metrics = shared.metrics.worker(worker);
         let settings = shared.settings.load_full();
-        let connections = settings.limits.shared_connections;
-        let mut links = Vec::new();
-        for (node, described) in topology.nodes_by_index() {
-            let cells = metrics.node(&described.name);
-            for _ in 0..connections {
-                for protocol in [Protocol::Resp2, Protocol::Resp3] {
-                    let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
-                    links.push(Link::new(node, protocol, Arc::clone(&cells), Backlog::new(dbs)));
-                }
-            }
-        }
-        let first_script_link = links.len();
-        for (node, described) in topology.nodes_by_index() {
-            for protocol in [Protocol::Resp2, Protocol::Resp3] {
-                let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
-                let cells = metrics.node(&described.name);
-                links.push(Link::new(node, protocol, cells, Backlog::new(dbs)));
-            }
-        }
-        let mut lanes = Vec::new();
-        let mut script_lanes = Vec::new();
-        for (shard, placement) in topology.placements_by_shard() {
-            let connection = shard.index() % connections;
-            for protocol in 0..PROTOCOLS {
-                let node = placement.node.index();
-                let lane = |link: usize| Lane {
-                    shard,
-                    link: to_u32(link),
-                };
-                lanes.push(lane((node * connections + connection) * PROTOCOLS + protocol));
-                script_lanes.push(lane(first_script_link + node * PROTOCOLS + protocol));
-            }
-        }
         let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
-        Self {
+        let mut engine = Self {
             worker,
             pubsub,
             tracking: Tracking::new(&settings.limits),
@@ -179,9 +173,14 @@ impl Engine {
             generation: 0,
             clients: Slab::new(),
             gathers: Slab::new(),
-            lanes,
-            script_lanes,
-            links,
+            lanes: Vec::new(),
+            script_lanes: Vec::new(),
+            links: Vec::new(),
+            doors: BTreeMap::new(),
+            first_gate: 0,
+            held: BTreeMap::new(),
+            adoption: None,
+            fence: fence(&nonce()),
             dirty: Vec::new(),
             corked: Vec::new(),
             uncorked_at: 0,
@@ -190,6 +189,7 @@ impl Engine {
             sweep_asleep: false,
             draining: false,
             attention: Attention::of_settings(settings.slowlog),
+            access: Access::default(),
             pause: PauseSeen::default(),
             slow_us: settings.slowlog.looked_at_from_us(),
             held_bytes: 0,
@@ -199,13 +199,26 @@ impl Engine {
             route_scratch: route::Scratch::default(),
             shared,
             settings,
+        };
+        let first = Arc::clone(&engine.topology);
+        engine.add_links(&first);
+        engine.add_gates(&first);
+        for shard in engine.topology.paused.clone() {
+            engine.hold(shard, |hold| hold.paused = true);
         }
+        engine
     }
 
     /// Takes the settings that are in force now.
     pub(super) fn adopt_settings(&mut self) {
         self.settings = self.shared.settings.load_full();
-        self.tracking.set_limits(&self.settings.limits);
+        let limits = &self.settings.limits;
+        self.tracking.set_limits(limits);
+        for link in &mut self.links {
+            if let Some(node) = self.topology.nodes.get(link.node.index()) {
+                link.batches_max = limits.batches_max(&node.address);
+            }
+        }
         let slowlog = self.settings.slowlog;
         self.slow_us = slowlog.looked_at_from_us();
         if Attention::of_settings(slowlog).has(Attention::SHOWN) {
@@ -223,6 +236,93 @@ impl Engine {
         self.wake_sweep();
     }
 
+    /// Makes the links that a topology needs and that are not there.
+    pub(super) fn add_links(&mut self, topology: &Topology) {
+        for (shard, placement) in topology.placements_by_shard() {
+            self.add_door(topology, placement.node, topology.user_of(shard).map(Arc::from));
+        }
+        for (node, _) in topology.nodes_by_index() {
+            let user = topology
+                .access
+                .get(&node)
+                .map(|access| Arc::from(access.user.as_str()));
+            self.add_door(topology, node, user);
+        }
+    }
+
+    fn add_door(&mut self, topology: &Topology, node: NodeIndex, user: User) {
+        if self.doors.contains_key(&(node, user.clone())) {
+            return;
+        }
+        let shared = self.links.len();
+        for _ in 0..self.settings.limits.shared_connections {
+            self.add_link_pair(topology, node, &user);
+        }
+        let scripts = self.links.len();
+        self.add_link_pair(topology, node, &user);
+        self.doors.insert((node, user), Door { shared, scripts });
+    }
+
+    fn add_gates(&mut self, topology: &Topology) {
+        self.first_gate = self.links.len();
+        (0..GATES / PROTOCOLS).for_each(|_| self.add_link_pair(topology, NO_NODE, &None));
+        self.gates().for_each(|gate| self.links[gate].state = State::Gate);
+        for (shard, _) in topology.placements_by_shard() {
+            for _ in 0..PROTOCOLS {
+                self.lanes.push(Lane { shard, link: 0 });
+                self.script_lanes.push(Lane { shard, link: 0 });
+            }
+            self.point_lanes(shard, false);
+        }
+    }
+
+    fn add_link_pair(&mut self, topology: &Topology, node: NodeIndex, user: &User) {
+        let (cells, batches_max) = match topology.nodes.get(node.index()) {
+            Some(described) => (
+                self.metrics.node(&described.name),
+                self.settings.limits.batches_max(&described.address),
+            ),
+            None => (Arc::default(), 1),
+        };
+        for protocol in [Protocol::Resp2, Protocol::Resp3] {
+            let dbs = topology.placements_by_shard().map(|(_, placement)| placement.db);
+            let backlog = Backlog::new(dbs);
+            let cells = Arc::clone(&cells);
+            let mut link = Link::new(node, protocol, user.clone(), cells, backlog, &self.fence);
+            link.batches_max = batches_max;
+            self.links.push(link);
+        }
+    }
+
+    /// Leads the requests of a shard to its node, or to a gate.
+    pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
+        let gate = Door {
+            shared: self.first_gate,
+            scripts: self.first_gate + PROTOCOLS,
+        };
+        let key = (
+            self.topology.placement(shard).node,
+            self.topology.user_of(shard).map(Arc::from),
+        );
+        let door = self.doors.get(&key).copied().filter(|_| !held);
+        debug_assert!(held || door.is_some(), "the links of {key:?} were made before");
+        let connection = match door {
+            Some(_) => shard.index() % self.settings.limits.shared_connections,
+            None => 0,
+        };
+        let door = door.unwrap_or(gate);
+        for protocol in 0..PROTOCOLS {
+            let at = shard.index() * PROTOCOLS + protocol;
+            self.lanes[at].link = to_u32(door.shared + connection * PROTOCOLS + protocol);
+            self.script_lanes[at].link = to_u32(door.scripts + protocol);
+        }
+    }
+
+    /// The links that have no node: where requests of held shards wait.
+    pub(super) fn gates(&self) -> Range<usize> {
+        self.first_gate..self.first_gate + GATES
+    }
+
     /// Starts a turn: reads the clock, whether the proxy is stopping, and whether clients are paused.
     #[inline]
     pub(super) fn begin_turn(&mut self) {
@@ -232,11 +332,15 @@ impl Engine {
         if self.pause_changed(pause) {
             self.look_at_pause(pause);
         }
+        self.look_at_users();
     }
 
     /// Ends a turn: what it brought is passed on.
     #[inline]
     pub(super) fn end_turn(&mut self) {
+        if self.adoption.is_some() {
+            self.continue_adoption();
+        }
         self.wake_links();
         self.flush_clients();
     }

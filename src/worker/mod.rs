@@ -14,9 +14,11 @@
 //! Between the threads there is the mailbox (one message for each connection, none for a request), the topology
 //! snapshot and counters. A request never leaves the thread that read it.
 
+mod adopt;
 mod backend;
 mod dedicated;
 mod engine;
+mod gate;
 mod gather;
 mod outbuf;
 mod pause;
@@ -32,6 +34,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod tracking;
+pub mod users;
 
 use std::cell::RefCell;
 use std::io;
@@ -75,8 +78,8 @@ pub enum Order {
         /// Its place among all clients; given back when it leaves.
         permit: ClientPermit,
     },
-    /// Take the settings that are in force now. The sender is dropped when that is done.
-    Adopt(mpsc::Sender<()>),
+    /// Take the settings and the users that are in force now. The sender is dropped when that is done.
+    Settings(mpsc::Sender<()>),
     /// Let clients go as soon as they are answered.
     Drain,
 }
@@ -144,22 +147,11 @@ pub fn start(number: usize, shared: Arc<Shared>) -> io::Result<Worker> {
 }
 
 async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Order>) {
+    let mut changes = shared.succession.subscribe();
     let engine = Rc::new(RefCell::new(Engine::new(number, Arc::clone(&shared))));
     engine.borrow_mut().dedicated.set_engine(Rc::downgrade(&engine));
     let mut keepers = JoinSet::new();
-    let links = engine.borrow().links.len();
-    for link in 0..links {
-        keepers.spawn_local(backend::keep_link(Rc::clone(&engine), link));
-    }
-    let nodes: Vec<NodeIndex> = engine
-        .borrow()
-        .topology
-        .nodes_by_index()
-        .map(|(node, _)| node)
-        .collect();
-    for node in nodes {
-        keepers.spawn_local(pubsub::keep_feed(Rc::clone(&engine), node));
-    }
+    keep_from(&engine, &mut keepers, (0, 0));
     keepers.spawn_local(sweep::sweep(Rc::clone(&engine)));
     let mut sessions = JoinSet::new();
     loop {
@@ -172,12 +164,40 @@ async fn run(number: usize, shared: Arc<Shared>, mut mailbox: mpsc::Receiver<Ord
                 None => return,
             },
             Some(ended) = sessions.join_next() => note_end(&engine, ended),
+            Ok(()) = changes.changed() => {
+                let new = {
+                    let mut engine = engine.borrow_mut();
+                    engine.begin_turn();
+                    let new = engine.adopt();
+                    engine.end_turn();
+                    new
+                };
+                keep_from(&engine, &mut keepers, new);
+            }
             Some(ended) = keepers.join_next() => {
                 // Links and the sweep run for ever: one that ended has panicked, and with it the worker's order.
                 tracing::error!(event = "worker_task_died", worker = number, error = ?ended.err());
                 std::process::abort();
             }
         }
+    }
+}
+
+/// Starts the tasks of links and feeds from these on.
+fn keep_from(
+    engine: &Rc<RefCell<Engine>>,
+    keepers: &mut JoinSet<()>,
+    (first_link, first_feed): (usize, usize),
+) {
+    let (links, gates, feeds) = {
+        let engine = engine.borrow();
+        (engine.links.len(), engine.gates(), engine.pubsub.feeds.len())
+    };
+    for link in (first_link..links).filter(|link| !gates.contains(link)) {
+        keepers.spawn_local(backend::keep_link(Rc::clone(engine), link));
+    }
+    for node in (0..).map(NodeIndex).take(feeds).skip(first_feed) {
+        keepers.spawn_local(pubsub::keep_feed(Rc::clone(engine), node));
     }
 }
 
@@ -199,8 +219,12 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
             }
             Err(error) => tracing::debug!(event = "accept_failed", %error),
         },
-        Order::Adopt(done) => {
-            engine.borrow_mut().adopt_settings();
+        Order::Settings(done) => {
+            let mut engine = engine.borrow_mut();
+            // A turn begins with a look at the users.
+            engine.begin_turn();
+            engine.adopt_settings();
+            engine.end_turn();
             drop(done);
         }
         Order::Drain => engine
@@ -230,8 +254,8 @@ fn accept(
     ));
     engine.shared.registry.insert(Arc::clone(&info));
     let generation = engine.next_generation();
-    let authenticated = engine.settings.password.is_none();
-    let client = Client::new(generation, info, stream, authenticated, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     engine.metrics.connections_total.inc();
     Ok(engine.clients.insert(client))

@@ -1,29 +1,36 @@
 //! What all workers share: settings, the topology's cell, counters, who is connected.
 //!
-//! Nothing here is written on the way of a request. A worker takes the topology once for each turn of a task, and
-//! only if its epoch has changed.
+//! Nothing here is written on the way of a request. [`Shared::adopt`] puts the next topology in force; each worker is
+//! woken, takes it over in its own time, and says so.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, Release},
+};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::{Digest as _, Sha1};
-use tokio::sync::Notify;
+use sha2::Sha256;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
 use super::slowlog::{SlowLog, SlowLogSettings};
-use crate::config::{OnEmpty, OnGap, PasswordHash, Secret};
-use crate::ids::NodeIndex;
+use super::users::{Attempts, Users};
+use crate::acl::Rights;
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap, Secret};
+use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
-use crate::resp::RequestLimits;
+use crate::resp::{RequestLimits, Value};
 use crate::tls::ClientSide;
-use crate::topology::{Address, Topology};
+use crate::topology::{Address, SuccessionError, Topology};
 
 /// The limits of the data plane; each has a named outcome.
 #[derive(Clone, Debug)]
@@ -62,8 +69,10 @@ pub struct Limits {
     pub keys: usize,
     /// Keys that a worker tracks for its clients: beyond, one goes and who has read it is told.
     pub tracking_keys: usize,
-    /// Unanswered writes on one link, by node.
-    pub batches: Vec<usize>,
+    /// Unanswered writes on one link.
+    pub batches: Batches,
+    /// How long requests of a shard wait that is paused or on its way to another node.
+    pub hold: Duration,
     /// Connections to one node that one client has for itself, of all workers together.
     pub dedicated: usize,
     /// Shared connections for each worker, node and protocol.
@@ -77,8 +86,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    pub(super) fn batches_max(&self, node: NodeIndex) -> usize {
-        self.batches.get(node.index()).copied().unwrap_or(1)
+    /// Unanswered writes on a link to this address.
+    pub(super) fn batches_max(&self, address: &Address) -> usize {
+        match self.batches {
+            Batches::Auto => batches_for(address),
+            Batches::Fixed(count) => usize::from(count),
+        }
     }
 }
 
@@ -119,6 +132,8 @@ pub struct NodeView {
     pub version: String,
     /// `used_memory` in bytes.
     pub used_memory: u64,
+    /// `maxmemory` in bytes, 0 if there is none.
+    pub maxmemory: u64,
     /// `maxmemory_policy`.
     pub maxmemory_policy: String,
     /// `instantaneous_ops_per_sec`.
@@ -127,6 +142,76 @@ pub struct NodeView {
     pub databases: u64,
     /// Keys, and keys with an expiry, by database.
     pub keys: Vec<(u16, u64, u64)>,
+}
+
+/// The password of one of preshard's own users on nodes: whoever has the cluster's secret can tell it, nobody else.
+#[must_use]
+pub fn user_password(secret: &Secret, user: &str) -> Secret {
+    let sum = match Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes()) {
+        Ok(mut sum) => {
+            sum.update(user.as_bytes());
+            sum.finalize().into_bytes()
+        }
+        // Keys of any length are good.
+        Err(error) => unreachable!("{error}"),
+    };
+    Secret::new(sum.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What all workers share of one node.
+#[derive(Debug, Default)]
+pub struct NodeShared {
+    /// Connections that one client has for itself.
+    pub dedicated: Arc<AtomicUsize>,
+    /// Rung by a link that finds the node empty.
+    pub empty: Notify,
+    /// Rung by a link that cannot log in as the user that the topology names, or finds another run of the node.
+    pub users: Notify,
+    /// Tells connections that could not be made to try again: there is another reason to hope than time.
+    pub again: Notify,
+}
+
+/// How one topology follows the other, and what changes with it.
+#[derive(Debug)]
+pub struct Succession {
+    /// By node, those that have left included.
+    per_node: ArcSwap<Vec<Arc<NodeShared>>>,
+    /// Tells of each topology that is put in force.
+    changes: watch::Sender<Epoch>,
+    /// The epoch that each worker serves.
+    served: Box<[AtomicU64]>,
+    one_by_one: Mutex<()>,
+}
+
+impl Succession {
+    /// Begins with a topology that all workers serve from their start.
+    #[must_use]
+    pub fn new(first: &Topology, workers: usize) -> Self {
+        let per_node = first.nodes.iter().map(|_| Arc::default()).collect();
+        Self {
+            per_node: ArcSwap::from_pointee(per_node),
+            changes: watch::Sender::new(first.epoch),
+            served: (0..workers).map(|_| AtomicU64::new(first.epoch.0)).collect(),
+            one_by_one: Mutex::default(),
+        }
+    }
+
+    /// Is told the epoch of each topology that is put in force.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Epoch> {
+        self.changes.subscribe()
+    }
+
+    /// Has all workers look again whether there is a topology to take over.
+    pub(super) fn remind(&self) {
+        self.changes.send_modify(|_| ());
+    }
+
+    pub(super) fn is_served(&self, worker: usize, epoch: Epoch) {
+        if let Some(served) = self.served.get(worker) {
+            served.store(epoch.0, Relaxed);
+        }
+    }
 }
 
 /// How the proxy looks to clients that speak to a Redis Cluster: one node with every slot.
@@ -156,16 +241,30 @@ impl ClusterNode {
     }
 }
 
+/// A `PRESHARD` request of a client of the data port.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// Its bytes.
+    pub frame: Vec<u8>,
+    /// What its client may do.
+    pub rights: Rights,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Value>,
+}
+
+/// Such requests that may wait for the control side.
+pub const ADMIN_REQUESTS_MAX: usize = 64;
+
 /// What a running proxy may be told to do otherwise. Exchanged as a whole; each worker keeps the one that it was told of
-/// last ([`Order::Adopt`](super::Order::Adopt)), so that no request looks for a newer one.
+/// last ([`Order::Settings`](super::Order::Settings)), so that no request looks for a newer one.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Limits of the data plane.
     pub limits: Limits,
-    /// The clients' password, if there is one.
-    pub password: Option<PasswordHash>,
-    /// Towards nodes.
+    /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
+    /// Towards nodes, for what administers them.
+    pub admin_credentials: NodeCredentials,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
     /// What to do with subscribers that may have missed messages.
@@ -182,6 +281,18 @@ pub struct Settings {
 pub struct Shared {
     /// The settings in force.
     pub settings: ArcSwap<Settings>,
+    /// Who may connect; see [`Self::replace_users`].
+    pub users: ArcSwap<Users>,
+    /// How often the users were replaced.
+    pub users_generation: AtomicU64,
+    /// Wrong passwords of clients.
+    pub attempts: Attempts,
+    /// Takes `PRESHARD` requests of the data port to the control side.
+    pub admin_requests: mpsc::Sender<AdminRequest>,
+    /// What the passwords of preshard's own users on nodes are made of.
+    pub node_secret: OnceLock<Secret>,
+    /// Whether preshard makes users of its own on nodes.
+    pub acl_users: AclUsers,
     /// Whether, and as what, it answers clients in cluster mode.
     pub cluster: Option<ClusterNode>,
     /// Address that INFO and CONFIG GET show.
@@ -196,10 +307,10 @@ pub struct Shared {
     pub registry: Registry,
     /// Scripts that went through.
     pub scripts: Arc<ScriptCache>,
-    /// Connections that one client has for itself, by node.
-    pub dedicated: Vec<Arc<AtomicUsize>>,
-    /// Rung by a link that finds its node empty, by node.
-    pub empty_nodes: Vec<Notify>,
+    /// How one topology follows the other.
+    pub succession: Succession,
+    /// Rung by a link that finds a node ahead of the topology that is served.
+    pub behind: Notify,
     /// `CLIENT PAUSE`.
     pub pause: ClientPause,
     /// Requests that took long.
@@ -247,6 +358,15 @@ impl Shared {
         }
     }
 
+    /// Puts other users in force. Each worker takes them up in its next turn, within a tenth of a second: a client keeps
+    /// its connection and has the new rights from its next request on, unless its user is gone or off, or it listens
+    /// to what it may not hear any more; then it is closed. A changed password closes nobody, as in Redis.
+    pub fn replace_users(&self, mut users: Users) {
+        users.inherit(&self.users.load());
+        self.users.store(Arc::new(users));
+        self.users_generation.fetch_add(1, Release);
+    }
+
     /// What INFO and HELLO call the mode.
     #[must_use]
     pub const fn redis_mode(&self) -> &'static str {
@@ -255,6 +375,69 @@ impl Shared {
         } else {
             "standalone"
         }
+    }
+
+    /// How to log in as one of preshard's own users, or as the config says.
+    #[must_use]
+    pub fn credentials_of(&self, user: Option<&str>) -> NodeCredentials {
+        let settings = self.settings.load();
+        match (user, self.node_secret.get()) {
+            (Some(user), Some(secret)) => NodeCredentials {
+                username: Some(user.to_owned()),
+                password: Some(user_password(secret, user)),
+                tls: settings.credentials.tls.clone(),
+            },
+            (Some(_), None) | (None, _) => settings.credentials.clone(),
+        }
+    }
+
+    /// As whom the control side asks a node, and how long that may take, as the settings are now.
+    #[must_use]
+    pub fn admin_login(&self) -> (NodeCredentials, Duration) {
+        let settings = self.settings.load();
+        (settings.admin_credentials.clone(), settings.limits.connect)
+    }
+
+    /// What all workers share of a node. A position that no topology of this process has had is a node of its own.
+    #[must_use]
+    pub fn node(&self, node: NodeIndex) -> Arc<NodeShared> {
+        let per_node = self.succession.per_node.load();
+        per_node.get(node.index()).cloned().unwrap_or_default()
+    }
+
+    /// Puts the next topology in force in this process. Workers take it over one by one: [`Self::epoch_served`].
+    ///
+    /// # Errors
+    /// It may not follow the one that is served; nothing has changed.
+    pub fn adopt(&self, next: Topology) -> Result<(), SuccessionError> {
+        let Succession {
+            per_node,
+            changes,
+            one_by_one,
+            ..
+        } = &self.succession;
+        let _one_by_one = one_by_one.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = next.succeed(&self.topology.load())?;
+        let epoch = next.epoch;
+        let mut nodes = Vec::clone(&per_node.load());
+        nodes.resize_with(next.nodes.len(), Arc::default);
+        per_node.store(Arc::new(nodes));
+        self.metrics.set_assignment((&next).into());
+        self.topology.store(Arc::new(next));
+        changes.send_replace(epoch);
+        Ok(())
+    }
+
+    /// The epoch that all workers serve.
+    #[must_use]
+    pub fn epoch_served(&self) -> Epoch {
+        let lowest = self
+            .succession
+            .served
+            .iter()
+            .map(|epoch| epoch.load(Relaxed))
+            .min();
+        Epoch(lowest.unwrap_or(0))
     }
 
     /// Milliseconds since the start of the process.

@@ -52,10 +52,12 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
             for link in 0..engine.links.len() {
                 engine.link_deadlines(link);
             }
+            engine.continue_adoption();
             if engine.now - clients_at >= 100_000 {
                 clients_at = engine.now;
                 engine.client_deadlines();
                 engine.dedicated_deadlines();
+                engine.ask_recalled();
                 if engine.draining {
                     engine.stop_waiting();
                 }
@@ -87,7 +89,11 @@ impl Engine {
             .links
             .iter()
             .any(|link| !link.backlog.is_empty() || !link.due.is_empty());
-        if busy { BUSY } else { IDLE }
+        if busy || self.adoption.is_some() {
+            BUSY
+        } else {
+            IDLE
+        }
     }
 
     /// Shows the levels that are not worth counting with each request.
@@ -112,6 +118,7 @@ impl Engine {
         let paused = |(_, client): &(usize, &Client)| client.pause == Pause::Clients;
         let paused = self.clients.iter().filter(paused).count();
         self.metrics.paused_clients.set(paused as u64);
+        self.metrics.held_requests.set(self.held_requests() as u64);
         let queued: usize = self.links.iter().map(|link| link.backlog.bytes()).sum();
         let unread: usize = self.clients.iter().map(|(_, client)| client.output_bytes()).sum();
         self.metrics
@@ -136,6 +143,7 @@ impl Engine {
         let now_ms = self.shared.now_ms();
         let (stall, idle, handshake) = (limits.output_stall, limits.idle, limits.handshake);
         let queue_wait = self.queue_wait_max();
+        let (hold, gates) = (limits.hold, self.gates());
         let mut closing = Vec::new();
         for (index, client) in &mut self.clients {
             client.publish();
@@ -143,8 +151,13 @@ impl Engine {
             let idle_for = Duration::from_millis(now_ms.saturating_sub(client.active_ms));
             let age = Duration::from_millis(now_ms.saturating_sub(client.info.connected_ms));
             let paused = client.pause == Pause::Clients;
-            if client.pause == Pause::Queue && waited(client.paused_at) >= queue_wait {
+            let held = client.waits_for.is_some_and(|link| gates.contains(&link));
+            let wait_max = if held { hold } else { queue_wait };
+            if client.pause == Pause::Queue && waited(client.paused_at) >= wait_max {
                 client.refuse_when_full = true;
+                client.wake();
+            }
+            if client.password_due_ms.is_some_and(|due| due <= now_ms) {
                 client.wake();
             }
             let lingered = client.lingering_until.is_some_and(|until| until <= self.now);

@@ -4,23 +4,25 @@ use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
 
 use super::engine::Engine;
 use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
-use super::shared::{Limits, NodeCredentials, NodesView, Settings, Shared};
+use super::shared::{Limits, NodeCredentials, NodesView, Settings, Shared, Succession};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
+use super::users::{Attempts, Users};
 use crate::command;
-use crate::config::{OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::topology::{Node, Topology};
@@ -58,7 +60,8 @@ pub(super) fn limits() -> Limits {
         node_queue_bytes: 64 << 20,
         keys: 100_000,
         tracking_keys: 1_000_000,
-        batches: vec![1, 1],
+        batches: Batches::Fixed(1),
+        hold: Duration::from_secs(10),
         dedicated: 4,
         shared_connections: 1,
         keepalive: Duration::ZERO,
@@ -83,8 +86,8 @@ pub(super) fn engine(limits: Limits) -> Engine {
     let shared = Shared {
         settings: ArcSwap::from_pointee(Settings {
             limits,
-            password: None,
             credentials: NodeCredentials::default(),
+            admin_credentials: NodeCredentials::default(),
             on_empty: OnEmpty::Serve,
             on_gap: OnGap::Resubscribe,
             redis_version: None,
@@ -95,15 +98,21 @@ pub(super) fn engine(limits: Limits) -> Engine {
                 show_args: false,
             },
         }),
-        empty_nodes: Vec::new(),
+        users: ArcSwap::from_pointee(Users::open()),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
+        node_secret: OnceLock::new(),
+        acl_users: AclUsers::Auto,
         cluster: None,
         data_address: RwLock::default(),
         config_file: PathBuf::new(),
+        succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
         metrics: Arc::new(metrics.unwrap()),
         registry: Registry::default(),
         scripts: Arc::default(),
-        dedicated: vec![Arc::default(), Arc::default()],
+        behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
         slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
@@ -136,7 +145,8 @@ pub(super) async fn connect(engine: &mut Engine) -> Peer {
     let generation = engine.next_generation();
     let id = engine.shared.registry.next_id();
     let info = Arc::new(ClientInfo::new(id, String::new(), String::new(), 0, 0));
-    let client = Client::new(generation, info, stream, true, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     let index = engine.clients.insert(client);
     let peer = Peer {

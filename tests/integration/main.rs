@@ -18,6 +18,8 @@
     reason = "a test that cannot go on should stop, loudly, where it is"
 )]
 
+mod access;
+mod admin;
 mod audit;
 mod blocking;
 mod broken;
@@ -31,11 +33,14 @@ mod desync;
 mod differential;
 mod etcd;
 mod faults;
+mod fleet;
 mod handshakes;
 mod harness;
 mod hostile;
 mod limits;
+mod nodes;
 mod pause;
+mod plan;
 mod pubsub;
 mod reload;
 mod replicas;
@@ -46,3 +51,4 @@ mod startup;
 mod tls;
 mod tracking;
 mod transactions;
+mod users;

@@ -1,5 +1,7 @@
 //! The config of a running proxy: reloaded, set, refused; under load, and by many at once.
 
+mod users;
+
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

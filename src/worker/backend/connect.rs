@@ -15,11 +15,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fill::write_select;
+use super::link::User;
+use crate::command::FEED_USER;
 use crate::config::OnEmpty;
-use crate::ids::{DbIndex, NodeIndex};
+use crate::ids::{DbIndex, Epoch, NodeIndex};
 use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
@@ -42,6 +44,7 @@ pub(in crate::worker) struct Order {
     node: NodeIndex,
     protocol: Protocol,
     worker: usize,
+    user: User,
     /// It will carry requests of shards, so it must be able to select their databases.
     serves_shards: bool,
 }
@@ -80,13 +83,30 @@ impl Engine {
             node: self.links[index].node,
             protocol: self.links[index].protocol,
             worker: self.worker,
+            user: self.links[index].user.clone(),
             serves_shards: true,
         }
     }
 
-    /// A connection to a node that selects no shard's database yet.
+    /// A connection to a node that selects no shard's database yet, as the user for its traffic.
     pub(in crate::worker) fn node_order(&self, node: NodeIndex, protocol: Protocol) -> Order {
+        let access = self.topology.access.get(&node);
+        self.order_as(
+            node,
+            protocol,
+            access.map(|access| Arc::from(access.user.as_str())),
+        )
+    }
+
+    /// A connection to a node that hears what happens there, and can do nothing else.
+    pub(in crate::worker) fn feed_order(&self, node: NodeIndex) -> Order {
+        let access = self.topology.access.get(&node);
+        self.order_as(node, Protocol::Resp3, access.map(|_| Arc::from(FEED_USER)))
+    }
+
+    fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
         Order {
+            user,
             shared: Arc::clone(&self.shared),
             settings: Arc::clone(&self.settings),
             topology: Arc::clone(&self.topology),
@@ -95,6 +115,20 @@ impl Engine {
             worker: self.worker,
             serves_shards: false,
         }
+    }
+}
+
+impl Order {
+    /// Has the control side look at the node's users, if it is the one that makes them.
+    fn ring(&self) {
+        if self.topology.access.contains_key(&self.node) {
+            self.shared.node(self.node).users.notify_one();
+        }
+    }
+
+    /// Where it leads.
+    pub(in crate::worker) fn address(&self) -> &Address {
+        &self.topology.node(self.node).address
     }
 }
 
@@ -140,6 +174,7 @@ async fn open(order: &Order) -> Result<Talk, ConnectError> {
 async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     let mut talk = open(order).await?;
     log_in(order, &mut talk).await?;
+    check_run(order, &mut talk).await?;
     check_identity(order, &mut talk).await?;
     let db = if order.serves_shards {
         select_all(order, &mut talk).await?
@@ -157,7 +192,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
 
 /// Speaks the protocol version of the link, as the configured user.
 async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
-    let credentials = &order.settings.credentials;
+    let credentials = order.shared.credentials_of(order.user.as_deref());
     let user = credentials.username.as_deref().unwrap_or("default");
     let name = format!("preshard-{}", order.worker);
     let mut frame = Vec::new();
@@ -176,6 +211,7 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     if !frame.is_empty() {
         let reply = talk.ask(&frame).await?;
         if reply.first() == Some(&b'-') {
+            order.ring();
             return Err(ConnectError::Refused {
                 command: "the login",
                 reply: text(&reply),
@@ -187,6 +223,27 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     // A name helps who looks at the node; a user without the right to set one serves as well.
     talk.ask(&frame).await?;
     Ok(())
+}
+
+/// Asks which run of the node this is. Another one than the topology names may have users that were taken away since.
+async fn check_run(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
+    let Some(access) = order.topology.access.get(&order.node) else {
+        return Ok(());
+    };
+    let mut frame = Vec::new();
+    command(&mut frame, &["INFO", "server"]);
+    let reply = talk.ask(&frame).await?;
+    // A bulk or, in RESP3, a verbatim string: lines of text either way.
+    let info = String::from_utf8_lossy(&reply);
+    let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+    if run_id.map(str::trim) == Some(access.run_id.as_str()) {
+        return Ok(());
+    }
+    order.ring();
+    Err(ConnectError::Identity(
+        "it was started anew since the topology was made; it is served when its users are made again"
+            .to_owned(),
+    ))
 }
 
 /// Asks whose node this is; marks one that came back empty.
@@ -203,6 +260,9 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
         }
         standing = until_prepared(order, talk, &expected).await?;
     }
+    if let Standing::NewerEpoch(epoch) = standing {
+        return until_caught_up(order, epoch).await;
+    }
     match standing {
         Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
         refused @ (Standing::Unmarked
@@ -215,14 +275,42 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
 
 /// Has the control side prepare an empty node, and waits for its mark. How long is bounded by the whole of connecting.
 async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Result<Standing, ConnectError> {
-    if let Some(bell) = order.shared.empty_nodes.get(order.node.index()) {
-        bell.notify_one();
-    }
+    order.shared.node(order.node).empty.notify_one();
     loop {
         let standing = expected.standing(read_mark(talk).await?.as_deref());
         if standing != Standing::Unmarked {
             return Ok(standing);
         }
+        sleep(PREPARED_PACE).await;
+    }
+}
+
+/// The node has seen a later epoch than this link was ordered for: that is a topology which is on its way here. The control side
+/// is told to fetch it, and the link waits. How long is bounded by the whole of connecting.
+async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError> {
+    // Shorter than the whole, so that it is this which is told.
+    let longest = order.settings.limits.connect / 2;
+    let start = Instant::now();
+    loop {
+        let now = order.shared.topology.load_full();
+        if now.epoch >= epoch {
+            let name = &order.topology.node(order.node).name;
+            let is_same = |node: NodeIndex| now.node(node).address == order.topology.node(order.node).address;
+            return match now.node_named(name) {
+                Some(node) if is_same(node) => Ok(()),
+                Some(_) | None => Err(ConnectError::Identity(
+                    "the topology has changed, and the node with it".to_owned(),
+                )),
+            };
+        }
+        if start.elapsed() >= longest {
+            return Err(ConnectError::Identity(format!(
+                "it has seen epoch {epoch}, and epoch {} is served: the topology store is old, or does not answer; if it is old, \
+                 restore it with PRESHARD TOPOLOGY LOAD",
+                now.epoch
+            )));
+        }
+        order.shared.behind.notify_one();
         sleep(PREPARED_PACE).await;
     }
 }

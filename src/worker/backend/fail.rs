@@ -23,6 +23,7 @@ impl Engine {
         let link = &mut self.links[index];
         link.state = State::Connecting;
         link.stream = None;
+        link.redials = false;
         link.close = None;
         link.write_blocked = false;
         link.db = None;
@@ -83,6 +84,9 @@ impl Engine {
 
     /// Looks for requests past their deadline. Called by the sweep, never per request.
     pub(in crate::worker) fn link_deadlines(&mut self, index: usize) {
+        if self.links[index].state == State::Gate {
+            return self.expire_held(index);
+        }
         let limits = &self.settings.limits;
         let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
         if deadline == 0 {
@@ -214,7 +218,7 @@ impl Engine {
     /// Why a shard cannot take requests now, if it cannot.
     pub(in crate::worker) fn refusal_of(link: &Link, shard: ShardId) -> Option<String> {
         let why = match link.state {
-            State::Idle | State::Connecting | State::Ready => return None,
+            State::Idle | State::Connecting | State::Ready | State::Gate => return None,
             State::Silent => "its node does not answer",
             State::Down => "its node is down",
         };

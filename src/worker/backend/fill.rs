@@ -63,9 +63,8 @@ impl Engine {
     fn link_fill(&mut self, index: usize) -> bool {
         let link = &mut self.links[index];
         let limits = &self.settings.limits;
-        let batches_max = limits.batches_max(link.node);
-        let waits = link.batches.len() >= batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
-        if link.backlog.is_empty() || waits || link.state != State::Ready {
+        let waits = link.batches.len() >= link.batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
+        if link.backlog.is_empty() || waits || link.state != State::Ready || link.redials {
             return false;
         }
         let room = limits.link_in_flight.saturating_sub(link.due.len());
@@ -124,7 +123,7 @@ impl Engine {
     }
 
     /// Lets clients on that waited for room in a link's queue, when there is some.
-    pub(super) fn admit_waiting(&mut self, index: usize) {
+    pub(in crate::worker) fn admit_waiting(&mut self, index: usize) {
         let link = &self.links[index];
         if !link.waiting.is_empty() && link.backlog.len() <= self.settings.limits.node_queue / 2 {
             self.wake_waiting(index);
@@ -132,7 +131,7 @@ impl Engine {
     }
 
     /// Has the clients look again that waited for room in a link's queue.
-    pub(super) fn wake_waiting(&mut self, index: usize) {
+    pub(in crate::worker) fn wake_waiting(&mut self, index: usize) {
         for (client, generation) in std::mem::take(&mut self.links[index].waiting) {
             if let Some(client) = self.clients.get_mut(client)
                 && client.generation == generation
@@ -214,7 +213,7 @@ mod tests {
     fn a_write_selects_for_itself_while_a_select_before_it_is_not_confirmed() {
         in_runtime(async {
             let mut engine = engine(crate::worker::shared::Limits {
-                batches: vec![3, 3],
+                batches: crate::config::Batches::Fixed(3),
                 ..limits()
             });
             engine.links[LINK].state = State::Ready;

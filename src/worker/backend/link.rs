@@ -12,7 +12,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::block;
 use super::queue::{Backlog, Entry, Owner};
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
@@ -37,7 +36,12 @@ pub(in crate::worker) enum State {
     Silent,
     /// Could not be connected: requests are refused while it is tried again.
     Down,
+    /// It has no node: requests of held shards wait on it. See [`crate::worker::gate`].
+    Gate,
 }
+
+/// An ACL user of a node that preshard has made; none: the one of the config.
+pub(in crate::worker) type User = Option<Arc<str>>;
 
 /// What is done with the bytes of a reply that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,12 @@ pub(in crate::worker) struct Batch {
 pub(in crate::worker) struct Link {
     pub(in crate::worker) node: NodeIndex,
     pub(in crate::worker) protocol: Protocol,
+    /// The ACL user of its connections; none: as the config says.
+    pub(in crate::worker) user: User,
+    /// Writes that may be unanswered.
+    pub(in crate::worker) batches_max: usize,
+    /// Nothing more is sent over this connection: it is closed when all is answered, and made anew.
+    pub(in crate::worker) redials: bool,
     /// Counters of its node.
     pub(in crate::worker) cells: Arc<NodeCells>,
     /// It was logged that the node is down.
@@ -103,7 +113,7 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) answer: Vec<u8>,
     /// Scripts that the node behind this connection knows.
     pub(in crate::worker) told: Told,
-    /// The frame that a node answers to this link's fence. It outlives connections: queued requests carry it.
+    /// The frame that a node answers to a fence of this worker. Queued requests carry it over connections and links.
     pub(in crate::worker) fence: Vec<u8>,
     pub(in crate::worker) partial: Vec<u8>,
     pub(in crate::worker) reading: Reading,
@@ -113,12 +123,17 @@ impl Link {
     pub(in crate::worker) fn new(
         node: NodeIndex,
         protocol: Protocol,
+        user: User,
         cells: Arc<NodeCells>,
         backlog: Backlog,
+        fence: &[u8],
     ) -> Self {
         Self {
             node,
             protocol,
+            user,
+            batches_max: 1,
+            redials: false,
             cells,
             reported_down: false,
             state: State::Idle,
@@ -142,7 +157,7 @@ impl Link {
             frames_seen: 0,
             answer: Vec::new(),
             told: Told::default(),
-            fence: block::fence(&block::nonce()),
+            fence: fence.to_vec(),
             partial: Vec::new(),
             reading: Reading::Whole,
         }

@@ -22,7 +22,9 @@ mod link;
 mod queue;
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,11 +33,12 @@ use tokio::io::ReadBuf;
 pub(super) use block::{fence, is_queued, is_step, nonce, push_fence};
 pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
-pub(super) use link::{Link, State};
+pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
 use super::engine::Engine;
 use crate::metrics::LinkClose;
+use crate::worker::shared::NodeShared;
 
 /// Reads of one link in one turn.
 const READS_PER_TURN: usize = 4;
@@ -46,10 +49,19 @@ const FLAPPING: Duration = Duration::from_millis(100);
 /// Keeps one link connected from the first request that needs it on.
 pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
     wanted(&engine, index).await;
+    let of_node = engine.borrow().node_of_link(index);
     let mut backoff = BACKOFF_MIN;
     loop {
+        // Before it is tried, so that a bell is heard that rings meanwhile.
+        let mut again = pin!(of_node.again.notified());
+        again.as_mut().enable();
+        if engine.borrow_mut().has_left(index) {
+            wanted(&engine, index).await;
+        }
         let order = engine.borrow().connect_order(index);
+        let address = order.address().clone();
         match connect(order).await {
+            Ok(_) if !engine.borrow().is_address_of_link(index, &address) => continue,
             Ok(ready) => {
                 let lived = serve_link(&engine, index, ready).await;
                 if lived >= FLAPPING {
@@ -64,8 +76,12 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
                 engine.end_turn();
             }
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
-        backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+        tokio::select! {
+            () = again => backoff = BACKOFF_MIN,
+            () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+            }
+        }
     }
 }
 
@@ -89,6 +105,10 @@ async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: Ready) ->
     engine.begin_turn();
     engine.link_closed(index, why);
     engine.end_turn();
+    if why == LinkClose::Readdressed {
+        // It was well: the next one is made at once.
+        return FLAPPING;
+    }
     Duration::from_micros(engine.now - opened)
 }
 
@@ -108,6 +128,10 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
 }
 
 impl Engine {
+    fn node_of_link(&self, index: usize) -> Arc<NodeShared> {
+        self.shared.node(self.links[index].node)
+    }
+
     fn link_turn(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<LinkClose> {
         let link = &mut self.links[index];
         if link
@@ -125,7 +149,10 @@ impl Engine {
         self.scratch = scratch;
         let written = read.and_then(|()| self.link_write(index, cx));
         match written {
-            Ok(()) => Poll::Pending,
+            Ok(()) => match self.link_may_redial(index) {
+                Some(why) => Poll::Ready(why),
+                None => Poll::Pending,
+            },
             Err(why) => Poll::Ready(why),
         }
     }

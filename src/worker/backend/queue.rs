@@ -264,6 +264,31 @@ impl Backlog {
         Some(entry)
     }
 
+    /// Takes all requests of a shard out, in order, with their bytes.
+    pub(in crate::worker) fn take_chain(&mut self, shard: ShardId) -> Vec<(Entry, Bytes)> {
+        let mut taken = Vec::new();
+        let mut next = self.chains[shard.index()].first;
+        while let Some(&Waiting {
+            entry,
+            at,
+            next: after,
+        }) = self.entries.get(next as usize)
+        {
+            let at = at as usize;
+            let frame = if entry.large {
+                self.large[at].clone()
+            } else {
+                Bytes::copy_from_slice(&self.bytes[at..at + entry.bytes as usize])
+            };
+            self.unlink_first(shard);
+            taken.push((entry, frame));
+            next = after;
+        }
+        self.order.retain(|&waiting| waiting != shard);
+        self.tidy();
+        taken
+    }
+
     /// Takes the requests out that came more than `age` before `now`, both in wrapping microseconds.
     pub(in crate::worker) fn take_older(&mut self, now: u32, age: u64) -> Vec<Entry> {
         let mut taken = Vec::new();

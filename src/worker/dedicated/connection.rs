@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{Dedicated, End, Job};
+use super::{Dedicated, End, Job, RECALLED};
 use crate::ids::DbIndex;
 use crate::resp::{self, ReplyScanner};
 use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
@@ -56,7 +56,6 @@ struct Connection {
 struct Ended(&'static str);
 
 const NOT_SENT: &str = "TRYAGAIN preshard: the connection to its node could not be used; it has not run";
-const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
 const UNKNOWN: &str = "UNCERTAIN preshard: sent, no answer; it may have run";
 const ODD: &str = "UNCERTAIN preshard: its node answered what cannot be told apart; it may have run";
 const LARGE: &str = "UNCERTAIN preshard: the reply is larger than output_bytes_hard; it has run";
@@ -133,7 +132,7 @@ impl Connection {
         }
         if slot.end != End::No && self.half_closed_at.is_none() {
             if self.stage != Stage::Asked {
-                return Poll::Ready(Ended(STOPS));
+                return Poll::Ready(Ended(unasked(slot.end)));
             }
             self.stream.shutdown_write();
             self.half_closed_at = Some(now);
@@ -233,15 +232,13 @@ impl Connection {
 
     /// The node has closed the connection.
     fn closed(&self, engine: &mut Engine, dedicated: Dedicated) -> Ended {
-        let half_closed = engine
-            .dedicated
-            .slot(dedicated)
-            .is_some_and(|slot| slot.end == End::Stop);
         // A node that reads the end of a connection ends what waits on it, and that has done nothing.
-        if half_closed && self.frames_seen == 0 && self.input.is_empty() {
-            return Ended(STOPS);
+        match engine.dedicated.slot(dedicated).map(|slot| slot.end) {
+            Some(end @ (End::Stop(_) | End::Recall)) if self.frames_seen == 0 && self.input.is_empty() => {
+                Ended(unasked(end))
+            }
+            _ => self.lost(),
         }
-        self.lost()
     }
 
     fn lost(&self) -> Ended {
@@ -378,6 +375,15 @@ impl Connection {
             return Err(Ended(NOT_SENT));
         }
         Ok(())
+    }
+}
+
+/// What becomes of a request that the node has not run.
+const fn unasked(end: End) -> &'static str {
+    match end {
+        End::Stop(line) => line,
+        End::Recall => RECALLED,
+        End::No | End::Close | End::Gone => NOT_SENT,
     }
 }
 

@@ -10,6 +10,7 @@
 //! not keep requests waiting. A node that confirms nothing, or does not answer a `PING`, is connected anew.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -21,7 +22,7 @@ use super::line::State;
 use crate::config::OnGap;
 use crate::ids::NodeIndex;
 use crate::metrics::{Disconnect, LinkClose, NodeCells, Wire};
-use crate::resp::{Protocol, ReplyScanner};
+use crate::resp::ReplyScanner;
 use crate::worker::backend::{ConnectError, Ready, connect};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
@@ -81,11 +82,16 @@ enum Turn {
 
 /// Keeps a node heard as long as somebody listens.
 pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: NodeIndex) {
+    let of_node = engine.borrow().shared.node(node);
     let mut backoff = BACKOFF_MIN;
     loop {
         wanted(&engine, node).await;
-        let order = engine.borrow().node_order(node, Protocol::Resp3);
+        let mut again = pin!(of_node.again.notified());
+        again.as_mut().enable();
+        let order = engine.borrow().feed_order(node);
+        let address = order.address().clone();
         match connect(order).await {
+            Ok(_) if !engine.borrow().is_address_of(node, &address) => continue,
             Ok(ready) => {
                 if serve_feed(&engine, node, ready).await >= FLAPPING {
                     backoff = BACKOFF_MIN;
@@ -99,8 +105,12 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
                 engine.end_turn();
             }
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
-        backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+        tokio::select! {
+            () = again => backoff = BACKOFF_MIN,
+            () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+            }
+        }
     }
 }
 
@@ -139,10 +149,10 @@ async fn serve_feed(engine: &Rc<RefCell<Engine>>, node: NodeIndex, ready: Ready)
 async fn wanted(engine: &Rc<RefCell<Engine>>, node: NodeIndex) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
-        if engine.pubsub.hub.is_wanted() {
+        if engine.pubsub.hub.is_wanted() && !engine.topology.retired.contains(&node) {
             return Poll::Ready(());
         }
-        engine.pubsub.hub.handle_end(node, State::Off);
+        engine.pubsub.hub.rest(node);
         let feed = &mut engine.pubsub.feeds[node.index()];
         feed.waker = Some(cx.waker().clone());
         feed.lost_at = None;
@@ -389,6 +399,15 @@ impl Engine {
                 feed.wake();
             }
         }
+    }
+
+    /// Ends the connection that hears a node: the node has another address now, or has left.
+    pub(in crate::worker) fn close_feed(&mut self, node: NodeIndex) {
+        let feed = &mut self.pubsub.feeds[node.index()];
+        if feed.stream.is_some() {
+            feed.close = Some(LinkClose::Readdressed);
+        }
+        feed.wake();
     }
 
     /// Looks for feeds that nobody needs, and nodes that say nothing. Called by the sweep.

@@ -22,6 +22,8 @@ pub(in crate::worker) enum State {
     Up,
     /// Could not be connected: who subscribes does not wait for it.
     Down,
+    /// The node has left.
+    Left,
 }
 
 /// What was asked of the node.
@@ -89,7 +91,7 @@ impl Line {
     /// Up to which round the node has confirmed all that it was asked; what cannot be waited for does not count.
     pub(super) fn confirmed(&self) -> u64 {
         match self.state {
-            State::Off | State::Down => u64::MAX,
+            State::Off | State::Down | State::Left => u64::MAX,
             State::Connecting => 0,
             State::Up => self
                 .due

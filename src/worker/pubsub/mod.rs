@@ -31,8 +31,9 @@ pub(super) use hub::Hub;
 pub(super) use names::Kind;
 
 use super::shared::Shared;
+use crate::ids::NodeIndex;
 use crate::metrics::WorkerMetrics;
-use crate::topology::Topology;
+use crate::topology::{Node, Topology};
 
 /// The subscriptions of one worker.
 #[derive(Debug)]
@@ -53,13 +54,21 @@ impl PubSub {
         topology: &Arc<Topology>,
         metrics: &WorkerMetrics,
     ) -> Self {
-        let feeds = topology.nodes_by_index();
-        let feeds = feeds.map(|(node, described)| Feed::new(node, metrics.node(&described.name)));
+        let nodes = (0..).map(NodeIndex).zip(&topology.nodes);
+        let feeds = nodes.map(|(node, described)| Feed::new(node, metrics.node(&described.name)));
         Self {
             hub: Hub::new(worker, Arc::clone(topology), Arc::clone(&shared.channels)),
             feeds: feeds.collect(),
             unflushed: VecDeque::new(),
             unflushed_bytes: 0,
+        }
+    }
+
+    /// Makes room for the nodes that `nodes` has more than are known.
+    pub(super) fn add_nodes(&mut self, nodes: &[Node], metrics: &WorkerMetrics) {
+        for (node, described) in (0..).map(NodeIndex).zip(nodes).skip(self.feeds.len()) {
+            self.feeds.push(Feed::new(node, metrics.node(&described.name)));
+            self.hub.add_node();
         }
     }
 }

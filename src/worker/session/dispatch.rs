@@ -108,6 +108,12 @@ impl Engine {
             self.answer_error(index, if hello { NOAUTH_HELLO } else { NOAUTH });
             return Some(Taken::Yes);
         }
+        if client.special.has(Special::LIMITED)
+            && let Some(taken) = self.refused_by_rules(index, spec, args)
+        {
+            return Some(taken);
+        }
+        let client = &self.clients[index];
         if client.special.has(Special::SUBSCRIBING) && !is_subscription(spec) {
             return Some(self.wait_for_answers(index));
         }
@@ -337,7 +343,7 @@ impl Engine {
         let Lane { shard, link } = lane;
         let link = &self.links[link as usize];
         match link.state {
-            State::Ready | State::Idle | State::Connecting => {}
+            State::Ready | State::Idle | State::Connecting | State::Gate => {}
             State::Silent | State::Down => {
                 return Self::refusal_of(link, shard).map_or(Admission::Yes, Admission::Down);
             }
@@ -355,14 +361,18 @@ impl Engine {
         self.metrics.limits[Limit::NodeQueue].inc();
         let Lane { shard, link } = lane;
         let link = link as usize;
-        let client = &mut self.clients[index];
-        if client.refuse_when_full {
-            client.refuse_when_full = false;
-            let line =
-                format!("TRYAGAIN preshard: shard {shard}: the queue of its node is full; it has not run");
+        if self.clients[index].refuse_when_full {
+            self.clients[index].refuse_when_full = false;
+            let why = if self.is_gate(link) {
+                self.why_held(shard)
+            } else {
+                "the queue of its node is full"
+            };
+            let line = format!("TRYAGAIN preshard: shard {shard}: {why}; it has not run");
             self.answer_error(index, &line);
             return Taken::Yes;
         }
+        let client = &mut self.clients[index];
         if client.pause != Pause::Queue {
             client.pause = Pause::Queue;
             client.paused_at = self.now;

@@ -124,8 +124,10 @@ impl Engine {
         let Some(body) = self.shared.scripts.body(sha) else {
             return;
         };
+        let gated = self.is_gate(lane.link as usize);
         let link = &mut self.links[lane.link as usize];
-        if link.told.note(&self.shared.scripts, sha) {
+        // Behind a gate may be any node, so that each script brings its body.
+        if !gated && link.told.note(&self.shared.scripts, sha) {
             return;
         }
         let mut frame = self.spares.take();
@@ -175,10 +177,7 @@ impl Engine {
         if self.shared.scripts.body(called.sha).is_none() {
             return false;
         }
-        let lane = Lane {
-            shard: entry.shard,
-            link: to_u32(link),
-        };
+        let lane = self.script_lane(entry.shard, self.links[link].protocol);
         if self.admission(lane) != Admission::Yes {
             return false;
         }

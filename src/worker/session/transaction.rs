@@ -17,7 +17,7 @@ use super::input::Taken;
 use crate::command::{Class, Local, Spec, Transaction};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, Limit, RequestClass};
-use crate::resp::Args;
+use crate::resp::{Args, Protocol};
 use crate::route::{self, Place};
 use crate::worker::backend::{Shape, push_fence};
 use crate::worker::engine::Engine;
@@ -72,6 +72,11 @@ impl Queued {
 
     pub(in crate::worker) const fn may_write(&self) -> bool {
         self.may_write
+    }
+
+    /// `EXEC` will run nothing.
+    pub(super) const fn fail(&mut self) {
+        self.failed = true;
     }
 }
 
@@ -274,6 +279,14 @@ impl Engine {
             self.count_request(index, spec);
             self.drop_transaction(index);
             self.release_watch(index);
+            if watching.moved {
+                let none: &[u8] = match self.clients[index].protocol {
+                    Protocol::Resp2 => b"*-1\r\n",
+                    Protocol::Resp3 => b"_\r\n",
+                };
+                self.answer(index, none, RequestClass::Multi);
+                return Taken::Yes;
+            }
             self.answer_error(
                 index,
                 "EXECABORT preshard: the connection that watched its keys was lost; it has not run",
@@ -282,6 +295,9 @@ impl Engine {
         }
         if !self.goes_by(index, Via::Dedicated) {
             return self.wait_for_answers(index);
+        }
+        if let Some(taken) = self.wait_while_held(index, watching.shard) {
+            return taken;
         }
         let Some(mut queued) = self.clients[index].transaction.take() else {
             return Taken::Yes;
@@ -298,7 +314,7 @@ impl Engine {
     /// `EXEC` will run nothing.
     pub(super) fn transaction_failed(&mut self, index: usize) {
         if let Some(queued) = &mut self.clients[index].transaction {
-            queued.failed = true;
+            queued.fail();
         }
     }
 

@@ -114,6 +114,49 @@ impl Etcd {
         }
     }
 
+    /// SIGSTOP: it keeps its connections and says nothing.
+    pub(crate) fn freeze(&self, number: usize) {
+        self.signal(number, libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self, number: usize) {
+        self.signal(number, libc::SIGCONT);
+    }
+
+    fn signal(&self, number: usize, signal: libc::c_int) {
+        let child = self.members[number].child.as_ref();
+        sys::send_signal(child.expect("a member that runs").id(), signal);
+    }
+
+    /// A member that was killed loses its data, as one whose disk was exchanged.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
+    pub(crate) fn forget(&self, number: usize) {
+        std::fs::remove_dir_all(self.members[number].dir.file("data")).unwrap();
+    }
+
+    /// The revision that a member is at.
+    pub(crate) fn revision(&self, number: usize) -> u64 {
+        let answer = self.post(number, "kv/range", r#"{"key":"cmVhZHk="}"#).unwrap();
+        let (_, rest) = answer.split_once(r#""revision":""#).unwrap();
+        rest.split('"').next().unwrap().parse().unwrap()
+    }
+
+    /// Throws the history away, up to now.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
+    pub(crate) fn compact(&self, number: usize) {
+        let revision = self.revision(number);
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        let answer = self.post(number, "kv/compaction", &body).unwrap();
+        assert!(answer.contains("200 OK"), "{answer}");
+    }
+
     /// The store below `name`, all members named.
     pub(crate) fn store(&self, name: &str) -> String {
         let members: Vec<String> = self

@@ -24,10 +24,11 @@ pub(crate) struct Setup {
     slowlog: Vec<String>,
     admin: Vec<String>,
     tls: Vec<String>,
+    users: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
-    announced: &'static [&'static str],
+    announced: Vec<&'static str>,
 }
 
 /// A running proxy.
@@ -85,10 +86,11 @@ impl Setup {
             slowlog: Vec::new(),
             admin: Vec::new(),
             tls: Vec::new(),
+            users: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
-            announced: &[],
+            announced: Vec::new(),
         }
     }
 
@@ -127,6 +129,20 @@ impl Setup {
         self
     }
 
+    /// A `[[user]]`: its name, its password, and further lines.
+    pub(crate) fn user(mut self, name: &str, password: &str, lines: &str) -> Self {
+        let hash = sha256(password);
+        self.users.push(format!(
+            "[[user]]\nname = \"{name}\"\npassword_sha256 = \"{hash}\"\n{lines}\n"
+        ));
+        self
+    }
+
+    /// The tables of all its users.
+    pub(crate) fn users(&self) -> String {
+        self.users.concat()
+    }
+
     /// Other addresses than one free port, as TOML; the first must be TCP.
     pub(crate) fn listen(mut self, addresses: &str) -> Self {
         addresses.clone_into(&mut self.listen);
@@ -135,7 +151,13 @@ impl Setup {
 
     /// Events that may be logged as warnings or errors; any other one fails the test.
     pub(crate) fn announce(mut self, events: &'static [&'static str]) -> Self {
-        self.announced = events;
+        self.announced = events.to_vec();
+        self
+    }
+
+    /// The same, and those that were announced before.
+    pub(crate) fn announce_also(mut self, events: &[&'static str]) -> Self {
+        self.announced.extend(events);
         self
     }
 
@@ -203,6 +225,7 @@ impl Setup {
             )
             .unwrap();
         }
+        lines(&mut text, &self.users);
         text
     }
 
@@ -298,6 +321,16 @@ pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
     (end_of(&mut child, Duration::from_secs(30), &log), log.text())
 }
 
+/// As an operator makes it.
+fn sha256(password: &str) -> String {
+    let script = "printf %s \"$0\" | sha256sum";
+    let output = Command::new("sh")
+        .args(["-c", script, password])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
+}
+
 fn spawn(command: &mut Command) -> (Child, Log) {
     command
         .stdin(Stdio::null())
@@ -386,6 +419,22 @@ impl Proxy {
     pub(crate) fn assert_alive(&self, after: &str) {
         let reply = self.client().ask("PING");
         assert_eq!(reply, Reply::Simple("PONG".to_owned()), "after {after}");
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        sys::send_signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::send_signal(self.pid(), libc::SIGCONT);
     }
 
     /// SIGTERM.

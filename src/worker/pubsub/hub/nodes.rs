@@ -2,14 +2,16 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Ask, CONFIRMED, Delivery, Hub, Request, Sub};
 use crate::command::glob_matches;
 use crate::ids::NodeIndex;
 use crate::resp::{self, Protocol};
+use crate::topology::Topology;
 use crate::worker::pubsub::directory::{Name, View};
 use crate::worker::pubsub::line::{Doubt, Heard, Line, Message, State};
-use crate::worker::pubsub::names::{Kind, Passes};
+use crate::worker::pubsub::names::{Databases, Kind, Passes};
 
 impl Hub {
     /// Whether anything is to be heard from nodes.
@@ -36,7 +38,7 @@ impl Hub {
                 match line.state {
                     State::Up => line.track(self.round),
                     State::Off => line.state = State::Connecting,
-                    State::Connecting | State::Down => {}
+                    State::Connecting | State::Down | State::Left => {}
                 }
             }
         }
@@ -91,6 +93,35 @@ impl Hub {
     pub(in crate::worker) fn handle_end(&mut self, node: NodeIndex, state: State) {
         self.lines[node.index()].clear(state);
         self.show(|view| view.hears(node, false));
+    }
+
+    /// Nothing is asked of a node; if it has left, that stays so.
+    pub(in crate::worker) fn rest(&mut self, node: NodeIndex) {
+        let state = match self.lines[node.index()].state {
+            State::Left => State::Left,
+            State::Off | State::Connecting | State::Up | State::Down => State::Off,
+        };
+        self.handle_end(node, state);
+    }
+
+    /// There is one more node. Who listens already is not kept waiting for it.
+    pub(in crate::worker) fn add_node(&mut self) {
+        let mut line = Line::new();
+        if self.is_wanted() {
+            line.state = State::Down;
+        }
+        self.lines.push(line);
+    }
+
+    /// A node has left: nobody waits for it any more.
+    pub(in crate::worker) fn forget_node(&mut self, node: NodeIndex) {
+        self.handle_end(node, State::Left);
+    }
+
+    /// Shards have other places.
+    pub(in crate::worker) fn place(&mut self, topology: &Arc<Topology>) {
+        self.databases = Databases::new(topology);
+        self.topology = Arc::clone(topology);
     }
 
     /// Asks a node whether it is still there.
@@ -208,7 +239,7 @@ impl Hub {
             match line.state {
                 State::Up => line.subscribe(round, kind, &name),
                 State::Off => line.state = State::Connecting,
-                State::Connecting | State::Down => {}
+                State::Connecting | State::Down | State::Left => {}
             }
         }
         self.show(|view| view.asked(kind, &name));

@@ -182,7 +182,7 @@ impl Engine {
             ("topology_epoch", &self.topology.epoch.to_string()),
             ("shards", &self.topology.shards.to_string()),
             ("pinned", &self.topology.pinned.to_string()),
-            ("nodes", &self.topology.nodes.len().to_string()),
+            ("nodes", &self.topology.node_count().to_string()),
             ("nodes_up", &up.to_string()),
             ("draining", if self.shared.is_draining() { "1" } else { "0" }),
         ])

@@ -1,0 +1,202 @@
+//! Workers without sockets towards nodes: where requests wait, and when what is in force.
+
+use std::time::Duration;
+
+use super::*;
+use crate::ids::Epoch;
+use crate::resp::Protocol;
+use crate::topology::ChangeError;
+use crate::worker::backend::{Entry, Owner};
+use crate::worker::shared::Limits;
+use crate::worker::testing::{engine, in_runtime, limits};
+
+const MOVED: ShardId = ShardId(1);
+
+fn ask(engine: &mut Engine, shard: ShardId, seq: u32) {
+    let owner = Owner::Client {
+        index: 0,
+        generation: 0,
+        seq,
+    };
+    let lane = engine.lane(shard, Protocol::Resp2);
+    let frame = format!("*2\r\n$3\r\nGET\r\n$3\r\n{seq:03}\r\n");
+    engine.enqueue(lane, owner, frame.as_bytes());
+}
+
+/// Sends all that waits for a node, without a socket.
+fn send(engine: &mut Engine, link: usize) {
+    let link = &mut engine.links[link];
+    while let Some(entry) = link.backlog.pop() {
+        link.due_bytes += entry.bytes as usize;
+        link.due.push_back(entry);
+    }
+}
+
+fn seqs<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u32> {
+    let seq = |entry: &Entry| match entry.owner {
+        Owner::Client { seq, .. } => Some(seq),
+        Owner::Gather { .. } | Owner::Select | Owner::Tombstone => None,
+    };
+    entries.into_iter().filter_map(seq).collect()
+}
+
+fn link_of(engine: &Engine, shard: ShardId) -> usize {
+    engine.lane(shard, Protocol::Resp2).link as usize
+}
+
+fn change(
+    engine: &mut Engine,
+    change: impl FnOnce(&Topology) -> Result<Topology, ChangeError>,
+) -> (usize, usize) {
+    let next = change(&engine.shared.topology.load()).unwrap();
+    engine.shared.adopt(next).unwrap();
+    engine.adopt()
+}
+
+fn moved(topology: &Topology) -> Result<Topology, ChangeError> {
+    topology.changed(|next| {
+        next.placements[MOVED.index()].node = NodeIndex(1);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_shard_changes_its_node_when_nothing_of_it_is_under_way_and_nothing_is_lost_or_overtaken() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let before = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        ask(&mut engine, ShardId(0), 2);
+        send(&mut engine, before);
+        ask(&mut engine, MOVED, 3);
+        ask(&mut engine, ShardId(0), 4);
+        ask(&mut engine, MOVED, 5);
+        change(&mut engine, moved);
+        assert_eq!(engine.topology.epoch, Epoch(1), "1 is not answered");
+        assert!(engine.is_held(MOVED) && !engine.is_held(ShardId(0)));
+        ask(&mut engine, MOVED, 6);
+        send(&mut engine, before);
+        assert_eq!(seqs(&engine.links[before].due), [1, 2, 4], "the others go on");
+        engine.links[before].pop_due();
+        engine.end_turn();
+        assert_eq!(
+            (engine.topology.epoch, engine.shared.epoch_served()),
+            (Epoch(2), Epoch(2))
+        );
+        let after = link_of(&engine, MOVED);
+        assert_eq!(
+            (engine.links[after].node, engine.is_held(MOVED)),
+            (NodeIndex(1), false)
+        );
+        ask(&mut engine, MOVED, 7);
+        send(&mut engine, after);
+        assert_eq!(seqs(&engine.links[after].due), [3, 5, 6, 7]);
+    });
+}
+
+#[test]
+fn a_request_that_was_given_up_on_may_still_run_so_its_shard_waits_for_its_reply() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let before = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, before);
+        engine.links[before].due[0].owner = Owner::Tombstone;
+        change(&mut engine, moved);
+        assert!(engine.is_held(MOVED));
+        let wire = engine.links[before].wire();
+        engine.links[before].cells.link_opened(wire);
+        engine.link_closed(before, LinkClose::Timeout);
+        engine.end_turn();
+        assert_eq!(engine.topology.epoch, Epoch(2));
+    });
+}
+
+#[test]
+fn a_paused_shard_waits_and_goes_on_where_it_was() {
+    in_runtime(async {
+        let mut engine = engine(Limits {
+            hold: Duration::from_millis(1),
+            ..limits()
+        });
+        let home = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        change(&mut engine, |topology| topology.with_paused(&[MOVED], true));
+        ask(&mut engine, MOVED, 2);
+        let gate = link_of(&engine, MOVED);
+        assert!(engine.is_gate(gate) && engine.links[home].backlog.is_empty());
+        assert_eq!(
+            (engine.held_requests(), engine.why_held(MOVED)),
+            (2, "it is paused")
+        );
+        change(&mut engine, |topology| topology.with_paused(&[MOVED], false));
+        send(&mut engine, home);
+        assert_eq!(seqs(&engine.links[home].due), [1, 2]);
+        change(&mut engine, |topology| topology.with_paused(&[MOVED], true));
+        ask(&mut engine, MOVED, 3);
+        engine.now += 5_000;
+        engine.expire_held(gate);
+        assert_eq!(engine.held_requests(), 0, "it has waited longer than hold_max");
+    });
+}
+
+#[test]
+fn a_shard_that_is_paused_when_it_moves_waits_until_it_is_resumed() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, |topology| topology.with_paused(&[MOVED], true));
+        ask(&mut engine, MOVED, 1);
+        change(&mut engine, moved);
+        assert!(engine.is_held(MOVED));
+        change(&mut engine, |topology| topology.with_paused(&[MOVED], false));
+        let link = link_of(&engine, MOVED);
+        assert_eq!(engine.links[link].node, NodeIndex(1));
+        assert_eq!(engine.links[link].backlog.len(), 1);
+    });
+}
+
+#[test]
+fn nodes_come_and_go_and_positions_stay() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let links = engine.links.len();
+        let address = "127.0.0.1:9".parse().unwrap();
+        let new = change(&mut engine, |topology| topology.with_node("node-3", address));
+        assert_eq!((new, engine.pubsub.feeds.len()), ((links, 2), 3));
+        assert_eq!(engine.links[links].node, NodeIndex(2));
+        change(&mut engine, |topology| {
+            topology.changed(|next| {
+                next.placements[MOVED.index()].node = NodeIndex(2);
+                Ok(())
+            })
+        });
+        assert_eq!(engine.links[link_of(&engine, MOVED)].node, NodeIndex(2));
+        change(&mut engine, moved);
+        change(&mut engine, |topology| topology.without_node("node-3"));
+        assert!(engine.has_left(links));
+        assert_eq!(engine.topology.node_count(), 2);
+        assert_eq!(engine.links[link_of(&engine, ShardId(7))].node, NodeIndex(1));
+    });
+}
+
+#[test]
+fn a_node_with_another_address_gets_nothing_more_over_its_old_connections() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let (listener, link) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), 0);
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = crate::worker::stream::Stream::adopt(crate::worker::stream::Accepted::Tcp(socket), None);
+        engine.links[link].stream = Some(stream.unwrap());
+        engine.links[link].state = State::Ready;
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, link);
+        let old = engine.topology.node(NodeIndex(0)).address.clone();
+        change(&mut engine, |topology| {
+            topology.with_address("node-1", "127.0.0.1:9".parse().unwrap())
+        });
+        assert!(!engine.is_address_of_link(link, &old));
+        assert_eq!(engine.link_may_redial(link), None, "a reply is due");
+        engine.links[link].pop_due();
+        assert_eq!(engine.link_may_redial(link), Some(LinkClose::Readdressed));
+    });
+}

@@ -1,0 +1,139 @@
+//! The gate of a shard: while it is held, its requests wait here, in their order, and no node sees them.
+//!
+//! ```text
+//!            ┌─ open ──▶ the node's link: its chain of the backlog ──▶ node
+//!  lane ─────┤
+//!            └─ held ──▶ a gate's backlog ── released: moved over, in order ──▶ the link of the node that it has then
+//! ```
+//!
+//! A gate is a link without a node, one for each kind of link, so that the way of a request does not know of it: it
+//! has a queue, a limit and clients that wait for room like any other. What waits longer than `hold_max` is answered
+//! `TRYAGAIN` and has not run. Commands that wait for data, and transactions of clients that watch keys, wait at their
+//! client instead.
+
+use super::backend::State;
+use super::engine::{Engine, PROTOCOLS};
+use crate::ids::ShardId;
+use crate::metrics::Limit;
+use crate::resp::Protocol;
+
+/// Why a shard is held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Hold {
+    /// An operator's order.
+    pub(super) paused: bool,
+    /// It is on its way to another node.
+    pub(super) moving: bool,
+}
+
+impl Engine {
+    /// Whether a link is a gate.
+    #[inline]
+    pub(super) fn is_gate(&self, link: usize) -> bool {
+        self.gates().contains(&link)
+    }
+
+    /// Whether the requests of a shard are held.
+    pub(super) fn is_held(&self, shard: ShardId) -> bool {
+        self.is_gate(self.lane(shard, Protocol::Resp2).link as usize)
+    }
+
+    /// Why its requests are held, for their clients.
+    pub(super) fn why_held(&self, shard: ShardId) -> &'static str {
+        match self.held.get(&shard) {
+            Some(Hold { paused: true, .. }) => "it is paused",
+            Some(Hold { moving: true, .. }) => "it is on its way to another node",
+            Some(_) | None => "it was held",
+        }
+    }
+
+    /// Holds a shard: what was not sent waits at the gate, and what comes behind it.
+    pub(super) fn hold(&mut self, shard: ShardId, why: impl FnOnce(&mut Hold)) {
+        let hold = self.held.entry(shard).or_default();
+        let first = *hold == Hold::default();
+        why(hold);
+        if first {
+            self.lead(shard, true);
+        }
+    }
+
+    /// Takes one reason away; with the last one the shard's requests go on, to where its lanes lead then.
+    pub(super) fn release(&mut self, shard: ShardId, why: impl FnOnce(&mut Hold)) {
+        let Some(hold) = self.held.get_mut(&shard) else {
+            return;
+        };
+        why(hold);
+        if *hold == Hold::default() {
+            self.held.remove(&shard);
+            self.lead(shard, false);
+            self.gates().for_each(|gate| self.wake_waiting(gate));
+        }
+    }
+
+    /// Turns the lanes of a shard, and moves over what waits on them.
+    fn lead(&mut self, shard: ShardId, held: bool) {
+        let before = self.links_of(shard);
+        self.point_lanes(shard, held);
+        let now = self.now32();
+        for (from, to) in before.into_iter().zip(self.links_of(shard)) {
+            for (mut entry, frame) in self.links[from].backlog.take_chain(shard) {
+                // The time at the gate does not count against the time in a queue, nor the other way round.
+                entry.since = now;
+                entry.large = false;
+                let link = &mut self.links[to];
+                link.backlog.push(entry, &frame);
+                if !link.listed {
+                    link.listed = true;
+                    self.woken_links.push(to);
+                }
+            }
+            self.admit_waiting(from);
+        }
+    }
+
+    fn links_of(&self, shard: ShardId) -> [usize; 2 * PROTOCOLS] {
+        let [resp2, resp3] = [Protocol::Resp2, Protocol::Resp3];
+        [
+            self.lane(shard, resp2),
+            self.lane(shard, resp3),
+            self.script_lane(shard, resp2),
+            self.script_lane(shard, resp3),
+        ]
+        .map(|lane| lane.link as usize)
+    }
+
+    /// Whether a node may still run, or be about to answer, requests of these shards that were sent before they were
+    /// held.
+    pub(super) fn is_under_way(&self, shards: &[ShardId]) -> bool {
+        let of_these = |shard| shards.binary_search(&shard).is_ok();
+        let is_request = |owner| owner != super::backend::Owner::Select;
+        self.links
+            .iter()
+            .flat_map(|link| &link.due)
+            .any(|entry| is_request(entry.owner) && of_these(entry.shard))
+            || self.dedicated_to_any(of_these)
+    }
+
+    /// Gives up on requests that were held for too long. Called by the sweep.
+    pub(super) fn expire_held(&mut self, gate: usize) {
+        debug_assert_eq!(self.links[gate].state, State::Gate);
+        if self.links[gate].backlog.is_empty() {
+            return;
+        }
+        let hold_max = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
+        let now = self.now32();
+        for entry in self.links[gate].backlog.take_older(now, hold_max) {
+            self.metrics.limits[Limit::HoldMax].inc();
+            self.not_run(entry, "TRYAGAIN", self.why_held(entry.shard));
+        }
+        self.admit_waiting(gate);
+    }
+
+    /// Requests that wait at gates.
+    pub(super) fn held_requests(&self) -> usize {
+        self.links[self.gates()]
+            .iter()
+            .map(|gate| gate.backlog.len())
+            .sum()
+    }
+}
