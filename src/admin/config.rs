@@ -1,8 +1,9 @@
 //! `PRESHARD SHOW CONFIG`, `PRESHARD CONFIG …`: the settings in force, and how they are changed while serving.
 
 use super::AdminContext;
-use super::value::{row, text};
+use super::value::{row, shown, text};
 use crate::command;
+use crate::config::keys::Key;
 use crate::control::Change;
 use crate::resp::{Args, Value};
 
@@ -46,9 +47,11 @@ pub(super) fn select(context: &AdminContext, args: &Args<'_>, rest: usize) -> Va
 
 /// `CONFIG SET`.
 pub(super) async fn set(context: &AdminContext, key: &[u8], value: &[u8]) -> Result<Value, String> {
-    let word = |bytes| std::str::from_utf8(bytes).map_err(|_| "ERR keys and values are UTF-8".to_owned());
-    let path = word(key)?.to_ascii_lowercase();
-    let change = context.live.set(&path, word(value)?).await;
+    let path = String::from_utf8_lossy(key).to_ascii_lowercase();
+    let key = Key::find(&path)
+        .ok_or_else(|| format!("ERR there is no key {}; see SHOW CONFIG", shown(path.as_bytes())))?;
+    let value = std::str::from_utf8(value).map_err(|_| "ERR values are UTF-8".to_owned())?;
+    let change = context.live.set(key, value).await;
     let change = change.map_err(|why| format!("ERR {why}; nothing was changed"))?;
     Ok(told(
         change,

@@ -163,9 +163,8 @@ impl Live {
     ///
     /// # Errors
     /// The key or the value cannot be set, in one line; then nothing has changed.
-    pub async fn set(&self, path: &str, value: &str) -> Result<Change, String> {
+    pub async fn set(&self, key: &'static Key, value: &str) -> Result<Change, String> {
         let mut overrides = self.overrides.lock().await;
-        let key = Key::find(path).ok_or_else(|| format!("there is no key {path}; see SHOW CONFIG"))?;
         let mut wanted = overrides.clone();
         wanted.insert(key.path, value.to_owned());
         let config = self.config();

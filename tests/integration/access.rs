@@ -399,9 +399,9 @@ fn another_run_of_a_node_is_not_served_before_the_topology_knows_it() {
             .any(|found| found.text() == user)
     };
     assert!(login("ps-g1"));
-    wait_until("the links have looked", PATIENCE, || {
+    wait_until("whoever led has looked, and cannot tell", PATIENCE, || {
         client.call(&["GET", &key]);
-        proxy.log().contains("it was started anew")
+        proxy.log().contains("nodes_not_provisioned")
     });
     for _ in 0..20 {
         client.call(&["GET", &key]).expect_error("CLUSTERDOWN");

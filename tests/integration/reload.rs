@@ -348,6 +348,7 @@ fn the_nodes_password_is_rotated_without_a_failed_request() {
     on_nodes(&["ACL", "SETUSER", "preshard", "on", ">old", "~*", "&*", "+@all"]);
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .nodes("username = \"preshard\"")
+        .nodes("acl_users = \"off\"")
         .nodes(&format!("password_file = \"{}\"", file.display()))
         .announce(&["node_warning"])
         .start();
