@@ -17,13 +17,33 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may name only rooms before it. `lib.rs` and `main.rs` are no rooms.
-const LAYERS: [&str; 20] = [
-    "ids", "resp", "command", "acl", "topology", "route", "merge", "plan", "audit", "logging", "metrics",
-    "tls", "config", "store", "worker", "control", "admin", "http", "proxy", "cli",
+const LAYERS: [&str; 22] = [
+    "ids",
+    "resp",
+    "command",
+    "acl",
+    "topology",
+    "route",
+    "merge",
+    "plan",
+    "rdb",
+    "audit",
+    "logging",
+    "metrics",
+    "tls",
+    "config",
+    "store",
+    "worker",
+    "control",
+    "migration",
+    "admin",
+    "http",
+    "proxy",
+    "cli",
 ];
 /// Rooms that only decide, and what they must not reach for.
-const DECISIONS: [&str; 9] = [
-    "ids", "resp", "command", "acl", "topology", "route", "merge", "plan", "audit",
+const DECISIONS: [&str; 10] = [
+    "ids", "resp", "command", "acl", "topology", "route", "merge", "plan", "rdb", "audit",
 ];
 const EFFECTS: [&str; 14] = [
     "tokio",

@@ -3,6 +3,8 @@
 //! | user | for | may |
 //! |---|---|---|
 //! | `ps-g<n>` | clients' requests | every command that is sent to nodes, on all keys; nothing that administers the server |
+//! | `ps-u-<task>-<n>` | clients' requests for shards that move | the same, until the node is told to refuse them |
+//! | `ps-a-<task>` | writing the copy of shards that move | everything |
 //! | `ps-feed` | hearing messages and changes of keys | subscribe; read the mark; nothing else |
 //!
 //! The lists follow the table: what is served is allowed. A server that does not know one of the commands refuses the
@@ -12,6 +14,10 @@ use super::{Categories, Class, FanOut, Spec};
 
 /// What the names of all users begin with that preshard makes.
 pub const USER_PREFIX: &str = "ps-";
+/// What the names of users begin with that a moving unit's requests run as.
+pub const UNIT_PREFIX: &str = "ps-u-";
+/// What the names of users begin with that write copies.
+pub const APPLIER_PREFIX: &str = "ps-a-";
 /// The user that hears what is published and which keys change.
 pub const FEED_USER: &str = "ps-feed";
 
@@ -45,6 +51,12 @@ pub fn feed_rules(mark: &str) -> Vec<String> {
                    +unsubscribe +psubscribe +punsubscribe +ssubscribe +sunsubscribe";
     rules.extend(allowed.split(' ').map(str::to_owned));
     rules
+}
+
+/// The rules of a user that writes the copy of shards, behind `reset` and its password. It is preshard itself.
+#[must_use]
+pub fn applier_rules() -> Vec<String> {
+    ["on", "~*", "&*", "+@all"].map(str::to_owned).to_vec()
 }
 
 /// Whether requests of this command reach nodes under its own name.

@@ -35,7 +35,9 @@ pub(crate) mod testing;
 mod waiting;
 mod writing;
 
-pub use access::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
+pub use access::{
+    APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, applier_rules, feed_rules, traffic_rules,
+};
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use introspect::introspect;

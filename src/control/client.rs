@@ -34,8 +34,9 @@ pub enum AskError {
     Refused(String),
 }
 
-trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+/// Any stream socket.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 
 /// A connection of the control side to a node.
 pub struct NodeClient {
@@ -164,7 +165,12 @@ impl NodeClient {
     }
 }
 
-async fn open(address: &Address, tls: Option<&ClientSide>) -> io::Result<Box<dyn Socket>> {
+/// Opens a socket to a node: the one place where the control side does so. What is written over TLS leaves for certain only with
+/// a flush.
+///
+/// # Errors
+/// As the system says.
+pub async fn open(address: &Address, tls: Option<&ClientSide>) -> io::Result<Box<dyn Socket>> {
     Ok(match address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;

@@ -34,7 +34,7 @@ pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
-pub use provision::{is_default_open, provision_nodes};
+pub use provision::{is_default_open, make_users, provision_nodes};
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
 pub use settings::{admin_credentials_of, settings_of, worker_count};
 

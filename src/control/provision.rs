@@ -17,6 +17,8 @@
 
 mod look;
 
+pub use look::make_users;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,7 +39,7 @@ pub use self::look::is_default_open;
 const PACE: Duration = Duration::from_secs(1);
 /// Until it is known who leads; grows up to [`PACE`].
 const FIRST_PACE: Duration = Duration::from_millis(5);
-/// Between two looks at a node that links ring for.
+/// Between two looks at a node that links ring for; doubles up to [`PACE`] as long as they go on.
 const BELL_PACE: Duration = Duration::from_millis(20);
 /// At the start, how long nodes that were looked at wait for the others to be named in one change.
 const TOGETHER: Duration = Duration::from_millis(200);
@@ -50,7 +52,12 @@ struct Looked {
     node: NodeIndex,
     /// What the topology is to say of it from now on, if that is something else.
     login: Option<Option<NodeAccess>>,
+    /// What it said when the node was looked at.
+    named: Option<NodeAccess>,
 }
+
+/// A node, its login as it was, and as it is to be.
+type Login = (NodeIndex, Option<NodeAccess>, Option<NodeAccess>);
 
 /// Keeps the users of all nodes as the topology names them, while this proxy leads; also of nodes that come later. Runs as long
 /// as it is polled. `looked` becomes true when every node was looked at once, here or by whoever leads.
@@ -87,13 +94,14 @@ async fn name_logins(
     looked: watch::Sender<bool>,
 ) {
     let mut seen = BTreeSet::new();
-    let mut logins: Vec<(NodeIndex, Option<NodeAccess>)> = Vec::new();
+    let mut logins: Vec<Login> = Vec::new();
+    let mut told_of: Option<String> = None;
     while let Some(first) = told.recv().await {
         let until = Instant::now() + TOGETHER;
         let mut next = Some(first);
-        while let Some(Looked { node, login }) = next.take() {
+        while let Some(Looked { node, login, named }) = next.take() {
             seen.insert(node);
-            logins.extend(login.map(|login| (node, login)));
+            logins.extend(login.map(|login| (node, named, login)));
             let all_seen = shared
                 .topology
                 .load()
@@ -106,7 +114,17 @@ async fn name_logins(
             };
         }
         if !logins.is_empty() {
-            change_topology(&shared, &fleet, &std::mem::take(&mut logins)).await;
+            let changed = change_topology(&shared, &fleet, &std::mem::take(&mut logins)).await;
+            match changed {
+                Ok(()) => told_of = None,
+                Err(error) => {
+                    // Each node is looked at again, and this is told once.
+                    if told_of.as_ref() != Some(&error) {
+                        tracing::warn!(event = "nodes_not_provisioned", error);
+                    }
+                    told_of = Some(error);
+                }
+            }
         }
         if shared
             .topology
@@ -119,34 +137,33 @@ async fn name_logins(
     }
 }
 
-async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[(NodeIndex, Option<NodeAccess>)]) {
+async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[Login]) -> Result<(), String> {
     let served = shared.topology.load_full();
     let differ = logins
         .iter()
-        .filter(|(node, login)| served.access.get(node) != login.as_ref());
+        .filter(|(node, _, login)| served.access.get(node) != login.as_ref());
     let named: Vec<_> = differ
-        .map(|(node, login)| (served.node(*node).name.clone(), login.clone()))
+        .map(|(node, was, login)| (served.node(*node).name.clone(), was.clone(), login.clone()))
         .collect();
     // Who leads no more has nothing to say.
     if named.is_empty() || fleet.leads().is_none() {
-        return;
+        return Ok(());
     }
     let changed = fleet.change(|topology| {
-        let there = named
-            .iter()
-            .filter(|(name, _)| topology.node_named(name).is_some());
-        let there: Vec<_> = there.cloned().collect();
+        // Who has another login since it was looked at was given it on purpose.
+        let is_as_it_was = |name: &str, was: &Option<NodeAccess>| {
+            let node = topology.node_named(name);
+            node.is_some_and(|node| topology.access.get(&node) == was.as_ref())
+        };
+        let there = named.iter().filter(|(name, was, _)| is_as_it_was(name, was));
+        let there: Vec<_> = there
+            .map(|(name, _, login)| (name.clone(), login.clone()))
+            .collect();
         topology.with_access(&there).map_err(|error| error.to_string())
     });
-    match changed.await {
-        Ok(changed) => tracing::info!(
-            event = "nodes_provisioned",
-            nodes = named.len(),
-            epoch = changed.epoch.0
-        ),
-        // Each node is looked at again, and told again.
-        Err(error) => tracing::warn!(event = "nodes_not_provisioned", error),
-    }
+    let epoch = changed.await?.epoch.0;
+    tracing::info!(event = "nodes_provisioned", nodes = named.len(), epoch);
+    Ok(())
 }
 
 /// Looks at one node again and again.
@@ -156,12 +173,14 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
     let mut kept: Option<Done> = None;
     let mut told = None;
     let mut pace = FIRST_PACE;
+    let (mut bell_pace, mut rung) = (BELL_PACE, Instant::now());
     loop {
         let topology = shared.topology.load_full();
         if topology.retired.contains(&node) {
             return;
         }
         let begun = Instant::now();
+        let named = topology.access.get(&node).cloned();
         let looked = match fleet.leads() {
             Some(term) => {
                 pace = PACE;
@@ -194,7 +213,7 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
             }
         };
         if let Some(login) = looked
-            && tell.send(Looked { node, login }).await.is_err()
+            && tell.send(Looked { node, login, named }).await.is_err()
         {
             return;
         }
@@ -204,7 +223,13 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
             () = of_node.users.notified() => {
                 // What was made is not there any more, or is not as it was made.
                 kept = None;
-                sleep_until(begun + BELL_PACE).await;
+                bell_pace = if rung.elapsed() > bell_pace * 2 {
+                    BELL_PACE
+                } else {
+                    PACE.min(bell_pace * 2)
+                };
+                sleep_until(begun + bell_pace).await;
+                rung = Instant::now();
             }
         }
     }

@@ -290,6 +290,7 @@ fn an_assignment_is_read_off_a_topology() {
         retired: BTreeSet::new(),
         paused: BTreeSet::new(),
         access: BTreeMap::new(),
+        units: Vec::new(),
         placements: vec![placement(1, 0), placement(0, 1), placement(1, 9)],
     };
     let assignment = Assignment::from(&topology);

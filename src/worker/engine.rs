@@ -296,26 +296,34 @@ impl Engine {
 
     /// Leads the requests of a shard to its node, or to a gate.
     pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
-        let gate = Door {
-            shared: self.first_gate,
-            scripts: self.first_gate + PROTOCOLS,
+        let links = if held {
+            std::array::from_fn(|kind| self.first_gate + kind)
+        } else {
+            let topology = Arc::clone(&self.topology);
+            self.links_to(&topology, shard)
         };
-        let key = (
-            self.topology.placement(shard).node,
-            self.topology.user_of(shard).map(Arc::from),
-        );
-        let door = self.doors.get(&key).copied().filter(|_| !held);
-        debug_assert!(held || door.is_some(), "the links of {key:?} were made before");
-        let connection = match door {
-            Some(_) => shard.index() % self.settings.limits.shared_connections,
-            None => 0,
-        };
-        let door = door.unwrap_or(gate);
+        let (shared, scripts) = links.split_at(PROTOCOLS);
         for protocol in 0..PROTOCOLS {
             let at = shard.index() * PROTOCOLS + protocol;
-            self.lanes[at].link = to_u32(door.shared + connection * PROTOCOLS + protocol);
-            self.script_lanes[at].link = to_u32(door.scripts + protocol);
+            self.lanes[at].link = to_u32(shared[protocol]);
+            self.script_lanes[at].link = to_u32(scripts[protocol]);
         }
+    }
+
+    /// The links that a shard's requests go over by a topology whose links were made: shared ones, then those that run code.
+    pub(super) fn links_to(&self, topology: &Topology, shard: ShardId) -> [usize; GATES] {
+        let key = (
+            topology.placement(shard).node,
+            topology.user_of(shard).map(Arc::from),
+        );
+        let door = self.doors.get(&key).copied();
+        debug_assert!(door.is_some(), "the links of {key:?} were made before");
+        let connection = shard.index() % self.settings.limits.shared_connections;
+        // A door that is not there would be a gate: requests wait instead of going astray.
+        let (shared, scripts) = door.map_or((self.first_gate, self.first_gate + PROTOCOLS), |door| {
+            (door.shared + connection * PROTOCOLS, door.scripts)
+        });
+        [shared, shared + 1, scripts, scripts + 1]
     }
 
     /// The links that have no node: where requests of held shards wait.

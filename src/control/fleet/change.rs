@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 use super::{Fleet, RETRY};
 use crate::control::highest_epoch;
 use crate::ids::Epoch;
-use crate::store::{ProxyRecord, Revision, Snapshot, StoreError};
+use crate::store::{ProxyRecord, Revision, Snapshot, StoreError, Term};
 use crate::topology::Topology;
 
 /// How long a change waits for the other proxies.
@@ -71,6 +71,19 @@ impl Fleet {
         &self,
         make: impl Fn(&Topology) -> Result<Topology, String> + Send + Sync,
     ) -> Result<Changed, String> {
+        self.change_in(None, PATIENCE, make).await
+    }
+
+    /// The same, done only if `term` still lasts when it is stored, and waiting so long for the other proxies.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub async fn change_in(
+        &self,
+        term: Option<Term>,
+        patience: Duration,
+        make: impl Fn(&Topology) -> Result<Topology, String> + Send + Sync,
+    ) -> Result<Changed, String> {
         let next = |base: Option<&Topology>| {
             let base = base.ok_or("the topology store is empty; restore it with PRESHARD TOPOLOGY LOAD")?;
             let epoch = Epoch(
@@ -81,7 +94,7 @@ impl Fleet {
             );
             Ok(Topology { epoch, ..make(base)? })
         };
-        self.commit(&next).await
+        self.commit(&next, term, patience).await
     }
 
     /// Puts a saved topology in force. Its epoch becomes higher than any that the store or a node has seen. `force`: although
@@ -116,7 +129,7 @@ impl Fleet {
                 ..saved.clone().with_logins_of(base)
             })
         };
-        self.commit(&next).await
+        self.commit(&next, None, PATIENCE).await
     }
 
     /// Waits until every proxy that lives serves at least this epoch, and names those that do not in time.
@@ -159,6 +172,8 @@ impl Fleet {
     async fn commit(
         &self,
         make: &(dyn Fn(Option<&Topology>) -> Result<Topology, String> + Send + Sync),
+        term: Option<Term>,
+        patience: Duration,
     ) -> Result<Changed, String> {
         let one = self.changing.lock().await;
         let start = Instant::now();
@@ -186,9 +201,9 @@ impl Fleet {
             // What this proxy could not take over, the others could not either.
             let taken_over = next.clone().succeed(&served);
             drop(taken_over.map_err(|error| error.to_string())?);
-            if let Some(written) = self.save(&next, stored.revision).await? {
+            if let Some(written) = self.save(&next, stored.revision, term).await? {
                 drop(one);
-                return Ok(self.publish(next, written).await);
+                return Ok(self.publish(next, written, patience).await);
             }
             sleep(RACE_PAUSE.mul_f64(fastrand::f64())).await;
         }
@@ -197,14 +212,14 @@ impl Fleet {
         ))
     }
 
-    async fn publish(&self, next: Topology, written: Revision) -> Changed {
+    async fn publish(&self, next: Topology, written: Revision, patience: Duration) -> Changed {
         let epoch = next.epoch;
         self.made.fetch_max(epoch.0, Relaxed);
         self.revision.fetch_max(written.0, Relaxed);
         self.changes.fetch_add(1, Relaxed);
         tracing::info!(event = "topology_changed", epoch = epoch.0);
         self.adopt(&next);
-        let waiting = self.acknowledged(epoch, written, PATIENCE).await;
+        let waiting = self.acknowledged(epoch, written, patience).await;
         for proxy in &waiting {
             tracing::info!(event = "proxy_behind", proxy = proxy.id, epoch = proxy.epoch);
         }
@@ -212,10 +227,15 @@ impl Fleet {
     }
 
     /// Saves; nothing if another proxy was faster, and an error if nothing was changed or nobody knows.
-    async fn save(&self, next: &Topology, over: Revision) -> Result<Option<Revision>, String> {
+    async fn save(
+        &self,
+        next: &Topology,
+        over: Revision,
+        term: Option<Term>,
+    ) -> Result<Option<Revision>, String> {
         let start = Instant::now();
         loop {
-            match self.store.save(next, over, None).await {
+            match self.store.save(next, over, term).await {
                 Ok(written) => return Ok(Some(written)),
                 Err(error @ StoreError::Unconfirmed { .. }) => {
                     tracing::error!(event = "topology_unconfirmed", %error);

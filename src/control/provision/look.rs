@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::command::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
+use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, feed_rules, traffic_rules};
 use crate::config::{AclUsers, OnEmpty, PasswordHash, Secret};
 use crate::control::client::{AskError, NodeClient};
 use crate::control::fence::{self, FenceError, Words, words};
 use crate::control::fleet::Fleet;
 use crate::control::info_field;
 use crate::control::prepare::standing;
-use crate::ids::NodeIndex;
+use crate::ids::{DbIndex, NodeIndex};
 use crate::resp::Value;
 use crate::store::{StoreError, Term};
 use crate::topology::mark::{MARK_KEY, Standing};
@@ -100,6 +100,12 @@ impl Look<'_> {
                 self.provision(&mut client).await?
             }
         };
+        if let (Some(named), Some(user)) = (self.topology.access.get(&self.node), &user)
+            && (&named.user, &named.run_id) == (user, &run_id)
+        {
+            // The topology stays as it is, so nothing else tells links that they can log in.
+            self.of_node.again.notify_waiters();
+        }
         Ok(Done {
             client,
             address: address.clone(),
@@ -161,8 +167,6 @@ impl Look<'_> {
                     user,
                     term = self.term.0
                 );
-                // If the topology names them already, nothing else tells links that they can log in.
-                self.of_node.again.notify_waiters();
                 Ok(Some(user))
             }
             Err(ProvisionError::Fence(
@@ -185,7 +189,11 @@ impl Look<'_> {
             return Err(ProvisionError::NotOurs("there is no secret".to_owned()));
         };
         self.take_over(client).await?;
-        self.make_users(client, secret, user).await?;
+        let users = [
+            (user.to_owned(), traffic_rules()),
+            (FEED_USER.to_owned(), feed_rules(MARK_KEY)),
+        ];
+        make_users(client, self.topology.metadata_db(), self.term, secret, &users).await?;
         Ok(self.delete_strays(client, &[user, FEED_USER]).await?)
     }
 
@@ -211,32 +219,6 @@ impl Look<'_> {
         Err(refused.into())
     }
 
-    /// Makes the user for the traffic and the one that hears, with the rules that this server understands.
-    async fn make_users(
-        &self,
-        client: &mut NodeClient,
-        secret: &Secret,
-        user: &str,
-    ) -> Result<(), FenceError> {
-        let mut unknown: Vec<String> = Vec::new();
-        loop {
-            let commands = [
-                set_user(user, secret, traffic_rules(), &unknown),
-                set_user(FEED_USER, secret, feed_rules(MARK_KEY), &unknown),
-            ];
-            match fence::act(client, self.topology.metadata_db(), self.term, &commands).await {
-                Ok(_) => return Ok(()),
-                Err(FenceError::Refused { command, reply }) => match unknown_rule(&reply) {
-                    Some(rule) if unknown.len() < UNKNOWN_MAX && !unknown.contains(&rule) => {
-                        unknown.push(rule)
-                    }
-                    Some(_) | None => return Err(FenceError::Refused { command, reply }),
-                },
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
     /// Deletes users that a leader of the past has made and nobody needs.
     async fn delete_strays(&self, client: &mut NodeClient, keep: &[&str]) -> Result<(), FenceError> {
         let users = users_of(client).await?;
@@ -244,6 +226,8 @@ impl Look<'_> {
             .iter()
             .map(String::as_str)
             .filter(|name| name.starts_with(USER_PREFIX) && !keep.contains(name))
+            // Those belong to moves, which take them away themselves.
+            .filter(|name| !name.starts_with(UNIT_PREFIX) && !name.starts_with(APPLIER_PREFIX))
             .collect();
         if strays.is_empty() {
             return Ok(());
@@ -336,6 +320,34 @@ async fn users_of(client: &mut NodeClient) -> Result<Vec<String>, AskError> {
     Ok(names
         .map(|name| String::from_utf8_lossy(name).into_owned())
         .collect())
+}
+
+/// Makes users, all or none, each with the rules that this server understands.
+///
+/// # Errors
+/// As [`fence::act`].
+pub async fn make_users(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    secret: &Secret,
+    users: &[(String, Vec<String>)],
+) -> Result<(), FenceError> {
+    let mut unknown: Vec<String> = Vec::new();
+    loop {
+        let commands: Vec<Words> = users
+            .iter()
+            .map(|(user, rules)| set_user(user, secret, rules.clone(), &unknown))
+            .collect();
+        match fence::act(client, metadata, term, &commands).await {
+            Ok(_) => return Ok(()),
+            Err(FenceError::Refused { command, reply }) => match unknown_rule(&reply) {
+                Some(rule) if unknown.len() < UNKNOWN_MAX && !unknown.contains(&rule) => unknown.push(rule),
+                Some(_) | None => return Err(FenceError::Refused { command, reply }),
+            },
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// `ACL SETUSER` that says everything, so that nothing of what was there before remains.

@@ -117,7 +117,7 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         let link = &mut engine.links[index];
-        if !link.backlog.is_empty() {
+        if !link.backlog.is_empty() || std::mem::take(&mut link.preopens) {
             link.state = State::Connecting;
             return Poll::Ready(());
         }

@@ -1,0 +1,251 @@
+//! The handle of a running copy.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::error::CopyError;
+use super::keeper::{Drained, Order, Unparked};
+use super::plan::{CopyPlan, Offset};
+use super::probe::{Keyspace, connect, keyspace};
+use super::run::{Begin, end_writers, supervise};
+use super::state::{Phase, Progress, Shared};
+use crate::control::{AskError, NodeClient};
+use crate::ids::DbIndex;
+
+/// A copy counts as following the stream when it was no further behind than this …
+const LAG_BYTES: u64 = 64 * 1024;
+/// … in bytes and in milliseconds …
+const LAG_MS: u64 = 20;
+/// … for so long.
+const STEADY: Duration = Duration::from_secs(1);
+
+/// A running copy. It ends with its handle.
+#[derive(Debug)]
+pub struct Copy {
+    plan: Arc<CopyPlan>,
+    shared: Arc<Shared>,
+    orders: mpsc::Sender<Order>,
+    tasks: JoinSet<()>,
+    /// Connections for [`Copy::counts`], kept since it is asked within a cutover.
+    clients: Mutex<Clients>,
+}
+
+#[derive(Debug, Default)]
+struct Clients {
+    source: Option<NodeClient>,
+    target: Option<NodeClient>,
+}
+
+/// How many keys there are on both sides of one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DbCounts {
+    /// On the source.
+    pub source_db: DbIndex,
+    /// On the target.
+    pub target_db: DbIndex,
+    /// Keys on the source.
+    pub source_keys: u64,
+    /// Those of them that expire.
+    pub source_expires: u64,
+    /// Keys on the target.
+    pub target_keys: u64,
+    /// Those of them that expire.
+    pub target_expires: u64,
+}
+
+impl Copy {
+    /// Copies the databases, which must be empty on the target, and then follows the source. Called within a runtime.
+    #[must_use]
+    pub fn start(plan: CopyPlan) -> Self {
+        Self::begin(plan, Begin::Snapshot)
+    }
+
+    /// Follows the source from an offset at which both sides are the same. Nothing may write to the databases on the source
+    /// between that offset and the moment when [`Copy::until_attached`] returns. It does not begin again by itself.
+    #[must_use]
+    pub fn start_stream_only(plan: CopyPlan, from: Offset) -> Self {
+        Self::begin(plan, Begin::At(from))
+    }
+
+    fn begin(plan: CopyPlan, begin: Begin) -> Self {
+        let plan = Arc::new(plan);
+        let shared = Arc::new(Shared::new(plan.limits.clone()));
+        let (orders, taken) = mpsc::channel(4);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(supervise(Arc::clone(&plan), Arc::clone(&shared), begin, taken));
+        Self {
+            plan,
+            shared,
+            orders,
+            tasks,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared.progress()
+    }
+
+    /// Waits until the stream is received and kept (and, with a snapshot, until that is written).
+    ///
+    /// # Errors
+    /// It has given up.
+    pub async fn until_attached(&mut self) -> Result<(), CopyError> {
+        let mut progress = self.shared.subscribe();
+        let reached = progress
+            .wait_for(|now| matches!(now.phase, Phase::Streaming | Phase::Failed | Phase::Stopped))
+            .await;
+        match reached.map(|now| (now.phase, now.last_error.clone())) {
+            Ok((Phase::Streaming, _)) => Ok(()),
+            Ok((_, error)) => Err(error.unwrap_or(CopyError::Stopped)),
+            Err(_) => Err(CopyError::Stopped),
+        }
+    }
+
+    /// Waits until the snapshot is written, and the target has been close behind the source for a second.
+    ///
+    /// # Errors
+    /// It has given up.
+    pub async fn until_streaming(&mut self) -> Result<(), CopyError> {
+        let mut progress = self.shared.subscribe();
+        let mut steady: Option<Instant> = None;
+        loop {
+            self.until_attached().await?;
+            let behind = {
+                let now = progress.borrow_and_update();
+                now.phase != Phase::Streaming
+                    || now.lag_bytes() > LAG_BYTES
+                    || now.lag_ms > LAG_MS
+                    || now.source_offset.saturating_sub(now.applied_offset) > LAG_BYTES
+            };
+            if behind {
+                steady = None;
+            } else if steady.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+                return Ok(());
+            }
+            // Changes, or time.
+            let _ = timeout(Duration::from_millis(20), progress.changed()).await;
+        }
+    }
+
+    /// Makes the expiries on the target real, all but those of the next `horizon`. The source must be frozen within
+    /// [`Unparked::safe_for`].
+    ///
+    /// # Errors
+    /// It does not follow the stream, or has begun again meanwhile.
+    pub async fn unpark(&mut self, horizon: Duration) -> Result<Unparked, CopyError> {
+        self.order(|reply| Order::Unpark { horizon, reply }).await
+    }
+
+    /// The source is frozen at this offset: waits until everything up to there is done on the target, then makes the rest
+    /// of the expiries real.
+    ///
+    /// # Errors
+    /// The target is not what the source was. The source must be thawed.
+    pub async fn drain_to(&mut self, offset: u64) -> Result<Drained, CopyError> {
+        self.order(|reply| Order::Drain { offset, reply }).await
+    }
+
+    /// To be called after [`Copy::drain_to`], before the source takes writes again instead of the target.
+    ///
+    /// # Errors
+    /// The copy has begun again: the source may be thawed all the same.
+    pub async fn thaw(&mut self) -> Result<(), CopyError> {
+        self.order(|reply| Order::Thaw { reply }).await
+    }
+
+    async fn order<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, CopyError>>) -> Order,
+    ) -> Result<T, CopyError> {
+        let (reply, replied) = oneshot::channel();
+        let mut progress = self.shared.subscribe();
+        if progress.borrow_and_update().phase != Phase::Streaming {
+            return Err(self.why());
+        }
+        let asked = self.orders.try_send(order(reply));
+        if asked.is_err() {
+            return Err(self.why());
+        }
+        tokio::select! {
+            biased;
+            replied = replied => replied.unwrap_or_else(|_| Err(self.why())),
+            _ = progress.wait_for(|now| now.phase != Phase::Streaming) => Err(self.why()),
+        }
+    }
+
+    /// What has become of it.
+    fn why(&self) -> CopyError {
+        self.progress().last_error.unwrap_or(CopyError::NotStreaming)
+    }
+
+    /// How many keys there are on both sides, as the nodes say. They are asked at the same time.
+    ///
+    /// # Errors
+    /// A node cannot be asked.
+    pub async fn counts(&self) -> Result<Vec<DbCounts>, CopyError> {
+        let mut clients = self.clients.lock().await;
+        let Clients { source, target } = &mut *clients;
+        let silence = self.plan.limits.silence;
+        let (of_source, of_target) = tokio::join!(
+            count(source, || connect(&self.plan.source, silence)),
+            count(target, || connect(&self.plan.target, silence))
+        );
+        let of_source = of_source.map_err(CopyError::of_source)?;
+        let of_target = of_target.map_err(CopyError::of_target)?;
+        let of = |all: &[Keyspace], db: DbIndex| {
+            let found = all.iter().find(|found| found.db == db);
+            found.map_or((0, 0), |found| (found.keys, found.expires))
+        };
+        let counts = self.plan.dbs.iter().map(|(source_db, target_db)| {
+            let (source_keys, source_expires) = of(&of_source, *source_db);
+            let (target_keys, target_expires) = of(&of_target, *target_db);
+            DbCounts {
+                source_db: *source_db,
+                target_db: *target_db,
+                source_keys,
+                source_expires,
+                target_keys,
+                target_expires,
+            }
+        });
+        Ok(counts.collect())
+    }
+
+    /// Ends it. When this returns without an error, nothing more is written to the target.
+    ///
+    /// # Errors
+    /// The target has requests that it has not answered, and could not be told to forget them.
+    pub async fn stop(mut self) -> Result<(), CopyError> {
+        self.tasks.shutdown().await;
+        self.shared.note(|progress| progress.phase = Phase::Stopped);
+        if self.shared.in_flight.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        end_writers(&self.plan, &self.shared).await
+    }
+}
+
+/// Counts over a connection that is kept, or made anew once.
+async fn count<F: Future<Output = Result<NodeClient, AskError>>>(
+    kept: &mut Option<NodeClient>,
+    connect: impl Fn() -> F,
+) -> Result<Vec<Keyspace>, AskError> {
+    if let Some(mut client) = kept.take()
+        && let Ok(counted) = keyspace(&mut client).await
+    {
+        *kept = Some(client);
+        return Ok(counted);
+    }
+    let mut client = connect().await?;
+    let counted = keyspace(&mut client).await?;
+    *kept = Some(client);
+    Ok(counted)
+}

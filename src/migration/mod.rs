@@ -1,0 +1,42 @@
+//! Keeping databases of one node the same as those of another, until somebody says that they are: the copy of a move.
+//!
+//! ```text
+//!            ┌─ stream link ───▶ receive ─▶ Spool ─────────┐ from the snapshot's offset on
+//!  source ───┤                                             ▼
+//!            └─ snapshot link ─▶ RdbReader ─────────────▶ Applier ─▶ Pipe (window, replies judged) ─▶ target
+//!                                                                                                      ▲
+//!  Copy::unpark, drain_to, thaw ─▶ Keeper ─▶ Walker (expiries parked, or real) ────────────────────────┘
+//! ```
+//!
+//! The source takes us for a replica, and is only read. It alone decides: what the target holds is worth nothing until a
+//! cutover. So whatever is not as it should be (an error, a gap, another history) clears the target's databases and begins
+//! again. Expiries are parked on the target as long as it may be behind (`keeper`). Nothing but the named databases is ever
+//! written there, over one connection, in the source's order, each write once.
+//!
+//! What a copy needs on the source: `PSYNC`, `REPLCONF`, `INFO`, `TIME`, `PING`; without a snapshot also `SET` and `DEL` in the
+//! metadata database. On the target: all writes, `EVAL`, `SCAN`, `SELECT`, `FLUSHDB`, `RESTORE`, `INFO`, `TIME`, `PING`,
+//! `CLIENT ID` and `CLIENT KILL`.
+//!
+//! The rest of a move (phases, fences, the cutover) does not exist yet; nothing but tests reaches this room.
+
+mod apply;
+mod copy;
+mod error;
+mod judge;
+mod keeper;
+mod link;
+mod passes;
+mod pipe;
+mod plan;
+mod probe;
+mod receive;
+mod run;
+mod spool;
+mod state;
+
+pub use copy::{Copy, DbCounts};
+pub use error::CopyError;
+pub use keeper::{Drained, Unparked};
+pub use plan::{CopyLimits, CopyPlan, Endpoint, Offset};
+pub use run::clear;
+pub use state::{Phase, Progress};

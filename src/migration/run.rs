@@ -1,0 +1,326 @@
+//! One attempt after the other, until one is ended by who asked for it, or there were too many.
+//!
+//! ```text
+//!  look ─▶ pipe to the target ─▶ attach ─▶ snapshot ─▶ stream …          beside them: receive, both watches, the keeper
+//!    ▲                                                    │ anything that is not as it should be
+//!    └── wait ◀── FLUSHDB ASYNC ◀── end the writing connections ◀──┘
+//! ```
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::apply::Applier;
+use super::error::CopyError;
+use super::keeper::{Keeper, Order};
+use super::link::{Link, Psync, cut};
+use super::passes::{Walk, Walker};
+use super::pipe::open_pipe;
+use super::plan::{CopyPlan, Endpoint, Offset};
+use super::probe::{Facts, connect, field, history, look, watch_source, watch_target};
+use super::receive::{attach_at, receive};
+use super::spool::Spool;
+use super::state::{Phase, Shared};
+use crate::control::{AskError, NodeClient};
+use crate::ids::DbIndex;
+use crate::rdb::{Expiries, Frames};
+
+/// The key in the source's metadata database whose writing makes the source say which database it writes to.
+const MARKER_KEY: &str = "preshard:migration:marker";
+/// How often a stream is asked for before its snapshot.
+const ATTACH_MAX: u32 = 3;
+/// Longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(30);
+
+/// Where a copy begins.
+#[derive(Clone, Debug)]
+pub(super) enum Begin {
+    /// With a snapshot, on empty databases.
+    Snapshot,
+    /// At an offset at which both sides are the same.
+    At(Offset),
+}
+
+/// Connections on which things will come.
+#[derive(Debug, Default)]
+struct Attached {
+    /// The stream, and where it begins.
+    stream: Option<(Link, Offset)>,
+    /// The snapshot, and which offset it stands for. Without a stream beside it, the stream follows on the same link.
+    snapshot: Option<(Link, Offset)>,
+}
+
+/// Runs attempts.
+pub(super) async fn supervise(
+    plan: Arc<CopyPlan>,
+    shared: Arc<Shared>,
+    begin: Begin,
+    mut orders: mpsc::Receiver<Order>,
+) {
+    let (mut restarts, mut backoff) = (0, plan.limits.backoff);
+    loop {
+        let clean = shared.writers().is_empty();
+        let cleared = if clean {
+            Ok(())
+        } else {
+            begin_again(&plan, &shared).await
+        };
+        let error = match cleared {
+            Ok(()) => match Box::pin(attempt(&plan, &shared, &begin, &mut orders)).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        while let Ok(order) = orders.try_recv() {
+            order.refuse();
+        }
+        let again =
+            matches!(begin, Begin::Snapshot) && !error.is_final() && restarts < plan.limits.restarts_max;
+        tracing::warn!(event = "copy_ended", restarts, again, %error, "an attempt to copy has ended");
+        if !again {
+            let reason = Box::new(error);
+            shared.note(|progress| {
+                progress.phase = Phase::Failed;
+                progress.last_error = Some(CopyError::Failed { restarts, reason });
+            });
+            return;
+        }
+        restarts += 1;
+        shared.note(|progress| {
+            progress.phase = Phase::Restarting;
+            progress.restarts = restarts;
+            progress.last_error = Some(error);
+        });
+        sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+async fn attempt(
+    plan: &Arc<CopyPlan>,
+    shared: &Arc<Shared>,
+    begin: &Begin,
+    orders: &mut mpsc::Receiver<Order>,
+) -> Result<Infallible, CopyError> {
+    shared.begin();
+    let facts = look(plan, matches!(begin, Begin::Snapshot)).await?;
+    shared.note(|progress| progress.run_id.clone_from(&facts.source_run_id));
+    let (pipe, replies) = open_pipe(&plan.target, &facts.target_run_id, shared).await?;
+    let spool = Arc::new(Spool::new(plan.limits.clone()));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(replies.read());
+    tasks.spawn(watch_target(Arc::clone(plan), Arc::clone(shared)));
+    let run_id = facts.source_run_id.clone();
+    tasks.spawn(watch_source(Arc::clone(plan), Arc::clone(shared), run_id));
+    let (hand, handed) = oneshot::channel();
+    let (source, received) = (plan.source.clone(), (Arc::clone(shared), Arc::clone(&spool)));
+    tasks.spawn(async move {
+        match handed.await {
+            Ok((link, from)) => receive(link, source, from, received.0, received.1).await,
+            Err(_) => CopyError::Stopped,
+        }
+    });
+    let applier = Applier {
+        plan: Arc::clone(plan),
+        shared: Arc::clone(shared),
+        spool,
+        pipe,
+        frames: Frames::default(),
+        facts: facts.clone(),
+    };
+    let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
+    tokio::select! {
+        end = flow(applier, begin, hand) => end,
+        error = keeper.keep(orders) => Err(error),
+        Some(ended) = tasks.join_next() => {
+            Err(ended.unwrap_or_else(|error| CopyError::Target(error.to_string())))
+        }
+    }
+}
+
+/// From attaching to the stream, which does not end.
+async fn flow(
+    mut applier: Applier,
+    begin: &Begin,
+    hand: oneshot::Sender<(Link, Offset)>,
+) -> Result<Infallible, CopyError> {
+    let (plan, shared) = (Arc::clone(&applier.plan), Arc::clone(&applier.shared));
+    let attached = attach(&plan, &applier.facts, begin).await?;
+    let (mut hand, mut from, mut received) = (Some(hand), 0, 0);
+    let selected;
+    // Whoever was handed the link is gone only if the attempt has ended.
+    let mut pass = |link: Link, at: Offset| {
+        received = at.offset;
+        shared.note(|progress| {
+            progress.replid.clone_from(&at.replid);
+            progress.stream_offset = at.offset;
+            progress.applied_offset = at.offset;
+        });
+        hand.take().map(|hand| hand.send((link, at)))
+    };
+    let apart = attached.stream.is_some();
+    if let Some((link, at)) = attached.stream {
+        from = at.offset;
+        pass(link, at);
+    }
+    if let Some((link, at)) = attached.snapshot {
+        let (link, db) = applier.snapshot(link).await?;
+        (from, selected) = (at.offset, db);
+        if !apart {
+            pass(link, at);
+        }
+    } else {
+        // Until the source names another one, nothing that it writes is for a database of ours.
+        selected = Some(u64::from(plan.metadata_db.0));
+        mark(&plan).await?;
+        shared.note(|progress| progress.phase = Phase::Snapshot);
+        let mut walker = Walker::open(&plan, &applier.facts, &shared).await?;
+        walker.walk(Walk::Park).await?;
+    }
+    shared.note(|progress| progress.phase = Phase::Streaming);
+    applier.stream(received, from, selected).await
+}
+
+/// Connects to the source in the way that it can.
+async fn attach(plan: &CopyPlan, facts: &Facts, begin: &Begin) -> Result<Attached, CopyError> {
+    let silence = plan.limits.silence;
+    let mut attached = Attached::default();
+    if let Begin::At(offset) = begin {
+        let link = attach_at(&plan.source, offset, silence).await?;
+        attached.stream = Some((link, offset.clone()));
+        return Ok(attached);
+    }
+    let client = connect(&plan.source, silence).await;
+    let mut client = client.map_err(CopyError::of_source)?;
+    if facts.two_links && history(&mut client).await?.has_backlog {
+        attached.stream = Some(attach_now(plan, &mut client).await?);
+    }
+    let mut link = Link::open(&plan.source, silence).await?;
+    if facts.two_links {
+        link.rdb_only().await?;
+    }
+    let Psync::Full(at) = link.psync(None).await? else {
+        return Err(CopyError::Source("it sends no snapshot".to_owned()));
+    };
+    match &attached.stream {
+        Some((_, stream)) if stream.replid != at.replid || stream.offset > at.offset => {
+            return Err(CopyError::SourceChanged("its history has another name"));
+        }
+        Some(_) => {}
+        // The snapshot has made the backlog that the stream needs.
+        None if facts.two_links => {
+            attached.stream = Some((attach_at(&plan.source, &at, silence).await?, at.clone()));
+        }
+        None => {}
+    }
+    attached.snapshot = Some((link, at));
+    Ok(attached)
+}
+
+/// The stream from where the source is now.
+async fn attach_now(plan: &CopyPlan, client: &mut NodeClient) -> Result<(Link, Offset), CopyError> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        let now = history(client).await?;
+        let at = Offset {
+            replid: now.replid,
+            offset: now.offset,
+        };
+        match attach_at(&plan.source, &at, plan.limits.silence).await {
+            Ok(link) => return Ok((link, at)),
+            // So much was written meanwhile that the backlog does not reach back.
+            Err(CopyError::SourceChanged(_)) if tried < ATTACH_MAX => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Makes the source write a SELECT into its stream.
+async fn mark(plan: &CopyPlan) -> Result<(), CopyError> {
+    let client = connect(&plan.source, plan.limits.silence).await;
+    let mut client = client.map_err(CopyError::of_source)?;
+    for words in [
+        &["SELECT", &plan.metadata_db.to_string()][..],
+        &["SET", MARKER_KEY, "1"],
+        &["DEL", MARKER_KEY],
+    ] {
+        client.ask(words).await.map_err(CopyError::of_source)?;
+    }
+    Ok(())
+}
+
+// === clearing ===
+
+/// What an earlier attempt has written is removed, and it can write nothing more.
+async fn begin_again(plan: &CopyPlan, shared: &Shared) -> Result<(), CopyError> {
+    end_writers(plan, shared).await?;
+    let dbs: Vec<DbIndex> = plan.dbs.iter().map(|(_, db)| *db).collect();
+    clear(&plan.target, &dbs, plan.limits.silence).await
+}
+
+/// Ends the connections that have written, at the target itself: it may still have bytes of them that it has not read.
+pub(super) async fn end_writers(plan: &CopyPlan, shared: &Shared) -> Result<(), CopyError> {
+    let writers = shared.writers().clone();
+    let ended = async {
+        let mut client = connect(&plan.target, plan.limits.silence).await?;
+        let server = client.ask_text(&["INFO", "server"]).await?;
+        let run_id = field(&server, "run_id");
+        // A process that is gone took its connections with it, and another one uses their numbers anew.
+        for writer in writers.iter().filter(|writer| writer.run_id == run_id) {
+            match client
+                .ask(&["CLIENT", "KILL", "ID", &writer.id.to_string()])
+                .await
+            {
+                Ok(_) => {}
+                Err(AskError::Refused(error)) => return Err(AskError::Refused(cut(&error))),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    };
+    ended.await.map_err(CopyError::of_target)?;
+    shared.writers().retain(|writer| !writers.contains(writer));
+    shared.in_flight.store(0, Ordering::SeqCst);
+    Ok(())
+}
+
+/// Removes all keys of these databases, without waiting for their memory.
+///
+/// # Errors
+/// The node cannot be asked, or refuses.
+pub async fn clear(target: &Endpoint, dbs: &[DbIndex], deadline: Duration) -> Result<(), CopyError> {
+    let cleared = async {
+        let mut client = connect(target, deadline).await?;
+        for db in dbs {
+            client.ask(&["SELECT", &db.to_string()]).await?;
+            client.ask(&["FLUSHDB", "ASYNC"]).await?;
+        }
+        Ok(())
+    };
+    cleared.await.map_err(CopyError::of_target)
+}
+
+impl Shared {
+    /// As before the first attempt.
+    fn begin(&self) {
+        self.set_expiries(Expiries::Park);
+        self.freeze(u64::MAX);
+        drop(self.take_debts());
+        self.window.store(self.limits.window, Ordering::Relaxed);
+        self.note(|progress| {
+            *progress = super::state::Progress {
+                phase: Phase::Attaching,
+                restarts: progress.restarts,
+                last_error: progress.last_error.take(),
+                ..super::state::Progress::default()
+            };
+        });
+    }
+}

@@ -1,0 +1,355 @@
+//! Copies where nothing goes wrong.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use preshard::ids::DbIndex;
+use preshard::migration::{Copy, CopyError, CopyPlan, Offset, Phase};
+use preshard::resp::Value;
+
+use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
+use crate::kit::{
+    Conn, Frozen, MOVED, OTHER, Writer, assert_same, plan, runtime, wait_streaming, wait_until,
+};
+use crate::server::{Server, array, at_hand, bytes};
+
+/// A large value of each kind.
+fn fill_giants(source: &Server) {
+    let mut conn = Conn::to(source, PLAIN);
+    conn.ask(&[b"SET", b"giant:string", &vec![b'x'; 20_000_000]]);
+    for block in 0..40 {
+        let elements: Vec<String> = (0..2_000)
+            .map(|n| format!("element-{block}-{n}-{}", "y".repeat(200)))
+            .collect();
+        for (kind, word) in [
+            ("list", "RPUSH"),
+            ("set", "SADD"),
+            ("hash", "HSET"),
+            ("zset", "ZADD"),
+        ] {
+            let key = format!("giant:{kind}");
+            let mut words: Vec<&[u8]> = vec![word.as_bytes(), key.as_bytes()];
+            for element in &elements {
+                match kind {
+                    "hash" => words.extend([element.as_bytes(), b"value"]),
+                    "zset" => words.extend([&b"1.25"[..], element.as_bytes()]),
+                    _ => words.push(element.as_bytes()),
+                }
+            }
+            conn.ask(&words);
+        }
+    }
+}
+
+/// With writers all the time: snapshot, stream, expiries, freeze, and then everything is the same.
+fn copies(from: &str, to: &str, giants: bool) {
+    let servers = at_hand();
+    if !servers.contains(&from) || !servers.contains(&to) {
+        return;
+    }
+    let what = format!("{from} to {to}");
+    let (mut source, mut target) = (Server::start(from), Server::start(to));
+    fill(&mut source);
+    if giants {
+        fill_giants(&source);
+    }
+    let fields = source.expires_fields() && target.expires_fields();
+    let mut dbs = vec![PLAIN, EXPIRING];
+    if fields {
+        dbs.push(FIELDS);
+    }
+    let mut writers: Vec<Writer> = dbs
+        .iter()
+        .chain([&OTHER])
+        .zip(1..)
+        .filter(|(db, _)| fields || !source.expires_fields() || **db == OTHER || **db != FIELDS)
+        .map(|(db, seed)| Writer::start(&source, *db, seed))
+        .collect();
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &dbs)) });
+    runtime.block_on(copy.until_streaming()).unwrap();
+    let begin = Instant::now();
+    let unparked = runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    println!("{what}: {unparked:?} {:?}", copy.progress());
+    let before: u64 = writers
+        .iter()
+        .map(|writer| writer.written.load(Ordering::Relaxed))
+        .sum();
+    while begin.elapsed() < Duration::from_millis(700) {
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    for writer in &mut writers {
+        writer.stop();
+    }
+    let after: u64 = writers
+        .iter()
+        .map(|writer| writer.written.load(Ordering::Relaxed))
+        .sum();
+    assert!(after > before);
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &dbs, &what);
+    let now = copy.progress();
+    assert_eq!(now.restarts, 0, "{now:?}");
+    for counts in runtime.block_on(copy.counts()).unwrap() {
+        assert!(counts.source_keys > 0);
+        assert_eq!(
+            counts.source_keys - counts.source_expires,
+            counts.target_keys - counts.target_expires,
+            "{what}: {counts:?}"
+        );
+    }
+    runtime.block_on(copy.stop()).unwrap();
+    assert_eq!(Conn::to(&target, 0).line("EXISTS x"), Value::Int(0));
+}
+
+#[test]
+fn redis_7_0_with_giants() {
+    copies("redis 7.0", "redis 7.0", true);
+}
+
+#[test]
+fn redis_6_2_to_7_0_and_back() {
+    copies("redis 6.2", "redis 7.0", false);
+    copies("redis 7.0", "redis 6.2", false);
+}
+
+#[test]
+fn redis_8_2_and_its_fields_that_expire() {
+    copies("redis 8.2", "redis 8.2", false);
+    copies("redis 7.0", "redis 8.2", false);
+}
+
+#[test]
+fn valkey_8_1() {
+    copies("valkey 8.1", "valkey 8.1", false);
+    copies("redis 6.2", "valkey 8.1", false);
+}
+
+#[test]
+fn valkey_9_1_and_its_fields_that_expire() {
+    copies("valkey 9.1", "valkey 9.1", false);
+    copies("redis 7.0", "valkey 9.1", false);
+}
+
+/// A key is renewed every 50 ms, and the target is stopped for longer than it would live.
+#[test]
+fn a_renewed_key_outlives_any_lag() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
+    wait_streaming(&copy);
+    let mut conn = Conn::to(&source, 3);
+    let mut renew = || {
+        conn.line("INCR counter");
+        conn.line("PEXPIRE counter 1500");
+        std::thread::park_timeout(Duration::from_millis(50));
+    };
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_millis(500) {
+        renew();
+    }
+    let frozen = Frozen::new(&target);
+    while begin.elapsed() < Duration::from_millis(3_500) {
+        renew();
+    }
+    drop(frozen);
+    renew();
+    conn.line("SET dead x PX 1");
+    runtime.block_on(copy.until_streaming()).unwrap();
+    // The real expiry must not be there while anything may lag.
+    let parked = bytes(Conn::to(&target, 3 + MOVED).line("PTTL counter"));
+    if parked != b"-2" {
+        assert!(String::from_utf8(parked).unwrap().parse::<i64>().unwrap() > 1 << 51);
+    }
+    for _ in 0..5 {
+        conn.line("INCR counter");
+        conn.line("PEXPIRE counter 60000");
+    }
+    runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    conn.line("PEXPIRE counter 4321");
+    conn.line("RENAME counter renamed");
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "renewed");
+    assert_eq!(copy.progress().restarts, 0);
+    let exact = |server: &Server, db: u16| Conn::to(server, db).line("PEXPIRETIME renamed");
+    assert_eq!(exact(&source, 3), exact(&target, 3 + MOVED));
+    // The source goes on after all: expiries are parked again, and nothing of the pause is missing.
+    conn.line("SET between 1 PX 300");
+    runtime.block_on(copy.thaw()).unwrap();
+    conn.line("SET behind 2");
+    wait_until(&copy, "the copy goes on", Duration::from_secs(5), |_| {
+        bytes(Conn::to(&target, 3 + MOVED).line("EXISTS behind")) == b"1"
+    });
+    conn.line("PEXPIRE renamed 30000");
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "thawed");
+}
+
+/// If the freeze does not come, everything is parked again before a real expiry can strike.
+#[test]
+fn expiries_are_parked_again_in_time() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let mut conn = Conn::to(&source, 3);
+    conn.line("SET key v PX 100000");
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
+    wait_streaming(&copy);
+    let unparked = runtime
+        .block_on(copy.unpark(Duration::from_millis(4_000)))
+        .unwrap();
+    assert!(unparked.safe_for > Duration::from_millis(500), "{unparked:?}");
+    let left = || -> i64 {
+        let left = bytes(Conn::to(&target, 3 + MOVED).line("PTTL key"));
+        String::from_utf8(left).unwrap().parse().unwrap()
+    };
+    assert!(left() <= 100_000);
+    wait_until(&copy, "it is parked again", Duration::from_secs(6), |_| {
+        left() > 1 << 51
+    });
+    runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    assert!(left() <= 100_000);
+    assert_same(
+        &runtime,
+        &mut copy,
+        (&mut source, &mut target),
+        &[3],
+        "parked again",
+    );
+}
+
+/// What a stream can have, one thing after the other.
+#[test]
+fn whole_databases_and_transactions() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let mut other = Conn::to(&source, OTHER);
+    other.line("SET other 1");
+    // Somebody else's key on the target stays.
+    Conn::to(&target, 30).line("SET stays 1");
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
+    wait_streaming(&copy);
+    let mut conn = Conn::to(&source, 3);
+    let mut step = |lines: &[&str], what: &str| {
+        for line in lines {
+            conn.line(line);
+        }
+        assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], what);
+        runtime.block_on(copy.thaw()).unwrap();
+    };
+    step(&["SET a 1", "RPUSH l 1 2 3", "SADD s a b c"], "three values");
+    step(
+        &[
+            "MULTI", "SET a 2", "SELECT 1", "SET a 3", "SELECT 3", "INCR a", "EXEC",
+        ],
+        "a transaction over databases",
+    );
+    step(&["SPOP s", "SPOP s 1"], "SPOP");
+    step(&["FLUSHDB"], "FLUSHDB");
+    step(
+        &[
+            "SET b 1",
+            "XADD x * f v",
+            "XGROUP CREATE x g 0",
+            "XREADGROUP GROUP g c STREAMS x >",
+        ],
+        "a group",
+    );
+    step(&["FLUSHALL", "SET c 1"], "FLUSHALL");
+    step(
+        &[
+            "PUBLISH channel hello",
+            "SELECT 1",
+            "SET d 1",
+            "SELECT 3",
+            "SET e 1",
+        ],
+        "others",
+    );
+    assert_eq!(
+        Conn::to(&target, 30).line("GET stays"),
+        Value::Bulk(b"1".to_vec())
+    );
+    assert_eq!(copy.progress().restarts, 0, "{:?}", copy.progress());
+    // It is told nothing of how far the copy is: it must not count it as a replica that has the data.
+    assert_eq!(conn.line("WAIT 1 50"), Value::Int(0));
+    runtime.block_on(copy.stop()).unwrap();
+    conn.line("SET f 1");
+    assert_eq!(Conn::to(&target, 3 + MOVED).line("EXISTS f"), Value::Int(0));
+}
+
+/// Evicted keys are gone on the target too.
+#[test]
+fn evictions_are_followed() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let mut conn = Conn::to(&source, 3);
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
+    wait_streaming(&copy);
+    let used: u64 = conn.info("used_memory").parse().unwrap();
+    conn.line("CONFIG SET maxmemory-policy allkeys-random");
+    conn.line(&format!("CONFIG SET maxmemory {}", used + 400_000));
+    for n in 0..1_000 {
+        conn.ask(&[b"SET", format!("k{n}").as_bytes(), &[b'v'; 1_000]]);
+    }
+    assert_ne!(conn.info("evicted_keys"), "0");
+    conn.line("CONFIG SET maxmemory 0");
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "evicted");
+}
+
+/// Both sides are the same at an offset, and one follows the other from there.
+#[test]
+fn a_stream_alone_is_followed_back() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let mut conn = Conn::to(&source, 3);
+    for n in 0..500 {
+        conn.line(&format!("SET key{n} {n} PX {}", 60_000 + n));
+    }
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
+    wait_streaming(&copy);
+    // The target has a history only if somebody listens.
+    let mut back = Conn::to(&target, 3 + MOVED);
+    let _listener = listener(&target);
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "there");
+    let from = Offset {
+        replid: back.info("master_replid"),
+        offset: back.offset(),
+    };
+    runtime.block_on(copy.stop()).unwrap();
+    let reverse = CopyPlan {
+        dbs: vec![(DbIndex(3 + MOVED), DbIndex(3)), (DbIndex(MOVED), DbIndex(0))],
+        ..plan(&target, &source, &[])
+    };
+    let mut copy = runtime.block_on(async { Copy::start_stream_only(reverse, from) });
+    runtime.block_on(copy.until_attached()).unwrap();
+    for n in 0..500 {
+        back.line(&format!("INCR key{n}"));
+    }
+    back.line("DEL key7");
+    back.line("PEXPIRE key8 70000");
+    runtime.block_on(copy.unpark(Duration::from_secs(5))).unwrap();
+    let offset = back.offset();
+    runtime.block_on(copy.drain_to(offset)).unwrap();
+    assert_eq!(copy.progress().phase, Phase::Streaming);
+    let describe = crate::data::describe;
+    assert_eq!(describe(&mut target, 3 + MOVED), describe(&mut source, 3));
+    assert_eq!(array(Conn::to(&source, 3).line("KEYS *")).len(), 499);
+    // A reverse stream that is lost does not begin again.
+    runtime.block_on(copy.stop()).unwrap();
+    let nowhere = Offset {
+        replid: "0".repeat(40),
+        offset: 7,
+    };
+    let mut copy =
+        runtime.block_on(async { Copy::start_stream_only(plan(&target, &source, &[20]), nowhere) });
+    let error = runtime.block_on(copy.until_attached()).unwrap_err();
+    assert!(
+        matches!(&error, CopyError::Failed { restarts: 0, reason } if matches!(**reason, CopyError::SourceChanged(_))),
+        "{error}"
+    );
+}
+
+/// A stream link of somebody, so that the server keeps a backlog.
+fn listener(server: &Server) -> (Copy, tokio::runtime::Runtime, Server) {
+    let (runtime, nowhere) = (runtime(), Server::start("redis 7.0"));
+    let copy = runtime.block_on(async { Copy::start(plan(server, &nowhere, &[25])) });
+    wait_streaming(&copy);
+    (copy, runtime, nowhere)
+}
