@@ -339,14 +339,9 @@ fn documents_name_what_exists() {
         .iter()
         .flat_map(|source| source.code.split(|c: char| !c.is_alphanumeric() && c != '_'))
         .collect();
-    let metrics = [
-        "src/metrics/families.rs",
-        "src/metrics/families_control.rs",
-        "src/metrics/fleet.rs",
-        "src/metrics/access.rs",
-        "src/metrics/users.rs",
-    ];
-    let metrics: String = metrics.map(read).concat();
+    let metrics = ["families", "families_control", "fleet", "access", "users"]
+        .map(|part| read(&format!("src/metrics/{part}.rs")))
+        .concat();
     let all: String = sources.iter().map(|source| source.text.as_str()).collect();
     let mut found = Vec::new();
     for source in documents()

@@ -92,8 +92,8 @@ async fn of_access(context: &AdminContext, topology: &Topology, found: &Prefligh
                         shut out a proxy that is behind";
             tell("ok", hint.to_owned());
         } else {
-            let hint = "requests run as the configured user: preshard could not make users of its own; the [nodes] admin login (or \
-                        the configured one) needs +acl +multi +exec +watch +unwatch +discard, and the server must have ACL";
+            let hint = "requests run as the configured user: preshard has made no users here. Its login for administration must be \
+                        allowed to (`+@all ~* &*`), and the server must have ACLs; docs/OPERATIONS.md";
             tell("warning", hint.to_owned());
         }
         let answers = found.versions.iter().any(|(name, _)| *name == described.name);

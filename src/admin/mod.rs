@@ -27,6 +27,7 @@ mod fleet;
 mod help;
 mod info;
 mod listener;
+mod moves;
 mod node;
 mod plan;
 mod plans;
@@ -50,6 +51,7 @@ pub use words::{WORDS, Word};
 use crate::acl::Rights;
 use crate::control::{Fleet, Live};
 use crate::metrics::Refused;
+use crate::migration::{Mover, Wish};
 use crate::resp::{Args, Value};
 use crate::worker::shared::Shared;
 use words::Action;
@@ -67,6 +69,8 @@ pub struct AdminContext {
     pub plans: Plans,
     /// The other proxies, and the way to change something.
     pub fleet: Arc<Fleet>,
+    /// Moves of shards.
+    pub mover: Arc<Mover>,
 }
 
 impl AdminContext {
@@ -118,7 +122,10 @@ impl AdminContext {
             Action::TopologyLoad => fleet::load(self, args, rest).await,
             Action::TaskList => tasks::list(self).await,
             Action::TaskStatus => tasks::status(self, args.get(rest)).await,
-            Action::TaskCancel => tasks::cancel(self, args.get(rest)).await,
+            Action::TaskCancel => moves::wish(self, args.get(rest), Wish::Cancel).await,
+            Action::TaskCutover => moves::wish(self, args.get(rest), Wish::Cutover).await,
+            Action::TaskFinalize => moves::wish(self, args.get(rest), Wish::Finalize).await,
+            Action::ShardMove => Box::pin(moves::shard_move(self, args, rest)).await,
             Action::NotYet => Err(format!(
                 "ERR PRESHARD {} is not in this version of preshard yet",
                 word.path()

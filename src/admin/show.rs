@@ -35,14 +35,7 @@ pub(super) fn shard_row(
         ("node", text(topology.node(placement.node).name.as_str())),
         ("db", int(placement.db.0)),
         ("epoch", int(topology.epoch.0)),
-        (
-            "state",
-            text(if topology.paused.contains(&shard) {
-                "paused"
-            } else {
-                "serving"
-            }),
-        ),
+        ("state", text(shard_state(topology, shard))),
         ("keys", keys),
         ("ops", int(ops)),
         ("bytes", int(bytes)),
@@ -51,6 +44,16 @@ pub(super) fn shard_row(
         .into_iter()
         .map(|(name, value)| (Value::bulk(name), value))
         .collect()
+}
+
+fn shard_state(topology: &Topology, shard: ShardId) -> &'static str {
+    if topology.paused.contains(&shard) {
+        "paused"
+    } else if topology.unit_of(shard).is_some() {
+        "moving"
+    } else {
+        "serving"
+    }
 }
 
 /// `SHOW NODES`: one row a node.

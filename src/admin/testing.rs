@@ -14,6 +14,7 @@ use crate::command;
 use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
 use crate::control::{Fleet, Live, Parts};
 use crate::metrics::{Metrics, MetricsOptions};
+use crate::migration::Mover;
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::store::{FileStore, FleetStore, TopologyStore};
 use crate::topology::{Node, Topology};
@@ -81,9 +82,11 @@ pub(super) fn context(extra: &str) -> AdminContext {
         run_id: "f00".to_owned(),
     };
     let shared = Arc::new(shared);
+    let fleet = Fleet::new(Arc::clone(&shared), store(&shared.topology.load()));
     AdminContext {
-        fleet: Fleet::new(Arc::clone(&shared), store(&shared.topology.load())),
         live: Arc::new(Live::new(config, Arc::clone(&shared), Parts::default())),
+        mover: Mover::new(Arc::clone(&shared), Arc::clone(&fleet)),
+        fleet,
         shared,
         rates: Arc::new(Rates::default()),
         plans: Plans::default(),

@@ -57,6 +57,9 @@ pub(super) enum Action {
     TaskList,
     TaskStatus,
     TaskCancel,
+    TaskCutover,
+    TaskFinalize,
+    ShardMove,
     /// The word belongs to a later version.
     NotYet,
 }
@@ -218,11 +221,16 @@ pub const WORDS: &[Word] = &[
         "Slot, shard and node of a key.",
         Action::ShardOf,
     ),
-    later(
+    word(
         "SHARD",
         "MOVE",
-        "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+        (
+            "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+            3,
+            8,
+        ),
         "Moves shards to another node while they are served.",
+        Action::ShardMove,
     ),
     later(
         "SHARD",
@@ -289,11 +297,12 @@ pub const WORDS: &[Word] = &[
         "How far a task is.",
         Action::TaskStatus,
     ),
-    later(
+    word(
         "TASK",
         "CUTOVER",
-        "<id>",
-        "Lets a task that is ready switch its shard over.",
+        ("<id>", 1, 1),
+        "Lets a task that waits for the word switch its shards over.",
+        Action::TaskCutover,
     ),
     word(
         "TASK",
@@ -308,11 +317,12 @@ pub const WORDS: &[Word] = &[
         "<id>",
         "Brings a moved shard back to its source.",
     ),
-    later(
+    word(
         "TASK",
         "FINALIZE",
-        "<id>",
-        "Gives up the way back and clears the source.",
+        ("<id>", 1, 1),
+        "Clears what a finished move has left on its source.",
+        Action::TaskFinalize,
     ),
     word(
         "EXPLAIN",

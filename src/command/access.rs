@@ -21,8 +21,8 @@ pub const APPLIER_PREFIX: &str = "ps-a-";
 /// The user that hears what is published and which keys change.
 pub const FEED_USER: &str = "ps-feed";
 
-/// What links ask for themselves, besides what clients ask.
-const OWN_QUESTIONS: [&str; 2] = ["+info", "+client|unblock"];
+/// What links ask for themselves, besides what clients ask. Before Redis 7 all of `CLIENT` administers.
+const OWN_QUESTIONS: [&str; 4] = ["+info", "+client|id", "+client|setname", "+client|unblock"];
 
 /// The rules of a user that clients' requests run as, behind `reset` and its password.
 #[must_use]
@@ -94,6 +94,8 @@ mod tests {
             "+flushdb",
             "+restore",
             "+info",
+            "+client|id",
+            "+client|setname",
             "+client|unblock",
         ] {
             assert!(has(allowed), "{allowed} is missing: {rules:?}");

@@ -85,8 +85,8 @@ impl Waiting {
         let Wait::UpTo(wait) = self.wait else {
             return self.frame.to_vec();
         };
-        // Zero would be for ever.
-        let left = wait.saturating_sub(waited).max(Duration::from_millis(1));
+        // Zero would be for ever, and what is below some milliseconds is zero to older servers.
+        let left = wait.saturating_sub(waited).max(Duration::from_millis(10));
         let left = match self.unit {
             Unit::Seconds => format!("{:.3}", left.as_secs_f64()),
             Unit::Milliseconds => left.as_millis().to_string(),
@@ -137,7 +137,7 @@ mod tests {
         };
         assert_eq!(again("BLPOP a 0", 5_000), "BLPOP a 0");
         assert_eq!(again("BLPOP a 1.5", 500), "BLPOP a 1.000");
-        assert_eq!(again("BLPOP a 1", 5_000), "BLPOP a 0.001");
+        assert_eq!(again("BLPOP a 1", 5_000), "BLPOP a 0.010");
         assert_eq!(again("BLMPOP 2 1 a LEFT", 1_000), "BLMPOP 1.000 1 a LEFT");
         assert_eq!(
             again("XREAD BLOCK 250 STREAMS a $", 50),

@@ -207,7 +207,9 @@ async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tel
             }
             None => {
                 kept = None;
-                let other_leads = fleet.view().leader.is_some();
+                // Not itself, since a moment ago: then there is something to do.
+                let leader = fleet.view().leader.map(|(id, _)| id);
+                let other_leads = leader.is_some_and(|id| id != shared.run_id);
                 pace = if other_leads { PACE } else { PACE.min(pace * 2) };
                 other_leads.then_some(None)
             }

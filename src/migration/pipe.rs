@@ -210,9 +210,8 @@ impl Pipe {
             });
             self.common.in_flight.send_modify(|in_flight| *in_flight += bytes);
             self.common.shared.in_flight.fetch_add(bytes, Ordering::SeqCst);
-            if bytes == 0 {
-                self.common.settle(&mut flight);
-            }
+            // No reply may be due: there are no requests in it, or only a piece of one.
+            self.common.settle(&mut flight);
         }
         for slice in frames.as_bytes().chunks(SLICE) {
             let writing = async {

@@ -38,7 +38,10 @@ impl State {
     /// Whether nothing more will happen by itself.
     #[must_use]
     pub const fn is_over(self) -> bool {
-        matches!(self, Self::Moved | Self::Finalized | Self::Cancelled | Self::Failed)
+        matches!(
+            self,
+            Self::Moved | Self::Finalized | Self::Cancelled | Self::Failed
+        )
     }
 }
 
@@ -108,7 +111,18 @@ impl Move {
     /// Reads a record; none if it is something else.
     #[must_use]
     pub fn decode(document: &str) -> Option<Self> {
-        serde_json::from_str::<Self>(document).ok().filter(|task| task.kind == "move")
+        serde_json::from_str::<Self>(document)
+            .ok()
+            .filter(|task| task.kind == "move")
+    }
+
+    /// The state as operators read it.
+    #[must_use]
+    pub fn encode_state(&self) -> String {
+        serde_json::json!(self.state)
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     /// The record.
@@ -132,7 +146,11 @@ mod tests {
             ..Move::default()
         };
         assert_eq!(Move::decode(&task.encode()), Some(task.clone()));
-        assert!(task.encode().contains(r#""state":"cutting-over""#), "{}", task.encode());
+        assert!(
+            task.encode().contains(r#""state":"cutting-over""#),
+            "{}",
+            task.encode()
+        );
         assert_eq!(Move::decode(r#"{"kind":"other"}"#), None);
         assert!(State::Moved.is_over() && !State::Ready.is_over());
     }

@@ -35,6 +35,7 @@ use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
 use crate::control::{self, Fleet, Live, Parts, SetLevel};
 use crate::http::Readiness;
+use crate::migration::Mover;
 use crate::tls::{Acceptor, Secure};
 use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
@@ -138,7 +139,9 @@ async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) 
         rates,
         plans: Plans::default(),
         fleet: Arc::clone(&fleet),
+        mover: Mover::new(Arc::clone(&shared), Arc::clone(&fleet)),
     });
+    tasks.spawn(Arc::clone(&context.mover).run());
     tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
     let mut listeners = Listeners {
         config: &config,
@@ -152,13 +155,7 @@ async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) 
     listeners.admin(&context).await?;
     listeners.http(&readiness).await?;
     tasks.spawn(Arc::clone(&fleet).run(stopped));
-    let (looked, first_look) = watch::channel(false);
-    tasks.spawn(control::provision_nodes(
-        Arc::clone(&shared),
-        Arc::clone(&fleet),
-        looked,
-    ));
-    until_expected(&fleet, first_look).await;
+    until_expected(&shared, &fleet, &mut tasks).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -181,7 +178,13 @@ async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) 
 
 /// The other proxies should see this one, and the first requests should find the users for them. Neither is waited for in vain:
 /// a store that is silent, and nodes that are away, get theirs later.
-async fn until_expected(fleet: &Fleet, mut first_look: watch::Receiver<bool>) {
+async fn until_expected(shared: &Arc<Shared>, fleet: &Arc<Fleet>, tasks: &mut JoinSet<()>) {
+    let (looked, mut first_look) = watch::channel(false);
+    tasks.spawn(control::provision_nodes(
+        Arc::clone(shared),
+        Arc::clone(fleet),
+        looked,
+    ));
     fleet.until_registered(REGISTRATION_MAX).await;
     drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
 }

@@ -24,6 +24,14 @@ fn damage_of_a_snapshot_is_survived() {
         .key(10, &string(&ziplist(&[b"\x00\x01a", b"\x02\xc0\xff\xff"])))
         .key(11, &string(b"\x02\0\0\0\x02\0\0\0\xff\xff\x05\0"))
         .key(18, &[&b"\x01\x02"[..], &string(&listed)].concat())
+        .key(5, b"\x01\x01a\0\0\0\0\0\0\xf8\x3f")
+        .key(9, b"\x09\x01\x01f\x02\x01vv?\xff")
+        .key(
+            14,
+            &[&b"\x01"[..], &string(&ziplist(&[b"\x00\x01a", b"\x02\xf1"]))].concat(),
+        )
+        .key(20, &compressed(&listed))
+        .key(23, &string(&listpack(&[b"\x81a\x02", b"\x01\x01", b"\x05\x01"])))
         .key(24, b"\x05\0\0\0\0\0\0\0\x01\x02\x01f\x01v")
         .key(7, b"\x81\0\0\0\0\0\0\x04\x00\x02\x07\x05\x03abc\x00")
         .key(21, &stream())

@@ -326,16 +326,17 @@ fn big_values_are_cut_where_the_limits_say() {
     assert_eq!(
         told(0, &string(long.as_bytes())),
         [
-            "SET k abcde",
-            "APPEND k fghij",
-            "APPEND k klmno",
-            "APPEND k pqrst",
-            "APPEND k uvw",
+            "SETRANGE k 22 \\x00",
+            "SETRANGE k 0 abcde",
+            "SETRANGE k 5 fghij",
+            "SETRANGE k 10 klmno",
+            "SETRANGE k 15 pqrst",
+            "SETRANGE k 20 uvw",
             "PEXPIREAT k 5"
         ]
     );
     let zeros = told(0, &compressed(&[b'0'; 21]));
-    assert_eq!(zeros.len(), 6);
+    assert_eq!(zeros.len(), 7);
     assert_eq!(told(1, b"\x02\x01a\x01b").len(), 1, "a small one is a payload");
     let packed = listpack(&[b"\x01\x01", b"\x02\x01", b"\x03\x01"]);
     assert_eq!(

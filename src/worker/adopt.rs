@@ -72,10 +72,10 @@ impl Engine {
         let mut opening = BTreeSet::new();
         for &shard in moving.iter().filter(|&&shard| !self.is_held(shard)) {
             let lanes = self.links_of(shard).into_iter().zip(self.links_to(next, shard));
+            let used = lanes.filter(|&(now, _)| self.links[now].state != State::Idle);
             opening.extend(
-                lanes
-                    .filter(|&(now, _)| self.links[now].state != State::Idle)
-                    .map(|(_, then)| then),
+                used.map(|(_, then)| then)
+                    .filter(|&then| self.links[then].state == State::Idle),
             );
         }
         for &link in &opening {

@@ -11,7 +11,7 @@ use preshard::store::Term;
 
 use crate::faults::FAULT_EVENTS;
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_for, wait_until,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -153,7 +153,10 @@ fn count_up(client: &mut Client, key: &str, done: &AtomicBool) -> Counted {
 
 /// Does something to a node while a client counts: the node is served again in time and nothing is lost. Tells the longest gap.
 fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
-    proxy.client().call(&["SET", key, "0"]).expect_ok();
+    wait_until("all workers serve it", PATIENCE, || {
+        // Clients take turns with the workers.
+        (0..4).all(|_| proxy.client().call(&["SET", key, "0"]).is_ok())
+    });
     let done = AtomicBool::new(false);
     let counted = std::thread::scope(|scope| {
         let counts = scope.spawn(|| count_up(&mut proxy.client(), key, &done));
@@ -174,7 +177,10 @@ fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
         counts.join().unwrap()
     });
     println!("{what}: {counted:?}");
-    let value: i64 = proxy.client().call(&["GET", key]).text().parse().unwrap();
+    // The workers' links are back one by one.
+    let value = wait_for("the count", PATIENCE, || {
+        proxy.client().call(&["GET", key]).text().parse::<i64>().ok()
+    });
     let possible = counted.acknowledged..=counted.acknowledged + counted.uncertain;
     assert!(possible.contains(&value), "{what}: {value} of {counted:?}");
     assert!(counted.gap < SERVED_WITHIN, "{what}: {counted:?}");
@@ -329,6 +335,33 @@ fn with_acl_users_off_nodes_are_left_alone_also_when_users_were_there_before() {
 }
 
 #[test]
+fn what_is_no_node_of_the_cluster_gets_no_users() {
+    let mut node = Node::start();
+    let proxy = Setup::of(&[node.address()])
+        .nodes("on_empty = \"refuse\"")
+        .announce(FAULT_EVENTS)
+        .start();
+    let key = key_in(3, 8, "k");
+    let mut client = proxy.client();
+    client.call(&["SET", &key, "v"]).expect_ok();
+    node.kill();
+    node.restart();
+    wait_until("it is told why", PATIENCE, || {
+        client.call(&["GET", &key]);
+        proxy.log().contains("node_not_provisioned")
+    });
+    assert!(
+        proxy.log().contains("on_empty is \\\"refuse\\\""),
+        "{}",
+        proxy.log()
+    );
+    client.call(&["GET", &key]).expect_error("CLUSTERDOWN");
+    assert_eq!(users(&node), ["default"]);
+    assert!(node.all_keys(16).is_empty(), "nothing was written to it");
+    assert!(proxy.metric("preshard_node_users_failed_total") > 0);
+}
+
+#[test]
 fn only_who_leads_makes_users() {
     let etcd = Etcd::start(1);
     let node = Node::start();
@@ -365,6 +398,81 @@ fn only_who_leads_makes_users() {
         second.client().call(&["SET", &key, "v"]).is_ok()
     });
     assert!(term().parse::<i64>().unwrap() > before, "taken over");
+}
+
+#[test]
+fn clients_do_not_notice_that_the_user_of_their_node_is_another_one() {
+    let etcd = Etcd::start(1);
+    let node = Node::start();
+    let setup = Setup::of(&[node.address()]).store(&etcd.store("shop"));
+    let mut makes_users = setup.start();
+    // The next leader is told to make none: the topology goes back to the configured login, while clients are served.
+    let proxy = setup.nodes("acl_users = \"off\"").start();
+    assert_eq!(column(&proxy, "access"), ["ps-g1"]);
+    let done = AtomicBool::new(false);
+    let keys: Vec<String> = (0..8).map(|shard| key_in(shard, 8, "count")).collect();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|number: usize| {
+                scope.spawn({
+                    let (proxy, done, keys) = (&proxy, &done, &keys);
+                    move || {
+                        let mut client = proxy.client();
+                        let mut acknowledged = [0_i64; 8];
+                        for round in number.. {
+                            if done.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            let at = round % 8;
+                            let key = keys[at].as_str();
+                            for _ in 0..20 {
+                                client.command(&["INCR", key]);
+                            }
+                            client.command(&["EVAL", "return redis.call('INCR', KEYS[1])", "1", key]);
+                            client.command(&["MULTI"]);
+                            client.command(&["INCR", key]);
+                            client.command(&["EXEC"]);
+                            for _ in 0..24 {
+                                let reply = client.reply();
+                                assert!(reply.error().is_none(), "{reply:?}");
+                            }
+                            acknowledged[at] += 22;
+                        }
+                        acknowledged
+                    }
+                })
+            })
+            .collect();
+        wait_until("clients are served", PATIENCE, || {
+            proxy.metric("preshard_requests_total") > 1000
+        });
+        assert!(makes_users.stop().success());
+        wait_until("the configured login is in force", PATIENCE, || {
+            column(&proxy, "access") == ["configured"]
+        });
+        let before = proxy.metric("preshard_requests_total");
+        wait_until("clients are served", PATIENCE, || {
+            proxy.metric("preshard_requests_total") > before + 1000
+        });
+        done.store(true, Ordering::Relaxed);
+        let mut sums = [0; 8];
+        for client in clients {
+            sums.iter_mut()
+                .zip(client.join().unwrap())
+                .for_each(|(sum, count)| *sum += count);
+        }
+        for (key, sum) in keys.iter().zip(sums) {
+            let value = proxy.client().call(&["GET", key]);
+            let value = if value == Reply::Null {
+                0
+            } else {
+                value.text().parse().unwrap()
+            };
+            assert_eq!(value, sum, "{key}");
+        }
+    });
+    let list = node.client().ask("CLIENT LIST").text();
+    assert!(!list.contains(" user=ps-g1"), "{list}");
 }
 
 #[test]

@@ -74,8 +74,6 @@ impl Scene {
         let plain = Setup::of(&[bad.address(), well.address()])
             .layout(SHARDS, PINNED)
             .proxy("workers = 1")
-            // These nodes know no users.
-            .nodes("acl_users = \"off\"")
             .announce(&["link_closed", "node_down"]);
         let proxy = setup(plain).start();
         // Every link that is used later is open from here on.

@@ -205,6 +205,12 @@ impl Fleet {
         }
     }
 
+    /// All that proxies tell each other, as it is known here, and when that changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
+    }
+
     /// What the store has, to be read and written beside the topology.
     #[must_use]
     pub fn store(&self) -> &dyn FleetStore {

@@ -194,7 +194,7 @@ impl Engine {
         link.cells.link_failed();
         if !std::mem::replace(&mut link.reported_down, true) {
             let node = self.node_name(self.links[index].node);
-            tracing::warn!(event = "node_down", node, worker = self.worker, %error);
+            tracing::warn!(event = "node_down", node, worker = self.worker, user = self.links[index].user.as_deref(), %error);
         }
         self.link_down(index);
     }
