@@ -19,5 +19,6 @@ pub mod rdb;
 pub mod resp;
 pub mod route;
 pub mod store;
+pub mod tls;
 pub mod topology;
 pub mod worker;

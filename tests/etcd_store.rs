@@ -39,6 +39,7 @@ fn store_within(endpoints: &[SocketAddr], deadline: Duration) -> EtcdStore {
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         login: None,
         deadline,
+        tls: None,
     };
     EtcdStore::new(access, "/shop/")
 }

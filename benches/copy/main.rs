@@ -186,6 +186,11 @@ fn probe(socket: &Path, stop: &AtomicBool) -> Result<Vec<Duration>> {
 
 fn show(all: &[Duration]) -> String {
     let of = |share: f64| {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place among what was measured, or a count of it: small and positive"
+        )]
         let at = (all.len() as f64 * share) as usize;
         all.get(at.min(all.len().saturating_sub(1)))
             .copied()
@@ -311,6 +316,11 @@ fn write_on(socket: &Path, writes: u32, stop: &AtomicBool) -> Result<()> {
     stream.write_all(&frames)?;
     let (mut chunk, begin, mut written) = (vec![0; 1 << 16], Instant::now(), 0_u32);
     while !stop.load(Ordering::Relaxed) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a place among what was measured, or a count of it: small and positive"
+        )]
         let due = (begin.elapsed().as_secs_f64() * f64::from(writes)) as u32;
         let count = due.saturating_sub(written).min(1_000);
         frames.clear();

@@ -23,7 +23,8 @@ pub(super) async fn check(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load_full();
     let shared = &context.shared;
     // The topology is in force, so a mark of another cluster on a node is somebody else's.
-    let asked = control::check_nodes(&topology, &shared.admin_credentials, shared.limits.connect, false);
+    let (credentials, deadline) = shared.admin_login();
+    let asked = control::check_nodes(&topology, &credentials, deadline, false);
     let found = Box::pin(asked).await;
     let mut findings = of_nodes(&topology, &found);
     findings.extend(of_access(context, &topology, &found).await);
@@ -72,6 +73,7 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
 /// As whom requests run on each node, and whether others get in beside.
 async fn of_access(context: &AdminContext, topology: &Topology, found: &Preflight) -> Vec<Finding> {
     let shared = &context.shared;
+    let (credentials, deadline) = shared.admin_login();
     let mut findings = Vec::new();
     for (node, described) in topology.nodes_by_index() {
         let mut tell = |result, hint| {
@@ -98,11 +100,7 @@ async fn of_access(context: &AdminContext, topology: &Topology, found: &Prefligh
         if !answers || !topology.access.contains_key(&node) {
             continue;
         }
-        let asked = control::is_default_open(
-            &described.address,
-            &shared.admin_credentials,
-            shared.limits.connect,
-        );
+        let asked = control::is_default_open(&described.address, &credentials, deadline);
         // Who may not ask cannot be told.
         if let Ok(true) = asked.await {
             let hint = "its user `default` is on and wants no password: whoever reaches the node gets past preshard. Give [nodes] an \
@@ -114,7 +112,7 @@ async fn of_access(context: &AdminContext, topology: &Topology, found: &Prefligh
 }
 
 fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
-    let config = &context.config;
+    let config = context.live.config();
     let mut findings = Vec::new();
     let mut tell = |check, result, hint: String| {
         findings.push(Finding {

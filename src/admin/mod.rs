@@ -19,6 +19,7 @@
 
 mod check;
 mod commands;
+mod config;
 mod connection;
 mod data_port;
 mod explain;
@@ -48,8 +49,7 @@ pub use rates::{RATE_WINDOW, Rates, sample_rates};
 pub use words::{WORDS, Word};
 
 use crate::acl::Rights;
-use crate::config::Config;
-use crate::control::Fleet;
+use crate::control::{Fleet, Live};
 use crate::metrics::Refused;
 use crate::migration::{Mover, Wish};
 use crate::resp::{Args, Value};
@@ -61,8 +61,8 @@ use words::Action;
 pub struct AdminContext {
     /// What the workers share.
     pub shared: Arc<Shared>,
-    /// The settings in force.
-    pub config: Arc<Config>,
+    /// The config in force.
+    pub live: Arc<Live>,
     /// Rates over the last seconds; [`sample_rates`] fills them.
     pub rates: Arc<Rates>,
     /// Plans that were made.
@@ -100,13 +100,16 @@ impl AdminContext {
             Action::ShowNodes => Ok(show::nodes(self)),
             Action::ShowProxies => Ok(fleet::proxies(self)),
             Action::ShowClients => Ok(show::clients(self)),
-            Action::ShowConfig => Ok(show::config(self)),
+            Action::ShowConfig => Ok(config::show(self)),
             Action::ShowStats => Ok(show::stats(self)),
             Action::ShowSlowlog => show::slowlog(self, args.try_get(rest)),
             Action::ShowCommands => commands::commands(self, args, rest),
             Action::ShardInfo => shard::info(self, args.get(rest)),
             Action::ShardOf => Ok(shard::of(self, args.get(rest))),
             Action::Explain => Ok(explain::explain(self, args, rest)),
+            Action::ConfigGet => Ok(config::select(self, args, rest)),
+            Action::ConfigSet => config::set(self, args.get(rest), args.get(rest + 1)).await,
+            Action::ConfigReload => config::reload(self).await,
             Action::PlanRebalance => Box::pin(plan::rebalance(self, args, rest)).await,
             Action::PlanShow => plan::show(self, args.get(rest)),
             Action::ShardPause => Box::pin(shard::pause(self, args.get(rest), true)).await,

@@ -109,7 +109,8 @@ impl Session {
 
     /// Whether somebody has to say who he is.
     fn is_guarded(&self) -> bool {
-        self.context.config.admin.password.is_some() || self.context.shared.users.load().may_administer()
+        self.context.live.config().admin.password.is_some()
+            || self.context.shared.users.load().may_administer()
     }
 
     /// Who it is before a password is given.
@@ -263,7 +264,8 @@ impl Session {
         self.attempts.before().await;
         // Both are compared in any case: how long it takes must not tell which half was wrong.
         let user = self.context.shared.users.load().log_in(name, password);
-        let own = self.context.config.admin.password.as_ref();
+        let config = self.context.live.config();
+        let own = config.admin.password.as_ref();
         let operator = own.is_some_and(|own| own.matches(password)) && name == DEFAULT.as_bytes();
         if operator {
             self.who = Who::Operator;

@@ -164,15 +164,6 @@ pub(super) fn slowlog(context: &AdminContext, count: Option<&[u8]>) -> Result<Va
     Ok(Value::Array(rows.collect()))
 }
 
-/// `SHOW CONFIG`: one row a key of the config file.
-pub(super) fn config(context: &AdminContext) -> Value {
-    let rows = context.config.settings().into_iter();
-    Value::Array(
-        rows.map(|(key, value)| row([("key", text(key)), ("value", text(value))]))
-            .collect(),
-    )
-}
-
 /// `SHOW STATS`: sums of the whole proxy. Cheap: no shard and no client is looked at.
 pub(super) fn stats(context: &AdminContext) -> Value {
     let shared = &context.shared;
@@ -183,7 +174,7 @@ pub(super) fn stats(context: &AdminContext) -> Value {
         ("uptime", int(shared.now_ms())),
         ("epoch", int(topology.epoch.0)),
         ("clients", int(totals.client_connections)),
-        ("max_clients", int(shared.max_clients)),
+        ("max_clients", int(shared.settings.load().max_clients)),
         ("connections_total", int(totals.connections_total)),
         ("connections_refused", int(totals.rejected_connections)),
         ("requests", int(totals.requests)),

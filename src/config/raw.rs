@@ -8,6 +8,7 @@
 //! The table is walked by hand and not by derived code, because that would stop at the first mistake.
 
 use super::keys::{KEYS, Key, Kind, LATER, NODES_PATH, SECTIONS};
+use super::live::{Overrides, settable};
 use super::mistake::{Mistake, Origin};
 use super::users::{self, RawUser};
 use std::collections::BTreeMap;
@@ -84,6 +85,26 @@ impl Raw {
     pub(super) fn origin(&self, path: &str) -> Origin {
         let given = self.values.get(path).and_then(|given| given.first());
         given.map_or(Origin::Whole, |given| given.origin.clone())
+    }
+
+    /// Puts values in the place of those of the file and the environment.
+    pub(super) fn set(&mut self, overrides: &Overrides) {
+        for (&path, text) in overrides {
+            let origin = Origin::Set(path);
+            let Some(key) = Key::find(path) else { continue };
+            if let Err(why) = settable(key) {
+                self.tell(origin.clone(), format!("{path} {why}"), "");
+            }
+            let text = text.clone();
+            self.values.insert(path, vec![Given { text, origin }]);
+        }
+    }
+
+    /// Whether a mistake about a key, or about an item of its list, has been told.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        let given = self.values.get(path).into_iter().flatten();
+        let told = |origin: &Origin| self.mistakes.iter().any(|mistake| mistake.origin == *origin);
+        given.into_iter().any(|given| told(&given.origin))
     }
 
     fn read_section(&mut self, section: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {

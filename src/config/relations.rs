@@ -15,6 +15,7 @@ pub(super) fn check(raw: &mut Raw, config: &Config) {
     check_layout(raw, config);
     check_listeners(raw, config);
     check_advertised(raw, config);
+    super::tls::check(raw, config);
     check_default_user(raw, config);
 }
 
@@ -82,16 +83,23 @@ fn check_layout(raw: &mut Raw, config: &Config) {
     }
 }
 
-fn check_listeners(raw: &mut Raw, config: &Config) {
-    let admin = &config.admin;
-    let data = config
-        .proxy
-        .listen
+pub(super) fn check_listeners(raw: &mut Raw, config: &Config) {
+    let (proxy, admin) = (&config.proxy, &config.admin);
+    if proxy.listen.is_empty() && proxy.listen_tls.is_empty() && !raw.is_wrong("proxy.listen") {
+        let what = "proxy.listen or proxy.listen_tls must name at least one address";
+        raw.tell(raw.origin("proxy.listen"), what, "");
+    }
+    let plain = proxy.listen.iter().map(|address| ("proxy.listen", address));
+    let secured = proxy
+        .listen_tls
         .iter()
-        .map(|address| ("proxy.listen", address));
+        .map(|address| ("proxy.listen_tls", address));
+    let data = plain.chain(secured);
     let others = [
         ("admin.listen", admin.listen.as_ref()),
+        ("admin.listen_tls", admin.listen_tls.as_ref()),
         ("admin.http", admin.http.as_ref()),
+        ("admin.http_tls", admin.http_tls.as_ref()),
     ];
     let others = others
         .into_iter()
@@ -106,13 +114,21 @@ fn check_listeners(raw: &mut Raw, config: &Config) {
             raw.tell(raw.origin(path), what, "give each listener its own address");
         }
     }
-    if let Some(address) = admin.listen.as_ref().filter(|address| !address.is_loopback())
-        && !config.admin_is_guarded()
-    {
-        let what = format!("admin.listen {address} can be reached from other machines and has no password");
-        let hint =
-            "set admin.password_file, add a [[user]] with the right admin or monitor, or listen on 127.0.0.1";
-        raw.tell(raw.origin("admin.listen"), what, hint);
+    let certified = config.tls.requires_client_certificates();
+    for (path, address) in [
+        ("admin.listen", admin.listen.as_ref()),
+        (
+            "admin.listen_tls",
+            admin.listen_tls.as_ref().filter(|_| !certified),
+        ),
+    ] {
+        if let Some(address) = address.filter(|address| !address.is_loopback())
+            && !config.admin_is_guarded()
+        {
+            let what = format!("{path} {address} can be reached from other machines and has no password");
+            let hint = "set admin.password_file, add a [[user]] with the right admin or monitor, or listen on 127.0.0.1";
+            raw.tell(raw.origin(path), what, hint);
+        }
     }
 }
 
@@ -123,7 +139,8 @@ fn check_advertised(raw: &mut Raw, config: &Config) {
     if !proxy.cluster_emulation || proxy.advertise.is_some() || raw.values.contains_key("proxy.advertise") {
         return;
     }
-    let what = match proxy.listen.iter().find(|address| address.port().is_some()) {
+    let mut listeners = proxy.listen.iter().chain(&proxy.listen_tls);
+    let what = match listeners.find(|address| address.port().is_some()) {
         None => "proxy.cluster_emulation needs a TCP address to tell clients, and proxy.listen has none"
             .to_owned(),
         Some(address) if address.is_wildcard() => {
@@ -157,12 +174,15 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         .filter(|_| !config.proxy.cluster_emulation);
     let unused = unused
         .map(|address| format!("proxy.advertise {address} has no effect: proxy.cluster_emulation is false"));
-    let open = config
+    let certified = config.tls.requires_client_certificates();
+    let plain = config
         .proxy
         .listen
         .iter()
-        .filter(|address| !address.is_loopback());
-    let open = open.filter(|_| !config.data_is_guarded());
+        .map(|address| ("proxy.listen", address));
+    let secured = config.proxy.listen_tls.iter().filter(|_| !certified);
+    let open = plain.chain(secured.map(|address| ("proxy.listen_tls", address)));
+    let open = open.filter(|(_, address)| !config.data_is_guarded() && !address.is_loopback());
     let scripts = config.users.iter().filter(|user| {
         let may = |name: &[u8]| command::lookup(name).is_some_and(|spec| user.rules.commands().has(spec.id));
         user.enabled && user.rules.has_key_limit() && CODE.iter().any(|name| may(name))
@@ -174,13 +194,14 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
             user.name
         )
     });
-    open.map(|address| {
+    open.map(|(path, address)| {
         format!(
-            "proxy.listen {address} can be reached from other machines and has no password: \
+            "{path} {address} can be reached from other machines and has no password: \
              set proxy.password_file, or keep others out by other means"
         )
     })
     .chain(unused)
     .chain(scripts)
+    .chain(super::tls::warnings(config))
     .collect()
 }

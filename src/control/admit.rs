@@ -52,14 +52,14 @@ pub async fn admit_new(shared: &Shared, name: &str, address: &Address) -> Result
              or empty it with FLUSHALL"
         ));
     }
-    let (credentials, deadline) = (&shared.admin_credentials, shared.limits.connect);
-    bring_functions(&next, credentials, deadline, &[node], false).await;
+    let (credentials, deadline) = shared.admin_login();
+    bring_functions(&next, &credentials, deadline, &[node], false).await;
     let others: Vec<String> = next
         .nodes_by_index()
         .filter(|(other, _)| *other != node)
         .map(|(_, other)| other.name.clone())
         .collect();
-    mark_nodes(&next, credentials, deadline, &others).await
+    mark_nodes(&next, &credentials, deadline, &others).await
 }
 
 /// Looks at a server that is to take a node's place.
@@ -96,12 +96,8 @@ pub async fn admit_successor(
 pub async fn release_node(shared: &Shared, before: &Topology, node: NodeIndex) {
     let described = before.node(node);
     let released = async {
-        let mut client = NodeClient::connect(
-            &described.address,
-            &shared.admin_credentials,
-            shared.limits.connect,
-        )
-        .await?;
+        let (credentials, deadline) = shared.admin_login();
+        let mut client = NodeClient::connect(&described.address, &credentials, deadline).await?;
         client.ask(&["SELECT", &before.metadata_db().to_string()]).await?;
         let found = client.ask(&["GET", MARK_KEY]).await?;
         match Mark::expected(before, node).standing(found.as_bytes()) {
@@ -146,13 +142,13 @@ struct Seen {
 
 async fn look(shared: &Shared, next: &Topology, node: NodeIndex) -> Result<Seen, String> {
     let address = &next.node(node).address;
-    let (credentials, deadline) = (&shared.admin_credentials, shared.limits.connect);
-    let facts = check_node(next, node, credentials, deadline, false).await;
+    let (credentials, deadline) = shared.admin_login();
+    let facts = check_node(next, node, &credentials, deadline, false).await;
     let facts = facts.map_err(|problem| match problem {
         Problem::Unreachable(what) | Problem::Wrong(what) => format!("{address} {what}"),
     })?;
     let asked = async {
-        let mut client = NodeClient::connect(address, credentials, deadline).await?;
+        let mut client = NodeClient::connect(address, &credentials, deadline).await?;
         client.ask_text(&["INFO"]).await
     };
     let info = asked.await.map_err(|error| format!("{address}: {error}"))?;
@@ -177,9 +173,8 @@ async fn same_process(shared: &Shared, next: &Topology, node: NodeIndex, run_id:
         let found = match next.access.get(&other) {
             Some(access) => access.run_id.clone(),
             None => {
-                let credentials = &shared.admin_credentials;
-                let Ok(mut client) =
-                    NodeClient::connect(&described.address, credentials, shared.limits.connect).await
+                let (credentials, deadline) = shared.admin_login();
+                let Ok(mut client) = NodeClient::connect(&described.address, &credentials, deadline).await
                 else {
                     continue;
                 };

@@ -81,8 +81,8 @@ async fn probe(
     let (client, _) = match slot {
         Some(kept) => kept,
         None => {
-            let client =
-                NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await?;
+            let (credentials, deadline) = shared.admin_login();
+            let client = NodeClient::connect(address, &credentials, deadline).await?;
             slot.insert((client, address.clone()))
         }
     };

@@ -94,7 +94,7 @@ pub(super) static FAMILIES: &[Family] = &[
         &[],
         "The limit of clients in all (`max_clients`).",
         |s, out| {
-            out.count(&[], s.max_clients);
+            out.count(&[], s.facts.max_clients());
         },
     ),
     counter(

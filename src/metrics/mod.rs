@@ -21,6 +21,7 @@ pub mod cell;
 mod expose;
 mod facts;
 mod families;
+mod families_control;
 mod family;
 mod fleet;
 pub mod labels;
@@ -39,11 +40,11 @@ use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Cell, Gauge, Histogram, HistogramTotal, Rows};
 pub use expose::{Emit, Scrape};
-pub use facts::{Assignment, Facts, NodeFacts};
+pub use facts::{Assignment, Certificate, Facts, NodeFacts};
 pub use family::{Family, Kind, LabelName, Values};
 pub use fleet::FleetFigures;
 pub use labels::{
-    By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+    By, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
 };
 pub use page::page;
 pub use process::ProcessFigures;
@@ -65,7 +66,10 @@ pub struct MetricsOptions {
 
 /// Every family that this process exposes.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    let more = fleet::FAMILIES.iter().chain(users::FAMILIES);
+    let more = fleet::FAMILIES
+        .iter()
+        .chain(users::FAMILIES)
+        .chain(families_control::FAMILIES);
     families::FAMILIES.iter().chain(more)
 }
 
@@ -84,7 +88,6 @@ pub struct Sources {
     control: Arc<WorkerMetrics>,
     command_names: Vec<&'static str>,
     shards: usize,
-    max_clients: u64,
     started: Instant,
     facts: Facts,
 }
@@ -119,9 +122,8 @@ impl Metrics {
             control: cells(),
             command_names: options.command_names,
             shards: options.shards,
-            max_clients: options.max_clients,
             started: Instant::now(),
-            facts: Facts::new(options.shards),
+            facts: Facts::new(options.shards, options.max_clients),
         });
         let registry = Registry::new();
         registry.register(Box::new(expose::FamiliesCollector::new(Arc::clone(&sources))?))?;

@@ -43,6 +43,9 @@ fn value(text: &str, series: &str) -> f64 {
 #[test]
 fn every_family_is_there_from_the_first_scrape() {
     let metrics = metrics();
+    metrics
+        .facts()
+        .set_certificate_end(Certificate::Listeners, Some(2_524_608_000));
     let text = metrics.gather_text();
     for family in families() {
         let kind = format!("{:?}", family.kind).to_lowercase();
@@ -68,6 +71,12 @@ fn every_family_is_there_from_the_first_scrape() {
         1.0
     );
     assert_eq!(value(&text, "preshard_topology_epoch"), 7.0);
+    let ends = r#"preshard_tls_certificate_expiry_timestamp_seconds{certificate="listeners"}"#;
+    assert_eq!(value(&text, ends), 2_524_608_000.0);
+    assert!(
+        !text.contains(r#"certificate="nodes""#),
+        "there is no such certificate"
+    );
     assert!(
         !text.contains("command=\"get\""),
         "untouched commands have no row"

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
 use super::labels::{
-    By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, Refused, RequestClass, Wire,
+    By, Disconnect, ErrorCode, Handshake, Label as _, Limit, LinkClose, Origin, Refused, RequestClass, Wire,
 };
 use crate::ids::ShardId;
 
@@ -33,6 +33,8 @@ pub struct WorkerMetrics {
     pub connections_total: Cell,
     /// Clients gone, by reason.
     pub disconnects: By<Disconnect, Cell>,
+    /// Handshakes of clients that speak TLS, by how they ended.
+    pub handshakes: By<Handshake, Cell>,
     /// Failed `AUTH` and `HELLO … AUTH`.
     pub auth_failures: Cell,
     /// Requests that the rules of a user did not allow.
@@ -103,6 +105,7 @@ impl WorkerMetrics {
             client_connections: By::default(),
             connections_total: Cell::default(),
             disconnects: By::default(),
+            handshakes: By::default(),
             auth_failures: Cell::default(),
             refused: By::default(),
             receive_bytes: Cell::default(),

@@ -113,12 +113,8 @@ impl<'a> Driven<'a> {
         let topology = self.shared.topology.load_full();
         let node = self.node(&topology, name)?;
         let address = &topology.node(node).address;
-        let mut client = NodeClient::connect(
-            address,
-            &self.shared.admin_credentials,
-            self.shared.limits.connect,
-        )
-        .await?;
+        let (credentials, deadline) = self.shared.admin_login();
+        let mut client = NodeClient::connect(address, &credentials, deadline).await?;
         fence::take_over(&mut client, topology.metadata_db(), self.term).await?;
         Ok(client)
     }
@@ -214,20 +210,21 @@ impl<'a> Driven<'a> {
         self.act(&mut client, &commands).await?;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
-        let (credentials, deadline) = (&self.shared.admin_credentials, self.shared.limits.connect);
-        bring_functions(&topology, credentials, deadline, &[target], false).await;
+        let (credentials, deadline) = self.shared.admin_login();
+        bring_functions(&topology, &credentials, deadline, &[target], false).await;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
-            source: Endpoint {
-                address: topology.node(source).address.clone(),
-                credentials: credentials.clone(),
-            },
             target: Endpoint {
                 address: topology.node(target).address.clone(),
                 credentials: NodeCredentials {
                     username: Some(self.applier()),
                     password: Some(user_password(self.secret()?, &self.applier())),
+                    tls: credentials.tls.clone(),
                 },
+            },
+            source: Endpoint {
+                address: topology.node(source).address.clone(),
+                credentials,
             },
             dbs,
             metadata_db: topology.metadata_db(),

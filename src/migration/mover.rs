@@ -231,8 +231,8 @@ impl Mover {
         }
         let asked = async {
             let address = &topology.node(node).address;
-            let deadline = self.shared.limits.connect;
-            let mut client = NodeClient::connect(address, &self.shared.admin_credentials, deadline).await?;
+            let (credentials, deadline) = self.shared.admin_login();
+            let mut client = NodeClient::connect(address, &credentials, deadline).await?;
             let info = client.ask_text(&["INFO", "replication"]).await?;
             let modules = client.ask(&["MODULE", "LIST"]).await;
             Ok::<_, crate::control::AskError>((info, modules))

@@ -8,7 +8,7 @@
 //!
 //! A file store is locked meanwhile, so no proxy serves it. Proxies that serve from etcd take the topology over by themselves.
 
-use super::{ServeError, admin_login, open_store};
+use super::{ServeError, open_store, store_connector};
 use crate::config::Config;
 use crate::control;
 use crate::ids::Epoch;
@@ -26,7 +26,7 @@ pub async fn restore(
     force: bool,
 ) -> Result<(Topology, String), ServeError> {
     let refuse = |error: StoreError| ServeError::Refused(error.to_string());
-    let mut store = open_store(config).map_err(refuse)?;
+    let mut store = open_store(config, store_connector(config)).map_err(refuse)?;
     let stored = match store.load().await {
         Ok(stored) => stored,
         Err(error) if is_damage(&error) => None,
@@ -39,7 +39,7 @@ pub async fn restore(
             return Err(ServeError::Refused(why));
         }
     }
-    let credentials = admin_login(config);
+    let credentials = control::admin_credentials_of(config);
     let asked = control::highest_epoch(saved, &credentials, config.nodes.connect_timeout, force);
     let on_nodes = Box::pin(asked).await.map_err(ServeError::Refused)?;
     let saved = match &stored {

@@ -181,7 +181,7 @@ impl Engine {
         let address = self.topology.node(node).address.clone();
         for link in &mut self.links {
             if link.node == node {
-                link.batches_max = self.shared.limits.batches_max(&address);
+                link.batches_max = self.settings.limits.batches_max(&address);
                 link.redials = link.stream.is_some();
                 link.wake();
             }

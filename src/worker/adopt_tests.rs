@@ -185,7 +185,7 @@ fn a_node_with_another_address_gets_nothing_more_over_its_old_connections() {
         let mut engine = engine(limits());
         let (listener, link) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), 0);
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let stream = crate::worker::stream::Stream::adopt(crate::worker::stream::Accepted::Tcp(socket));
+        let stream = crate::worker::stream::Stream::adopt(crate::worker::stream::Accepted::Tcp(socket), None);
         engine.links[link].stream = Some(stream.unwrap());
         engine.links[link].state = State::Ready;
         ask(&mut engine, MOVED, 1);

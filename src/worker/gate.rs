@@ -124,7 +124,7 @@ impl Engine {
         if self.links[gate].backlog.is_empty() {
             return;
         }
-        let hold_max = u64::try_from(self.shared.limits.hold.as_micros()).unwrap_or(u64::MAX);
+        let hold_max = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
         let now = self.now32();
         for entry in self.links[gate].backlog.take_older(now, hold_max) {
             self.metrics.limits[Limit::HoldMax].inc();

@@ -139,7 +139,7 @@ impl Engine {
 
     /// Clients that wait, stall or idle for too long.
     fn client_deadlines(&mut self) {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let now_ms = self.shared.now_ms();
         let (stall, idle, handshake) = (limits.output_stall, limits.idle, limits.handshake);
         let queue_wait = self.queue_wait_max();

@@ -304,9 +304,11 @@ pub(crate) fn assert_same(
                 shown(other)
             );
         }
-        for key in found.keys().filter(|key| !expected.contains_key(*key)) {
-            panic!("{what}: database {db}: {key} is on the target only");
-        }
+        let more = found.keys().find(|key| !expected.contains_key(*key));
+        assert!(
+            more.is_none(),
+            "{what}: database {db}: {more:?} is on the target only"
+        );
     }
     for db in [0, OTHER, OTHER + MOVED, METADATA] {
         target.well(&format!("SELECT {db}"));

@@ -111,8 +111,8 @@ impl Fleet {
             saved.tell_other_cluster(base).or(elsewhere).map_or(Ok(()), Err)
         };
         may_follow(&served)?;
-        let (credentials, deadline) = (&self.shared.admin_credentials, self.shared.limits.connect);
-        let highest = highest_epoch(saved, credentials, deadline, force).await?;
+        let (credentials, deadline) = self.shared.admin_login();
+        let highest = highest_epoch(saved, &credentials, deadline, force).await?;
         let next = |base: Option<&Topology>| {
             // What is in force, be it that the store has it or not.
             let base = base.filter(|base| base.epoch >= served.epoch).unwrap_or(&served);

@@ -90,8 +90,8 @@ impl Look<'_> {
             return Ok(done);
         }
         let address = &self.topology.node(self.node).address;
-        let deadline = self.shared.limits.connect;
-        let mut client = NodeClient::connect(address, &self.shared.admin_credentials, deadline).await?;
+        let (credentials, deadline) = self.shared.admin_login();
+        let mut client = NodeClient::connect(address, &credentials, deadline).await?;
         let run_id = run_id_of(&mut client).await?;
         let user = match self.shared.acl_users {
             AclUsers::Off => None,
@@ -131,11 +131,11 @@ impl Look<'_> {
 
     /// Touches nothing that is not a node of this cluster. One that came back empty is marked first, if it is to be served.
     async fn until_marked(&self, client: &mut NodeClient) -> Result<(), ProvisionError> {
-        let until = Instant::now() + self.shared.limits.connect;
+        let until = Instant::now() + self.shared.settings.load().limits.connect;
         loop {
             match standing(self.topology, self.node, client).await? {
                 Standing::Ours | Standing::OlderEpoch(_) | Standing::NewerEpoch(_) => return Ok(()),
-                Standing::Unmarked if self.shared.on_empty == OnEmpty::Refuse => {
+                Standing::Unmarked if self.shared.settings.load().on_empty == OnEmpty::Refuse => {
                     return Err(ProvisionError::NotOurs(
                         "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"".to_owned(),
                     ));

@@ -79,7 +79,7 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
         tokio::select! {
             () = again => backoff = BACKOFF_MIN,
             () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
-                backoff = (backoff * 2).min(engine.borrow().shared.limits.backoff_max);
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
             }
         }
     }

@@ -197,7 +197,7 @@ impl Connection {
 
     fn write(&mut self, engine: &mut Engine, cx: &mut Context<'_>) -> Result<(), Ended> {
         while !self.out.is_empty() {
-            match self.out.write_to(&self.stream, &mut engine.spares) {
+            match self.out.write_to(&mut self.stream, &mut engine.spares) {
                 Ok(true) => return Ok(()),
                 Ok(false) => match self.stream.poll_write_ready(cx) {
                     Poll::Pending => return Ok(()),
@@ -280,7 +280,7 @@ impl Connection {
         }
         self.input = input;
         self.input.drain(..start);
-        if self.input.len() > engine.shared.limits.output_hard {
+        if self.input.len() > engine.settings.limits.output_hard {
             outcome = outcome.and(Err(Ended(LARGE)));
         }
         outcome

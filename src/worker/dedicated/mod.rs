@@ -208,7 +208,7 @@ impl Engine {
     /// A place for one more connection to a node.
     pub(super) fn place_at(&self, node: NodeIndex) -> Result<Place, String> {
         let count = &self.shared.node(node).dedicated;
-        Place::take(count, self.shared.limits.dedicated).ok_or_else(|| {
+        Place::take(count, self.settings.limits.dedicated).ok_or_else(|| {
             self.metrics.limits[Limit::Dedicated].inc();
             format!(
                 "TRYAGAIN preshard: all connections to node {} for commands that wait are in use ([nodes] dedicated_max); \
@@ -306,7 +306,7 @@ impl Engine {
 
     /// Asks again what was given up, of shards that are not held. Called when something was released, and by the sweep.
     pub(super) fn ask_recalled(&mut self) {
-        let hold_us = u64::try_from(self.shared.limits.hold.as_micros()).unwrap_or(u64::MAX);
+        let hold_us = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
         for mut job in std::mem::take(&mut self.dedicated.recalled) {
             let Some((client, generation, seq)) = job.owner else {
                 continue;

@@ -108,7 +108,7 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
         tokio::select! {
             () = again => backoff = BACKOFF_MIN,
             () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
-                backoff = (backoff * 2).min(engine.borrow().shared.limits.backoff_max);
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
             }
         }
     }
@@ -275,7 +275,9 @@ impl Engine {
             *output = Vec::new();
         }
         while !feed.out.is_empty() {
-            let Some(stream) = &feed.stream else { return Ok(()) };
+            let Some(stream) = &mut feed.stream else {
+                return Ok(());
+            };
             if feed.write_blocked {
                 match stream.poll_write_ready(cx) {
                     Poll::Pending => return Ok(()),
@@ -353,7 +355,7 @@ impl Engine {
             let name = self.node_name(node);
             tracing::warn!(event = "subscriptions_interrupted", node = name, worker = self.worker, reason = ?why);
         }
-        if wanted && self.shared.on_gap == OnGap::Close {
+        if wanted && self.settings.on_gap == OnGap::Close {
             self.close_listeners();
         }
         let state = if wanted { State::Connecting } else { State::Off };
@@ -410,7 +412,7 @@ impl Engine {
 
     /// Looks for feeds that nobody needs, and nodes that say nothing. Called by the sweep.
     pub(in crate::worker) fn feed_deadlines(&mut self) {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let patience = match limits.request_timeout_us {
             0 => limits.silence_max_us,
             timeout => timeout,

@@ -358,7 +358,7 @@ impl Engine {
 
     /// How long a node may take for what does not wait.
     fn answer_limit(&self) -> Option<Duration> {
-        match self.shared.limits.request_timeout_us {
+        match self.settings.limits.request_timeout_us {
             0 => None,
             deadline => Some(Duration::from_micros(deadline)),
         }

@@ -348,7 +348,7 @@ impl Engine {
                 return Self::refusal_of(link, shard).map_or(Admission::Yes, Admission::Down);
             }
         }
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         if link.backlog.len() >= limits.node_queue || link.backlog.bytes() >= limits.node_queue_bytes {
             return Admission::Full;
         }
@@ -402,7 +402,7 @@ impl Engine {
 
     /// How long a client may wait for room in a node's queue.
     pub(in crate::worker) fn queue_wait_max(&self) -> Duration {
-        match self.shared.limits.request_timeout_us {
+        match self.settings.limits.request_timeout_us {
             0 => Duration::MAX,
             deadline => Duration::from_micros(deadline / 2),
         }

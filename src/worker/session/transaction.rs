@@ -169,7 +169,7 @@ impl Engine {
     fn queue(&mut self, index: usize, spec: &'static Spec, place: Place, args: &Args<'_>) {
         let may_write = self.may_write(index, spec, args);
         let frame = args.frame();
-        let bytes_max = self.shared.limits.in_flight_bytes;
+        let bytes_max = self.settings.limits.in_flight_bytes;
         let Some(queued) = &mut self.clients[index].transaction else {
             return;
         };
@@ -206,7 +206,7 @@ impl Engine {
         }
         self.count_request(index, spec);
         self.answer(index, b"+QUEUED\r\n", RequestClass::Local);
-        if self.held_bytes > self.shared.limits.request_memory {
+        if self.held_bytes > self.settings.limits.request_memory {
             self.metrics.limits[Limit::RequestBytesTotal].inc();
             let generation = self.clients[index].generation;
             self.close_client(index, generation, Disconnect::Memory);

@@ -145,7 +145,7 @@ fn restore(proxy: &Proxy, document: &str, more: &[&str]) -> (Option<i32>, String
     let folder = Scratch::new("document");
     let file = folder.file("saved.json");
     std::fs::write(&file, document).unwrap();
-    let (config, file) = (proxy.config(), file.display().to_string());
+    let (config, file) = (proxy.config().display().to_string(), file.display().to_string());
     let arguments = [&["restore", "--config", &config, &file], more].concat();
     let (status, said) = run_to_end(&arguments);
     (status.code(), said)

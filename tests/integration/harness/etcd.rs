@@ -12,6 +12,8 @@ use super::sys;
 #[derive(Debug)]
 pub(crate) struct Etcd {
     members: Vec<Member>,
+    /// CA, certificate and key, if it speaks TLS with its clients, which must show certificates then.
+    tls: Option<[String; 3]>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,16 @@ impl Etcd {
         };
         Self {
             members: (0..count).map(member).collect(),
+            tls: None,
         }
+    }
+
+    /// One member that speaks TLS and wants certificates: CA, certificate, key. Who asks it waits until it is up.
+    pub(crate) fn start_tls(files: [String; 3]) -> Self {
+        let mut etcd = Self::planned(1);
+        etcd.tls = Some(files);
+        etcd.start_member(0);
+        etcd
     }
 
     pub(crate) fn start_member(&mut self, number: usize) {
@@ -53,7 +64,8 @@ impl Etcd {
             .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer))
             .collect();
         let member = &mut self.members[number];
-        let client = format!("http://127.0.0.1:{}", member.client);
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://127.0.0.1:{}", member.client);
         let peer = format!("http://127.0.0.1:{}", member.peer);
         let log = std::fs::File::create(member.dir.file("etcd.log")).unwrap();
         let mut command = Command::new("etcd");
@@ -76,6 +88,10 @@ impl Etcd {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some([ca, certificate, key]) = &self.tls {
+            command.args(["--client-cert-auth", "--trusted-ca-file", ca]);
+            command.args(["--cert-file", certificate, "--key-file", key]);
+        }
         sys::die_with_parent(&mut command);
         member.child = Some(command.spawn().unwrap_or_else(|error| {
             panic!("cannot start etcd: {error}. Run ./setup.sh, which installs what is missing")

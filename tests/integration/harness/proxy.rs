@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,6 +22,8 @@ pub(crate) struct Setup {
     nodes: Vec<String>,
     topology: Vec<String>,
     slowlog: Vec<String>,
+    admin: Vec<String>,
+    tls: Vec<String>,
     users: Vec<String>,
     store: Option<String>,
     listen: String,
@@ -39,7 +42,7 @@ pub(crate) struct Proxy {
     log: Log,
     /// The store's path, for a second proxy or a look.
     pub(crate) store: String,
-    _dir: Arc<Scratch>,
+    dir: Arc<Scratch>,
 }
 
 /// What a proxy printed, both streams, as it comes.
@@ -60,6 +63,12 @@ impl Launch {
     pub(crate) fn log(&self) -> String {
         self.log.text()
     }
+
+    /// SIGKILL.
+    pub(crate) fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
 // === impl Setup ===
@@ -75,6 +84,8 @@ impl Setup {
             nodes: Vec::new(),
             topology: Vec::new(),
             slowlog: Vec::new(),
+            admin: Vec::new(),
+            tls: Vec::new(),
             users: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
@@ -106,6 +117,18 @@ impl Setup {
         self
     }
 
+    /// A line of `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        self.admin.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[tls]`.
+    pub(crate) fn tls(mut self, line: &str) -> Self {
+        self.tls.push(line.to_owned());
+        self
+    }
+
     /// A `[[user]]`: its name, its password, and further lines.
     pub(crate) fn user(mut self, name: &str, password: &str, lines: &str) -> Self {
         let hash = sha256(password);
@@ -113,6 +136,11 @@ impl Setup {
             "[[user]]\nname = \"{name}\"\npassword_sha256 = \"{hash}\"\n{lines}\n"
         ));
         self
+    }
+
+    /// The tables of all its users.
+    pub(crate) fn users(&self) -> String {
+        self.users.concat()
     }
 
     /// Other addresses than one free port, as TOML; the first must be TCP.
@@ -174,7 +202,11 @@ impl Setup {
             lines.iter().for_each(|line| writeln!(text, "{line}").unwrap())
         };
         lines(&mut text, &self.proxy);
-        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[nodes]\n");
+        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n");
+        lines(&mut text, &self.admin);
+        text.push_str("[tls]\n");
+        lines(&mut text, &self.tls);
+        text.push_str("[nodes]\n");
         lines(&mut text, &self.nodes);
         text.push_str("[slowlog]\n");
         lines(&mut text, &self.slowlog);
@@ -266,7 +298,7 @@ impl Setup {
             child,
             log,
             store,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -353,6 +385,18 @@ impl Proxy {
         client
     }
 
+    /// The address of a listener, by the name that it is announced with.
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        let line = self.log.line_after(&format!("listening {listener}="));
+        line.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("no listener {listener}"))
+    }
+
+    /// The config file that it was started with.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.file("preshard.toml")
+    }
+
     /// A client of the admin port.
     pub(crate) fn admin_client(&self) -> Client {
         Client::connect(self.admin.expect("an admin listener"))
@@ -391,11 +435,6 @@ impl Proxy {
     /// SIGCONT.
     pub(crate) fn thaw(&self) {
         sys::send_signal(self.pid(), libc::SIGCONT);
-    }
-
-    /// Where its config is.
-    pub(crate) fn config(&self) -> String {
-        self._dir.file("preshard.toml").display().to_string()
     }
 
     /// SIGTERM.
