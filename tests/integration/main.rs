@@ -38,6 +38,7 @@ mod handshakes;
 mod harness;
 mod hostile;
 mod limits;
+mod moves;
 mod nodes;
 mod pause;
 mod plan;

@@ -222,7 +222,12 @@ impl Look<'_> {
     /// Deletes users that a leader of the past has made and nobody needs.
     async fn delete_strays(&self, client: &mut NodeClient, keep: &[&str]) -> Result<(), FenceError> {
         let users = users_of(client).await?;
-        let all_follow = self.fleet.view().proxies.iter().all(|proxy| proxy.epoch >= self.topology.epoch.0);
+        let all_follow = self
+            .fleet
+            .view()
+            .proxies
+            .iter()
+            .all(|proxy| proxy.epoch >= self.topology.epoch.0);
         let strays: Vec<&str> = users
             .iter()
             .map(String::as_str)
