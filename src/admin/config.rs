@@ -48,8 +48,10 @@ pub(super) fn select(context: &AdminContext, args: &Args<'_>, rest: usize) -> Va
 /// `CONFIG SET`.
 pub(super) async fn set(context: &AdminContext, key: &[u8], value: &[u8]) -> Result<Value, String> {
     let path = String::from_utf8_lossy(key).to_ascii_lowercase();
-    let key = Key::find(&path)
-        .ok_or_else(|| format!("ERR there is no key {}; see SHOW CONFIG", shown(path.as_bytes())))?;
+    let key = Key::find(&path).ok_or_else(|| {
+        let path = shown(path.as_bytes());
+        format!("ERR there is no key {path}; see SHOW CONFIG; nothing was changed")
+    })?;
     let value = std::str::from_utf8(value).map_err(|_| "ERR values are UTF-8".to_owned())?;
     let change = context.live.set(key, value).await;
     let change = change.map_err(|why| format!("ERR {why}; nothing was changed"))?;
