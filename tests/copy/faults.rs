@@ -79,17 +79,20 @@ fn a_cut_stream_goes_on_without_a_gap() {
 fn a_cut_snapshot_or_target_begins_again() {
     let (mut source, mut target) = pair();
     let (before, behind) = (Cutter::to(&source), Cutter::to(&target));
-    before.cut_after(300_000);
+    before.cut_after(30_000);
     let plan = CopyPlan {
         source: endpoint(before.socket.clone()),
         target: endpoint(behind.socket.clone()),
         ..plan(&source, &target, &[0, 3])
     };
     let runtime = runtime();
-    let mut writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
+    // Nobody writes yet, so that it is the snapshot that is cut.
     let mut copy = runtime.block_on(async { Copy::start(plan) });
+    wait_until(&copy, "the snapshot is cut", Duration::from_secs(20), |_| {
+        before.has_cut()
+    });
+    let mut writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
     let now = wait_streaming(&copy);
-    assert!(before.has_cut());
     assert!(now.restarts >= 1, "{now:?}");
     behind.cut();
     wait_until(&copy, "it begins again", Duration::from_secs(10), |later| {

@@ -221,6 +221,30 @@ fn expiries_are_parked_again_in_time() {
     );
 }
 
+/// As with sources that cannot send the snapshot apart.
+#[test]
+fn one_link_is_enough() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    fill(&mut source);
+    let mut writers = [
+        Writer::start(&source, PLAIN, 1),
+        Writer::start(&source, EXPIRING, 2),
+    ];
+    let mut plan = plan(&source, &target, &[PLAIN, EXPIRING]);
+    plan.limits.one_link = true;
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan) });
+    runtime.block_on(copy.until_streaming()).unwrap();
+    for writer in &mut writers {
+        writer.stop();
+    }
+    // Nothing was unparked before: the drain does all of it.
+    let dbs = [PLAIN, EXPIRING];
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &dbs, "one link");
+    assert_eq!(copy.progress().restarts, 0);
+    assert_eq!(Conn::to(&source, 0).info("sync_full"), "1");
+}
+
 /// What a stream can have, one thing after the other.
 #[test]
 fn whole_databases_and_transactions() {
