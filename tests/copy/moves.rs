@@ -73,7 +73,9 @@ fn copies(from: &str, to: &str, giants: bool) {
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &dbs)) });
     runtime.block_on(copy.until_streaming()).unwrap();
     let begin = Instant::now();
-    let unparked = runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    // About half of the expiries come before.
+    let horizon = Duration::from_secs(80);
+    let unparked = runtime.block_on(copy.unpark(horizon)).unwrap();
     println!("{what}: {unparked:?} {:?}", copy.progress());
     let before: u64 = writers
         .iter()
