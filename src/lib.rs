@@ -1,5 +1,6 @@
 //! preshard: a sharding proxy for Redis and Valkey.
 
+pub mod acl;
 pub mod admin;
 pub mod audit;
 pub mod cli;
@@ -18,5 +19,6 @@ pub mod rdb;
 pub mod resp;
 pub mod route;
 pub mod store;
+pub mod tls;
 pub mod topology;
 pub mod worker;

@@ -9,6 +9,7 @@
 //! of shards, nodes, epochs, tasks and clients as fields; never keys, values or arguments of requests.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -68,11 +69,20 @@ pub enum LogError {
 }
 
 /// Keeps the writer thread; what is queued is written when this is dropped.
-#[derive(Debug)]
 #[must_use = "log lines are written only while this is kept"]
 pub struct LogGuard {
     _writer: WorkerGuard,
     dropped: ErrorCounter,
+    exchange: Exchange,
+}
+
+/// Puts another filter in the place of the one in force.
+type Exchange = Arc<dyn Fn(EnvFilter) + Send + Sync>;
+
+impl std::fmt::Debug for LogGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogGuard").finish_non_exhaustive()
+    }
 }
 
 impl LogGuard {
@@ -80,6 +90,16 @@ impl LogGuard {
     pub fn dropped_lines(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
         let dropped = self.dropped.clone();
         move || u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX)
+    }
+
+    /// A function that puts another filter in force, if it is valid.
+    pub fn set_filter(&self) -> impl Fn(&str) + Send + Sync + 'static {
+        let exchange = Arc::clone(&self.exchange);
+        move |filter| {
+            if let Ok(filter) = EnvFilter::builder().parse(filter) {
+                exchange(filter);
+            }
+        }
     }
 }
 
@@ -114,10 +134,7 @@ fn subscriber(
         .buffered_lines_limit(LINES_QUEUED_MAX)
         .thread_name("preshard-log")
         .finish(out);
-    let guard = LogGuard {
-        dropped: writer.error_counter(),
-        _writer: guard,
-    };
+    let dropped = writer.error_counter();
     let json = match options.format {
         LogFormat::Auto => !terminal,
         LogFormat::Text => false,
@@ -126,17 +143,29 @@ fn subscriber(
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(writer);
-    let subscriber: Subscriber = if json {
-        Box::new(builder.json().flatten_event(true).finish())
+    let (subscriber, exchange): (Subscriber, Exchange) = if json {
+        let builder = builder.json().flatten_event(true).with_filter_reloading();
+        let handle = builder.reload_handle();
+        // An error means that the subscriber is gone, and with it the lines.
+        let exchange = move |filter| drop(handle.reload(filter));
+        (Box::new(builder.finish()), Arc::new(exchange))
     } else {
-        Box::new(builder.with_ansi(colours).finish())
+        let builder = builder.with_ansi(colours).with_filter_reloading();
+        let handle = builder.reload_handle();
+        let exchange = move |filter| drop(handle.reload(filter));
+        (Box::new(builder.finish()), Arc::new(exchange))
+    };
+    let guard = LogGuard {
+        dropped,
+        exchange,
+        _writer: guard,
     };
     Ok((subscriber, guard))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -194,6 +223,31 @@ mod tests {
             2
         );
         assert_eq!(logged(LogFormat::Text, "debug,preshard=off", true), "");
+    }
+
+    #[test]
+    fn another_filter_counts_from_its_exchange_on() {
+        let sink = Sink::default();
+        let (subscriber, guard) = subscriber(&LogOptions::default(), false, false, sink.clone()).unwrap();
+        let set = guard.set_filter();
+        tracing::subscriber::with_default(subscriber, || {
+            for filter in ["warn", "preshard=loud", "debug"] {
+                tracing::info!(before = filter);
+                set(filter);
+            }
+            tracing::debug!(before = "end");
+        });
+        drop(guard);
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let seen: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.split("before\":\"").nth(1))
+            .collect();
+        assert_eq!(seen.len(), 2, "{text}");
+        assert!(
+            seen[0].starts_with("warn") && seen[1].starts_with("end"),
+            "{text}"
+        );
     }
 
     #[test]

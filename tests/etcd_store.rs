@@ -12,8 +12,12 @@
     reason = "a test that cannot go on should stop where it is; it stands on a part of the integration tests' harness"
 )]
 
+#[path = "etcd_store/fleet.rs"]
+mod fleet;
 #[path = "integration/harness/mod.rs"]
 mod harness;
+#[path = "etcd_store/watch.rs"]
+mod watch;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,16 +25,30 @@ use std::time::Duration;
 
 use harness::Etcd;
 use preshard::ids::{Epoch, NodeIndex};
-use preshard::store::{EtcdAccess, EtcdStore, StoreError, TopologyStore as _};
+use std::sync::Arc;
+
+use preshard::store::{EtcdAccess, EtcdStore, FleetStore, StoreError, TopologyStore as _};
 use preshard::topology::{Node, Topology};
 
 fn store(endpoints: &[SocketAddr]) -> EtcdStore {
+    store_within(endpoints, Duration::from_secs(5))
+}
+
+fn store_within(endpoints: &[SocketAddr], deadline: Duration) -> EtcdStore {
     let access = EtcdAccess {
         endpoints: endpoints.iter().map(ToString::to_string).collect(),
         login: None,
-        deadline: Duration::from_secs(5),
+        deadline,
+        tls: None,
     };
     EtcdStore::new(access, "/shop/")
+}
+
+/// The same store as the tasks of a proxy use it.
+fn fleet_store(endpoints: &[SocketAddr]) -> Arc<dyn FleetStore> {
+    Box::new(store_within(endpoints, Duration::from_secs(2)))
+        .into_fleet()
+        .unwrap()
 }
 
 fn topology(shards: u16) -> Topology {

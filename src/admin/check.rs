@@ -4,7 +4,9 @@
 //! proxy itself.
 
 use super::AdminContext;
+use super::show::login_of;
 use super::value::{row, text};
+use crate::config::AclUsers;
 use crate::control::{self, Preflight};
 use crate::resp::Value;
 use crate::topology::Topology;
@@ -21,9 +23,11 @@ pub(super) async fn check(context: &AdminContext) -> Value {
     let topology = context.shared.topology.load_full();
     let shared = &context.shared;
     // The topology is in force, so a mark of another cluster on a node is somebody else's.
-    let asked = control::check_nodes(&topology, &shared.admin_credentials, shared.limits.connect, false);
+    let (credentials, deadline) = shared.admin_login();
+    let asked = control::check_nodes(&topology, &credentials, deadline, false);
     let found = Box::pin(asked).await;
     let mut findings = of_nodes(&topology, &found);
+    findings.extend(of_access(context, &topology, &found).await);
     findings.extend(of_settings(context, &topology));
     let rows = findings.into_iter().map(|finding| {
         row([
@@ -66,8 +70,49 @@ fn of_nodes(topology: &Topology, found: &Preflight) -> Vec<Finding> {
     findings
 }
 
+/// As whom requests run on each node, and whether others get in beside.
+async fn of_access(context: &AdminContext, topology: &Topology, found: &Preflight) -> Vec<Finding> {
+    let shared = &context.shared;
+    let (credentials, deadline) = shared.admin_login();
+    let mut findings = Vec::new();
+    for (node, described) in topology.nodes_by_index() {
+        let mut tell = |result, hint| {
+            findings.push(Finding {
+                node: described.name.clone(),
+                check: "access",
+                result,
+                hint,
+            });
+        };
+        let login = login_of(topology, node);
+        if topology.access.contains_key(&node) {
+            tell("ok", format!("requests run as {login}, which preshard has made"));
+        } else if shared.acl_users == AclUsers::Off {
+            let hint = "requests run as the configured user, since [nodes] acl_users is off: without a user of its own preshard cannot \
+                        shut out a proxy that is behind";
+            tell("ok", hint.to_owned());
+        } else {
+            let hint = "requests run as the configured user: preshard has made no users here. Its login for administration must be \
+                        allowed to (`+@all ~* &*`), and the server must have ACLs; docs/OPERATIONS.md";
+            tell("warning", hint.to_owned());
+        }
+        let answers = found.versions.iter().any(|(name, _)| *name == described.name);
+        if !answers || !topology.access.contains_key(&node) {
+            continue;
+        }
+        let asked = control::is_default_open(&described.address, &credentials, deadline);
+        // Who may not ask cannot be told.
+        if let Ok(true) = asked.await {
+            let hint = "its user `default` is on and wants no password: whoever reaches the node gets past preshard. Give [nodes] an \
+                        admin_username of its own and turn `default` off (docs/OPERATIONS.md)";
+            tell("warning", hint.to_owned());
+        }
+    }
+    findings
+}
+
 fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
-    let config = &context.config;
+    let config = context.live.config();
     let mut findings = Vec::new();
     let mut tell = |check, result, hint: String| {
         findings.push(Finding {
@@ -81,12 +126,12 @@ fn of_settings(context: &AdminContext, topology: &Topology) -> Vec<Finding> {
         .proxy
         .listen
         .iter()
-        .map(|address| ("proxy", address, config.proxy.password.is_some()));
+        .map(|address| ("proxy", address, config.data_is_guarded()));
     let admin = config
         .admin
         .listen
         .iter()
-        .map(|address| ("admin", address, config.admin.password.is_some()));
+        .map(|address| ("admin", address, config.admin_is_guarded()));
     for (section, address, has_password) in listeners.chain(admin) {
         if has_password {
             tell(

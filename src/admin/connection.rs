@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -22,6 +22,7 @@ use super::AdminContext;
 use super::listener::AdminLimits;
 use super::session::{Attempts, Session};
 use crate::resp::{ArgRange, Args, ProtocolError, RequestLimits, RequestScanner, Scan, inline, write_error};
+use crate::tls::Secure;
 
 /// Room made for each read.
 const READ_BYTES: usize = 16 * 1024;
@@ -30,8 +31,8 @@ const OUTPUT_BYTES: usize = 256 * 1024;
 /// Arguments of one request: `EXPLAIN MSET …` is the longest.
 const ARGS_MAX: usize = 16 * 1024;
 
-struct Connection {
-    socket: TcpStream,
+struct Connection<Socket> {
+    socket: Socket,
     session: Session,
     limits: AdminLimits,
     scanner: RequestScanner,
@@ -43,21 +44,34 @@ struct Connection {
     known: Instant,
 }
 
-/// Serves one connection to its end. A peer's mistakes are its own business: they are not worth more than a
-/// debug line.
-pub(super) async fn serve_connection(
-    socket: TcpStream,
-    context: Arc<AdminContext>,
-    attempts: Arc<Attempts>,
-    limits: AdminLimits,
-    stopped: watch::Receiver<bool>,
-) {
+/// What a connection needs besides its socket.
+pub(super) struct Opening {
+    pub(super) context: Arc<AdminContext>,
+    pub(super) attempts: Arc<Attempts>,
+    pub(super) limits: AdminLimits,
+    pub(super) stopped: watch::Receiver<bool>,
+}
+
+/// Serves one connection to its end, behind a handshake if it speaks TLS.
+pub(super) async fn open_connection(socket: TcpStream, secure: Option<Secure>, opening: Opening) {
     // Without it a reply could wait for the peer's delayed acknowledgement.
     let _ = socket.set_nodelay(true);
+    match secure {
+        None => serve_connection(socket, opening).await,
+        Some(secure) => {
+            if let Some(socket) = secure.handshake(socket, opening.limits.handshake_timeout).await {
+                Box::pin(serve_connection(socket, opening)).await;
+            }
+        }
+    }
+}
+
+/// A peer's mistakes are its own business: they are not worth more than a debug line.
+async fn serve_connection(socket: impl AsyncRead + AsyncWrite + Unpin, opening: Opening) {
     let connection = Connection {
         socket,
-        session: Session::new(context, attempts),
-        limits,
+        session: Session::new(opening.context, opening.attempts),
+        limits: opening.limits,
         scanner: RequestScanner::default(),
         ranges: Vec::new(),
         input: Vec::new(),
@@ -65,12 +79,12 @@ pub(super) async fn serve_connection(
         closing: false,
         known: Instant::now(),
     };
-    if let Err(error) = Box::pin(connection.run(stopped)).await {
+    if let Err(error) = Box::pin(connection.run(opening.stopped)).await {
         tracing::debug!(event = "admin_connection_failed", %error);
     }
 }
 
-impl Connection {
+impl<Socket: AsyncRead + AsyncWrite + Unpin> Connection<Socket> {
     async fn run(mut self, mut stopped: watch::Receiver<bool>) -> io::Result<()> {
         loop {
             self.handle_input().await?;
@@ -176,7 +190,12 @@ impl Connection {
         if self.output.is_empty() {
             return Ok(());
         }
-        let written = timeout(self.limits.write_timeout, self.socket.write_all(&self.output)).await;
+        let writing = async {
+            self.socket.write_all(&self.output).await?;
+            // TLS keeps what the socket did not take.
+            self.socket.flush().await
+        };
+        let written = timeout(self.limits.write_timeout, writing).await;
         written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         self.output.clear();
         Ok(())

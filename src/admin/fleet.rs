@@ -69,7 +69,13 @@ pub(super) async fn load(context: &AdminContext, args: &Args<'_>, rest: usize) -
         .map_or(Value::OK, |warning| Value::Simple(format!("OK {warning}").into())))
 }
 
-/// An error is one line.
+/// An error is one line that a terminal can show, whatever it quotes.
 pub(super) fn line(text: &str) -> String {
-    text.replace(['\r', '\n'], " ")
+    const CHARS_MAX: usize = 500;
+    let shown = |c: char| if c.is_control() { ' ' } else { c };
+    let mut line: String = text.chars().take(CHARS_MAX).map(shown).collect();
+    if line.len() < text.len() {
+        line.push('…');
+    }
+    line
 }

@@ -98,7 +98,10 @@ fn clients(context: &AdminContext) -> Fields {
             "connected_clients",
             metrics.totals().client_connections.to_string(),
         ),
-        ("maxclients", context.shared.max_clients.to_string()),
+        (
+            "maxclients",
+            context.shared.settings.load().max_clients.to_string(),
+        ),
     ]);
     let workers = metrics.clients_by_worker().into_iter().enumerate();
     fields.extend(workers.map(|(worker, clients)| (format!("clients_worker_{worker}"), clients.to_string())));

@@ -4,15 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::AdminContext;
-use super::connection::serve_connection;
+use super::connection::{Opening, open_connection};
 use super::session::Attempts;
 use crate::metrics::Limit;
+use crate::tls::Listening;
 
 /// What a client of the admin port can take at most.
 #[derive(Clone, Copy, Debug)]
@@ -55,16 +56,21 @@ const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 ///
 /// # Cancel safety
 /// Dropping the future closes all connections at once.
-pub async fn serve(listener: TcpListener, context: Arc<AdminContext>, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: impl Into<Listening>,
+    context: Arc<AdminContext>,
+    stop: impl Future<Output = ()>,
+) {
     serve_within(listener, context, AdminLimits::default(), stop).await;
 }
 
 pub(super) async fn serve_within(
-    listener: TcpListener,
+    listener: impl Into<Listening>,
     context: Arc<AdminContext>,
     limits: AdminLimits,
     stop: impl Future<Output = ()>,
 ) {
+    let Listening { listener, secure } = listener.into();
     let attempts = Arc::new(Attempts::new(limits.wrong_password_delay));
     let (stopping, stopped) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -77,7 +83,8 @@ pub(super) async fn serve_within(
                 Ok((socket, _)) if connections.len() >= limits.connections_max => refuse(&context, &socket),
                 Ok((socket, _)) => {
                     let (context, attempts) = (Arc::clone(&context), Arc::clone(&attempts));
-                    connections.spawn(serve_connection(socket, context, attempts, limits, stopped.clone()));
+                    let connection = Opening { context, attempts, limits, stopped: stopped.clone() };
+                    connections.spawn(open_connection(socket, secure.clone(), connection));
                 }
                 Err(error) => {
                     tracing::warn!(event = "admin_accept_failed", %error);
@@ -107,7 +114,7 @@ fn refuse(context: &AdminContext, socket: &TcpStream) {
     }
 }
 
-fn report(ended: Result<(), JoinError>) {
+pub(super) fn report(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
     {

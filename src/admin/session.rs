@@ -2,6 +2,7 @@
 //!
 //! Enough for redis-cli and every client library to connect; data commands belong to the data port.
 
+use std::sync::atomic::Ordering::Acquire;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,14 +11,19 @@ use tokio::time::sleep;
 use super::value::{int, shown};
 use super::words::is;
 use super::{AdminContext, info};
+use crate::acl::Rights;
+use crate::config::users::DEFAULT;
+use crate::metrics::Refused;
 use crate::resp::{Args, Protocol, Value};
 use crate::worker::registry::is_client_name;
+use crate::worker::users::User;
 
 const NOAUTH: &str = "NOAUTH Authentication required.";
 const NOAUTH_HELLO: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
                             <proto> AUTH <user> <pass> option can be used to authenticate the client and select the \
                             RESP protocol version at the same time";
 const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const GONE: &str = "NOAUTH the users have changed, and this one may not administer any more";
 const NO_PASSWORD: &str = "ERR AUTH <password> called without any password configured for the default user. Are you \
                            sure your configuration is correct?";
 
@@ -59,30 +65,100 @@ pub(super) struct Session {
     attempts: Arc<Attempts>,
     id: u64,
     protocol: Protocol,
-    authenticated: bool,
+    who: Who,
+    /// The users that `who` was looked up among.
+    users_generation: u64,
     name: String,
 }
+
+/// Who has connected.
+#[derive(Debug)]
+enum Who {
+    /// Nobody yet.
+    Stranger,
+    /// Anybody, since nothing asks for a password.
+    Anybody,
+    /// Who knows the password of the admin port.
+    Operator,
+    /// A user that has one of the rights.
+    User(Arc<User>),
+}
+
+const EVERY_RIGHT: Rights = Rights::ADMIN.with(Rights::MONITOR);
+const NO_RIGHT: &str = "NOPERM this user has neither the right monitor nor the right admin";
 
 impl Session {
     pub(super) fn new(context: Arc<AdminContext>, attempts: Arc<Attempts>) -> Self {
         let id = context.shared.registry.next_id();
-        let authenticated = context.config.admin.password.is_none();
-        Self {
+        let mut session = Self {
             context,
             attempts,
             id,
             protocol: Protocol::Resp2,
-            authenticated,
+            who: Who::Stranger,
+            users_generation: 0,
             name: String::new(),
-        }
+        };
+        session.forget();
+        session
     }
 
     pub(super) const fn is_authenticated(&self) -> bool {
-        self.authenticated
+        !matches!(self.who, Who::Stranger)
+    }
+
+    /// Whether somebody has to say who he is.
+    fn is_guarded(&self) -> bool {
+        self.context.live.config().admin.password.is_some()
+            || self.context.shared.users.load().may_administer()
+    }
+
+    /// Who it is before a password is given.
+    fn forget(&mut self) {
+        self.users_generation = self.context.shared.users_generation.load(Acquire);
+        self.who = if self.is_guarded() {
+            Who::Stranger
+        } else {
+            Who::Anybody
+        };
+    }
+
+    /// Looks again who it is if the users have changed. `false`: it is nobody any more.
+    fn is_still_somebody(&mut self) -> bool {
+        let generation = self.context.shared.users_generation.load(Acquire);
+        if generation == self.users_generation {
+            return true;
+        }
+        self.users_generation = generation;
+        match &mut self.who {
+            Who::Stranger | Who::Operator => true,
+            Who::Anybody => !self.is_guarded(),
+            Who::User(user) => {
+                let users = self.context.shared.users.load();
+                let found = users.find(user.name.as_bytes());
+                match found.filter(|user| user.enabled && user.rules.rights().may_administer()) {
+                    Some(found) => *user = Arc::clone(found),
+                    None => return false,
+                }
+                true
+            }
+        }
+    }
+
+    fn rights(&self) -> Rights {
+        match &self.who {
+            Who::Stranger => Rights::NONE,
+            Who::Anybody | Who::Operator => EVERY_RIGHT,
+            Who::User(user) => user.rules.rights(),
+        }
     }
 
     /// Appends the one reply to one request. Returns whether the connection ends after it.
     pub(super) async fn handle(&mut self, args: &Args<'_>, out: &mut Vec<u8>) -> bool {
+        if !self.is_still_somebody() {
+            Value::error(GONE).encode(self.protocol, out);
+            return true;
+        }
         let answer = Box::pin(self.answer(args)).await;
         // After HELLO the reply itself is in the new protocol.
         answer.unwrap_or_else(Value::error).encode(self.protocol, out);
@@ -100,11 +176,11 @@ impl Session {
         if is(name, "QUIT") {
             return Ok(Value::OK);
         }
-        if !self.authenticated {
+        if !self.is_authenticated() {
             return Err(NOAUTH.to_owned());
         }
         if is(name, "PRESHARD") {
-            return Ok(self.context.answer(args).await);
+            return Ok(self.context.answer_for(self.rights(), args).await);
         }
         self.small(args)
     }
@@ -143,6 +219,9 @@ impl Session {
             ("setname", 3) => self.set_name(args.get(2)).map(|()| Value::OK),
             ("setinfo", 4) => Ok(Value::OK),
             // The way out when all of them are paused: on the data port this would wait as well.
+            ("unpause", 2) if !self.rights().has(Rights::ADMIN) => {
+                Err("NOPERM this user has no permissions to run the 'client|unpause' command".to_owned())
+            }
             ("unpause", 2) => {
                 self.context.shared.pause.end();
                 tracing::info!(event = "clients_unpaused", admin = self.id);
@@ -166,33 +245,45 @@ impl Session {
     }
 
     async fn auth(&mut self, args: &Args<'_>) -> Result<Value, String> {
-        let known = match args.len() {
-            2 if self.context.config.admin.password.is_none() => return Err(NO_PASSWORD.to_owned()),
-            2 => true,
-            3 => args.get(1) == b"default",
+        let name = match args.len() {
+            2 if !self.is_guarded() => return Err(NO_PASSWORD.to_owned()),
+            2 => DEFAULT.as_bytes(),
+            3 => args.get(1),
             _ => return Err("ERR wrong number of arguments for 'auth' command".to_owned()),
         };
-        self.log_in(known, args.get(args.len() - 1))
+        self.log_in(name, args.get(args.len() - 1))
             .await
             .map(|()| Value::OK)
     }
 
-    async fn log_in(&mut self, known: bool, password: &[u8]) -> Result<(), String> {
-        let Some(expected) = self.context.config.admin.password.as_ref().filter(|_| known) else {
-            return if known { Ok(()) } else { Err(self.refuse().await) };
-        };
-        self.attempts.before().await;
-        if expected.matches(password) {
-            self.authenticated = true;
+    /// The password of the admin port makes `default` an operator; all others are users.
+    async fn log_in(&mut self, name: &[u8], password: &[u8]) -> Result<(), String> {
+        if !self.is_guarded() && name == DEFAULT.as_bytes() {
             return Ok(());
         }
-        Err(self.note_wrong())
-    }
-
-    /// An unknown user: as slow as a wrong password.
-    async fn refuse(&self) -> String {
         self.attempts.before().await;
-        self.note_wrong()
+        // Both are compared in any case: how long it takes must not tell which half was wrong.
+        let user = self.context.shared.users.load().log_in(name, password);
+        let config = self.context.live.config();
+        let own = config.admin.password.as_ref();
+        let operator = own.is_some_and(|own| own.matches(password)) && name == DEFAULT.as_bytes();
+        if operator {
+            self.who = Who::Operator;
+            return Ok(());
+        }
+        match user {
+            Some(user) if user.rules.rights().may_administer() => {
+                self.who = Who::User(user);
+                Ok(())
+            }
+            // The password of the data port is none here, and to say more would help who guesses.
+            Some(user) if &*user.name == DEFAULT => Err(self.note_wrong()),
+            Some(_) => {
+                self.context.shared.metrics.control().refused[Refused::Right].add_shared(1);
+                Err(NO_RIGHT.to_owned())
+            }
+            None => Err(self.note_wrong()),
+        }
     }
 
     fn note_wrong(&self) -> String {
@@ -225,9 +316,9 @@ impl Session {
             }
         }
         if let Some((user, password)) = credentials {
-            self.log_in(user == b"default", password).await?;
+            self.log_in(user, password).await?;
         }
-        if !self.authenticated {
+        if !self.is_authenticated() {
             return Err(NOAUTH_HELLO.to_owned());
         }
         if let Some(name) = name {
@@ -255,7 +346,7 @@ impl Session {
 
     fn reset(&mut self) -> Value {
         self.protocol = Protocol::Resp2;
-        self.authenticated = self.context.config.admin.password.is_none();
+        self.forget();
         self.name.clear();
         Value::Simple("RESET".into())
     }

@@ -3,10 +3,12 @@
 use std::time::Instant;
 
 use super::AdminContext;
+use super::node::{done, refusal};
 use super::show::shard_row;
 use super::value::{int, number, row, shown, text};
 use crate::ids::ShardId;
 use crate::resp::Value;
+use crate::topology::codec::shard_list;
 use crate::topology::{Topology, slot};
 
 /// `SHARD INFO <n|db:d>`: the row of `SHOW SHARDS`, the shard's slots, and the database that clients see it in.
@@ -38,6 +40,30 @@ pub(super) fn of(context: &AdminContext, key: &[u8]) -> Value {
         ("node", text(topology.node(placement.node).name.as_str())),
         ("db", int(placement.db.0)),
     ])
+}
+
+/// `SHARD PAUSE | RESUME <n[-m][,…]|db:d>`.
+pub(super) async fn pause(context: &AdminContext, word: &[u8], paused: bool) -> Result<Value, String> {
+    let shards = listed(&context.shared.topology.load(), word)?;
+    let changed = context.fleet.change(|topology| {
+        let next = topology.with_paused(&shards, paused);
+        next.map_err(|error| error.to_string())
+    });
+    changed.await.map(done).map_err(refusal)
+}
+
+/// The shards that a word names: one, or a list such as `0-63,80`.
+pub(super) fn listed(topology: &Topology, word: &[u8]) -> Result<Vec<ShardId>, String> {
+    let list = std::str::from_utf8(word).ok();
+    let many = list.and_then(|list| shard_list(list, topology.total_shards()).ok());
+    match many {
+        Some(mut shards) => {
+            shards.sort_unstable();
+            shards.dedup();
+            Ok(shards)
+        }
+        None => named(topology, word).map(|shard| vec![shard]),
+    }
 }
 
 /// The shard that a word names: its number, or `db:3` for the one that is database 3.

@@ -35,7 +35,7 @@ pub(super) fn shard_row(
         ("node", text(topology.node(placement.node).name.as_str())),
         ("db", int(placement.db.0)),
         ("epoch", int(topology.epoch.0)),
-        ("state", text("serving")),
+        ("state", text(shard_state(topology, shard))),
         ("keys", keys),
         ("ops", int(ops)),
         ("bytes", int(bytes)),
@@ -44,6 +44,16 @@ pub(super) fn shard_row(
         .into_iter()
         .map(|(name, value)| (Value::bulk(name), value))
         .collect()
+}
+
+fn shard_state(topology: &Topology, shard: ShardId) -> &'static str {
+    if topology.paused.contains(&shard) {
+        "paused"
+    } else if topology.unit_of(shard).is_some() {
+        "moving"
+    } else {
+        "serving"
+    }
 }
 
 /// `SHOW NODES`: one row a node.
@@ -73,10 +83,17 @@ pub(super) fn nodes(context: &AdminContext) -> Value {
             ("in_flight", int(totals.in_flight)),
             ("ops", int(window.shards(topology.shards_on(node).map(of_shard)))),
             ("memory", int(view.used_memory)),
+            ("access", text(login_of(&topology, node))),
             ("error", text(view.error)),
         ])
     });
     Value::Array(rows.collect())
+}
+
+/// The user that requests run as on a node: preshard's own, or `configured`.
+pub(super) fn login_of(topology: &Topology, node: NodeIndex) -> &str {
+    let access = topology.access.get(&node);
+    access.map_or("configured", |access| access.user.as_str())
 }
 
 /// What the last probe found: `up` or `down`, `unknown` before the first one.
@@ -147,15 +164,6 @@ pub(super) fn slowlog(context: &AdminContext, count: Option<&[u8]>) -> Result<Va
     Ok(Value::Array(rows.collect()))
 }
 
-/// `SHOW CONFIG`: one row a key of the config file.
-pub(super) fn config(context: &AdminContext) -> Value {
-    let rows = context.config.settings().into_iter();
-    Value::Array(
-        rows.map(|(key, value)| row([("key", text(key)), ("value", text(value))]))
-            .collect(),
-    )
-}
-
 /// `SHOW STATS`: sums of the whole proxy. Cheap: no shard and no client is looked at.
 pub(super) fn stats(context: &AdminContext) -> Value {
     let shared = &context.shared;
@@ -166,7 +174,7 @@ pub(super) fn stats(context: &AdminContext) -> Value {
         ("uptime", int(shared.now_ms())),
         ("epoch", int(topology.epoch.0)),
         ("clients", int(totals.client_connections)),
-        ("max_clients", int(shared.max_clients)),
+        ("max_clients", int(shared.settings.load().max_clients)),
         ("connections_total", int(totals.connections_total)),
         ("connections_refused", int(totals.rejected_connections)),
         ("requests", int(totals.requests)),

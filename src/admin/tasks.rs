@@ -24,15 +24,6 @@ pub(super) async fn status(context: &AdminContext, id: &[u8]) -> Result<Value, S
     find(context, id).await.map(|record| row(&record))
 }
 
-/// Stops a task. Nothing in this version runs one, so there is nobody who could stop.
-pub(super) async fn cancel(context: &AdminContext, id: &[u8]) -> Result<Value, String> {
-    let record = find(context, id).await?;
-    Err(format!(
-        "ERR task '{}' is not one that this version of preshard runs",
-        record.id
-    ))
-}
-
 async fn find(context: &AdminContext, id: &[u8]) -> Result<Record, String> {
     let unknown = || format!("ERR there is no task '{}'. Try PRESHARD TASK LIST.", shown(id));
     let name = std::str::from_utf8(id).map_err(|_| unknown())?;

@@ -2,23 +2,26 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 
 use super::{AdminContext, Plans, Rates};
 use crate::command;
 use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
-use crate::control::Fleet;
+use crate::control::{Fleet, Live, Parts};
 use crate::metrics::{Metrics, MetricsOptions};
+use crate::migration::Mover;
 use crate::resp::{ArgRange, Args, RequestLimits, RequestScanner, Value, write_request};
 use crate::store::{FileStore, FleetStore, TopologyStore};
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
+use crate::worker::shared::{Limits, NodeCredentials, NodesView, Settings, Shared, Succession};
 use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
 
 /// Eight shards and four pinned databases on two nodes that do not exist; `extra` goes into the config.
@@ -40,18 +43,28 @@ pub(super) fn context(extra: &str) -> AdminContext {
     let metrics = Arc::new(metrics.unwrap());
     metrics.set_assignment((&topology).into());
     let shared = Shared {
-        limits: limits(),
-        password: None,
-        credentials: NodeCredentials::default(),
-        admin_credentials: NodeCredentials::default(),
+        settings: ArcSwap::from_pointee(Settings {
+            limits: limits(),
+            credentials: NodeCredentials::default(),
+            admin_credentials: NodeCredentials::default(),
+            on_empty: OnEmpty::Serve,
+            on_gap: OnGap::Resubscribe,
+            redis_version: Some("7.0.15".to_owned()),
+            max_clients: 100,
+            slowlog: SlowLogSettings {
+                slower_than_us: Some(10_000),
+                entries_max: 128,
+                show_args: false,
+            },
+        }),
+        users: ArcSwap::from_pointee(Users::of(&config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
         node_secret: OnceLock::new(),
         acl_users: AclUsers::Auto,
-        on_empty: OnEmpty::Serve,
-        on_gap: OnGap::Resubscribe,
-        redis_version: Some("7.0.15".to_owned()),
         cluster: None,
         data_address: RwLock::new("127.0.0.1:6380".to_owned()),
-        max_clients: 100,
         config_file: config.file.clone(),
         succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
@@ -60,11 +73,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         scripts: Arc::default(),
         behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: Some(10_000),
-            entries_max: 128,
-            show_args: false,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -73,10 +82,12 @@ pub(super) fn context(extra: &str) -> AdminContext {
         run_id: "f00".to_owned(),
     };
     let shared = Arc::new(shared);
+    let fleet = Fleet::new(Arc::clone(&shared), store(&shared.topology.load()));
     AdminContext {
-        fleet: Fleet::new(Arc::clone(&shared), store(&shared.topology.load())),
+        live: Arc::new(Live::new(config, Arc::clone(&shared), Parts::default())),
+        mover: Mover::new(Arc::clone(&shared), Arc::clone(&fleet)),
+        fleet,
         shared,
-        config: Arc::new(config),
         rates: Arc::new(Rates::default()),
         plans: Plans::default(),
     }

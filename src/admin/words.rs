@@ -40,7 +40,15 @@ pub(super) enum Action {
     ShowSlowlog,
     ShardInfo,
     ShardOf,
+    ShardPause,
+    ShardResume,
+    NodeAdd,
+    NodeRemove,
+    NodeSet,
     Explain,
+    ConfigGet,
+    ConfigSet,
+    ConfigReload,
     PlanRebalance,
     PlanShow,
     TopologyDump,
@@ -49,6 +57,9 @@ pub(super) enum Action {
     TaskList,
     TaskStatus,
     TaskCancel,
+    TaskCutover,
+    TaskFinalize,
+    ShardMove,
     /// The word belongs to a later version.
     NotYet,
 }
@@ -177,7 +188,7 @@ pub const WORDS: &[Word] = &[
         "SHOW",
         "CONFIG",
         NONE,
-        "The settings in force, secrets left out.",
+        "The settings in force, secrets left out; what was set while serving, and what waits for a restart.",
         Action::ShowConfig,
     ),
     word(
@@ -210,11 +221,16 @@ pub const WORDS: &[Word] = &[
         "Slot, shard and node of a key.",
         Action::ShardOf,
     ),
-    later(
+    word(
         "SHARD",
         "MOVE",
-        "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+        (
+            "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+            3,
+            8,
+        ),
         "Moves shards to another node while they are served.",
+        Action::ShardMove,
     ),
     later(
         "SHARD",
@@ -222,21 +238,41 @@ pub const WORDS: &[Word] = &[
         "<n>",
         "Compares a moved shard with its source.",
     ),
-    later("SHARD", "PAUSE", "<n>", "Holds the requests of a shard."),
-    later(
+    word(
+        "SHARD",
+        "PAUSE",
+        ("<n[-m][,...]|db:d>", 1, 1),
+        "Holds the requests of shards on all proxies, each for up to hold_max.",
+        Action::ShardPause,
+    ),
+    word(
         "SHARD",
         "RESUME",
-        "<n>",
-        "Lets the requests of a paused shard go.",
+        ("<n[-m][,...]|db:d>", 1, 1),
+        "Lets the requests of paused shards go.",
+        Action::ShardResume,
     ),
-    later("NODE", "ADD", "<name> <address>", "Adds a node without shards."),
-    later("NODE", "REMOVE", "<name>", "Removes a node that has no shards."),
+    word(
+        "NODE",
+        "ADD",
+        ("<name> <address>", 2, 2),
+        "Adds a node without shards, after a look whether it fits.",
+        Action::NodeAdd,
+    ),
+    word(
+        "NODE",
+        "REMOVE",
+        ("<name>", 1, 1),
+        "Removes a node that has no shards.",
+        Action::NodeRemove,
+    ),
     later("NODE", "DRAIN", "<name>", "Moves all shards away from a node."),
-    later(
+    word(
         "NODE",
         "SET",
-        "<name> <option> <value>",
-        "Changes an option of a node.",
+        ("<name> address <address> [FORCE]", 3, 4),
+        "Says that another server has a node's data now; FORCE: or has none.",
+        Action::NodeSet,
     ),
     word(
         "PLAN",
@@ -261,11 +297,12 @@ pub const WORDS: &[Word] = &[
         "How far a task is.",
         Action::TaskStatus,
     ),
-    later(
+    word(
         "TASK",
         "CUTOVER",
-        "<id>",
-        "Lets a task that is ready switch its shard over.",
+        ("<id>", 1, 1),
+        "Lets a task that waits for the word switch its shards over.",
+        Action::TaskCutover,
     ),
     word(
         "TASK",
@@ -280,11 +317,12 @@ pub const WORDS: &[Word] = &[
         "<id>",
         "Brings a moved shard back to its source.",
     ),
-    later(
+    word(
         "TASK",
         "FINALIZE",
-        "<id>",
-        "Gives up the way back and clears the source.",
+        ("<id>", 1, 1),
+        "Clears what a finished move has left on its source.",
+        Action::TaskFinalize,
     ),
     word(
         "EXPLAIN",
@@ -293,14 +331,27 @@ pub const WORDS: &[Word] = &[
         "Where a command would go, or why it would be refused. It is not run.",
         Action::Explain,
     ),
-    later("CONFIG", "GET", "<key>", "One setting."),
-    later(
+    word(
+        "CONFIG",
+        "GET",
+        ("<key|pattern> [...]", 1, ANY),
+        "The values in force of the keys that a pattern such as proxy.* means.",
+        Action::ConfigGet,
+    ),
+    word(
         "CONFIG",
         "SET",
-        "<key> <value>",
-        "Changes a setting while serving.",
+        ("<key> <value>", 2, 2),
+        "Changes a setting while serving, until the next reload or restart; the file stays as it is.",
+        Action::ConfigSet,
     ),
-    later("CONFIG", "RELOAD", "", "Reads the config file again."),
+    word(
+        "CONFIG",
+        "RELOAD",
+        NONE,
+        "Reads the config file again and puts it in force, or says what is wrong and changes nothing.",
+        Action::ConfigReload,
+    ),
     word(
         "TOPOLOGY",
         "DUMP",

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use rustls::{ClientConnection, StreamOwned};
 
 use super::{json, render};
 use crate::resp::{self, DecodeLimits, ReplyScanner, Value};
+use crate::tls::{ClientSide, TlsError};
 use crate::topology::Address;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,9 +31,27 @@ pub(super) struct Admin {
         default_value = "127.0.0.1:6381"
     )]
     addr: Address,
-    /// File whose first line is the password of the admin listener
+    /// The user to be; it needs the right admin or monitor
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    user: String,
+    /// File whose first line is the password of the admin listener, or of the user
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
+    /// Speak TLS, to [admin] listen_tls
+    #[arg(long)]
+    tls: bool,
+    /// PEM file with the authorities that the proxy's certificate must come from
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    cacert: Option<PathBuf>,
+    /// PEM file with the certificate to show, where the proxy requires one
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// PEM file with the key of that certificate
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Take any certificate of the proxy: whoever stands between can read and change everything
+    #[arg(long, requires = "tls", conflicts_with = "cacert")]
+    insecure: bool,
     /// Print the answer as JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -49,6 +69,10 @@ enum AdminError {
         "cannot reach the admin listener at {address}: {error}; is the proxy running, and is [admin] listen that address?"
     )]
     Unreachable { address: Address, error: io::Error },
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error("--tls needs --cacert FILE, or --insecure to trust whoever answers")]
+    NoAuthorities,
     #[error("{address} did not answer as a RESP server does")]
     NotRedis { address: Address },
 }
@@ -56,7 +80,7 @@ enum AdminError {
 impl AdminError {
     const fn exit_status(&self) -> u8 {
         match self {
-            Self::Password { .. } => 2,
+            Self::Password { .. } | Self::Tls(_) | Self::NoAuthorities => 2,
             Self::Unreachable { .. } | Self::NotRedis { .. } => 3,
         }
     }
@@ -95,10 +119,11 @@ fn ask(admin: &Admin) -> Result<Value, AdminError> {
         address: admin.addr.clone(),
         error,
     };
-    let mut link = Link::connect(&admin.addr).map_err(failed)?;
+    let tls = client_side(admin)?;
+    let mut link = Link::connect(&admin.addr, tls.as_ref()).map_err(failed)?;
     let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
     if let Some(password) = &password {
-        hello.extend([&b"AUTH"[..], b"default", password.as_bytes()]);
+        hello.extend([&b"AUTH"[..], admin.user.as_bytes(), password.as_bytes()]);
     }
     let greeting = link.exchange(&hello, &admin.addr)?;
     if matches!(greeting, Value::Error(_)) {
@@ -110,6 +135,20 @@ fn ask(admin: &Admin) -> Result<Value, AdminError> {
     }
     words.extend(admin.words.iter().map(String::as_bytes));
     link.exchange(&words, &admin.addr)
+}
+
+/// How TLS is spoken, if it is.
+fn client_side(admin: &Admin) -> Result<Option<ClientSide>, AdminError> {
+    if !admin.tls {
+        return Ok(None);
+    }
+    let own = admin.cert.clone().zip(admin.key.clone());
+    let side = match &admin.cacert {
+        Some(ca) => ClientSide::read(ca, own.as_ref(), None)?,
+        None if admin.insecure => ClientSide::trusting_anybody(own.as_ref())?,
+        None => return Err(AdminError::NoAuthorities),
+    };
+    Ok(Some(side))
 }
 
 fn read_password(path: &Path) -> Result<String, AdminError> {
@@ -129,10 +168,11 @@ fn read_password(path: &Path) -> Result<String, AdminError> {
 enum Link {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Link {
-    fn connect(address: &Address) -> io::Result<Self> {
+    fn connect(address: &Address, tls: Option<&ClientSide>) -> io::Result<Self> {
         match address {
             Address::Tcp { host, port } => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -141,7 +181,12 @@ impl Link {
                         Ok(stream) => {
                             stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
                             stream.set_nodelay(true)?;
-                            return Ok(Self::Tcp(stream));
+                            return Ok(match tls {
+                                None => Self::Tcp(stream),
+                                Some(tls) => {
+                                    Self::Tls(Box::new(StreamOwned::new(tls.connection(host)?, stream)))
+                                }
+                            });
                         }
                         Err(error) => last = error,
                     }
@@ -195,6 +240,7 @@ impl Link {
         match self {
             Self::Tcp(stream) => stream.write_all(bytes),
             Self::Unix(stream) => stream.write_all(bytes),
+            Self::Tls(stream) => stream.write_all(bytes),
         }
     }
 
@@ -202,6 +248,7 @@ impl Link {
         match self {
             Self::Tcp(stream) => stream.read(chunk),
             Self::Unix(stream) => stream.read(chunk),
+            Self::Tls(stream) => stream.read(chunk),
         }
     }
 }
@@ -230,8 +277,14 @@ mod tests {
 
     fn asking(addr: Address, words: &[&str]) -> Admin {
         Admin {
+            user: "default".to_owned(),
             addr,
             password_file: None,
+            tls: false,
+            cacert: None,
+            cert: None,
+            key: None,
+            insecure: false,
             json: false,
             words: words.iter().map(ToString::to_string).collect(),
         }

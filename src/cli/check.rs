@@ -6,10 +6,9 @@ use tokio::runtime::Builder;
 use super::{ConfigFile, load};
 use crate::config::{Config, StorePlace};
 use crate::control::{self, Preflight};
-use crate::proxy::open_store;
+use crate::proxy::{open_store, store_connector};
 use crate::store::FileStore;
 use crate::topology::Topology;
-use crate::worker::shared::NodeCredentials;
 
 /// Something outside the config is wrong.
 const NOT_WELL: u8 = 1;
@@ -54,7 +53,9 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         .map_err(|error| error.to_string())?;
     let stored = match &config.topology.store {
         StorePlace::File(path) => FileStore::peek(path),
-        StorePlace::Etcd { .. } => runtime.block_on(async { open_store(config)?.load().await }),
+        StorePlace::Etcd { .. } => {
+            runtime.block_on(async { open_store(config, store_connector(config))?.load().await })
+        }
     };
     let stored = stored.map_err(|error| error.to_string())?;
     let seeding = stored.is_none();
@@ -74,10 +75,7 @@ fn connect(config: &Config) -> Result<Preflight, String> {
         topology.node_count(),
         topology.epoch
     );
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-    };
+    let credentials = control::admin_credentials_of(config);
     let asked = control::check_nodes(&topology, &credentials, config.nodes.connect_timeout, seeding);
     Ok(runtime.block_on(Box::pin(asked)))
 }

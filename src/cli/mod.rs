@@ -5,6 +5,7 @@
 //! | `serve` | stopped as asked | the store or the nodes forbid it | the config or the arguments are wrong | an address or the system refuses |
 //! | `check` | all is well | a node or the store is not | likewise | |
 //! | `demo` | proved, stopped as asked (130: stopped earlier) | the proof failed | the arguments are wrong | |
+//! | `restore` | restored | it would be wrong, or cannot be done | likewise | |
 //! | `audit` | stopped as asked | | the arguments are wrong | the server is not reachable, or an address refuses |
 //! | `admin` | answered | answered with an error | the arguments are wrong | not reachable |
 //!
@@ -22,6 +23,7 @@ mod check;
 mod demo;
 mod json;
 mod render;
+mod restore;
 mod serve;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +50,8 @@ enum Command {
     Check(check::Check),
     /// Pass clients through to one plain Redis, and report which of their requests would not run behind preshard
     Audit(audit::AuditArgs),
+    /// Put a saved topology back into the store, where no proxy starts because the store is lost, old or damaged
+    Restore(restore::Restore),
     /// Send PRESHARD WORDS to the admin listener of a running proxy and print the answer
     Admin(admin::Admin),
 }
@@ -67,6 +71,7 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo::demo(&demo),
         Command::Check(check) => check::check(&check),
         Command::Audit(audit) => audit::audit(&audit),
+        Command::Restore(restore) => restore::restore(&restore),
         Command::Admin(admin) => admin::admin(&admin),
     };
     ExitCode::from(status)

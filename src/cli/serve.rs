@@ -4,9 +4,9 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use super::load;
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{Log, LogFormat};
 use crate::logging::{self, LogOptions};
-use crate::proxy;
+use crate::proxy::{self, Logs};
 
 /// The system refuses something.
 const SYSTEM: u8 = 3;
@@ -26,7 +26,12 @@ pub(super) fn serve(path: &Path) -> u8 {
     for warning in &config.warnings {
         tracing::warn!(event = "config_warning", "{warning}");
     }
-    let served = proxy::serve(config, guard.dropped_lines(), announce);
+    let set_filter = guard.set_filter();
+    let logs = Logs {
+        dropped_lines: Box::new(guard.dropped_lines()),
+        set_level: Box::new(move |level| set_filter(level.as_str())),
+    };
+    let served = proxy::serve(config, logs, announce);
     // What is still queued of the log is written before the last word.
     drop(guard);
     match served {
@@ -50,15 +55,8 @@ fn log_options(log: &Log) -> LogOptions {
         LogFormat::Text => logging::LogFormat::Text,
         LogFormat::Json => logging::LogFormat::Json,
     };
-    let filter = match log.level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    };
     LogOptions {
         format,
-        filter: filter.to_owned(),
+        filter: log.level.as_str().to_owned(),
     }
 }

@@ -3,6 +3,8 @@
 //! | user | for | may |
 //! |---|---|---|
 //! | `ps-g<n>` | clients' requests | every command that is sent to nodes, on all keys; nothing that administers the server |
+//! | `ps-u-<task>-<n>` | clients' requests for shards that move | the same, until the node is told to refuse them |
+//! | `ps-a-<task>` | writing the copy of shards that move | everything |
 //! | `ps-feed` | hearing messages and changes of keys | subscribe; read the mark; nothing else |
 //!
 //! The lists follow the table: what is served is allowed. A server that does not know one of the commands refuses the
@@ -12,11 +14,15 @@ use super::{Categories, Class, FanOut, Spec};
 
 /// What the names of all users begin with that preshard makes.
 pub const USER_PREFIX: &str = "ps-";
+/// What the names of users begin with that a moving unit's requests run as.
+pub const UNIT_PREFIX: &str = "ps-u-";
+/// What the names of users begin with that write copies.
+pub const APPLIER_PREFIX: &str = "ps-a-";
 /// The user that hears what is published and which keys change.
 pub const FEED_USER: &str = "ps-feed";
 
-/// What links ask for themselves, besides what clients ask.
-const OWN_QUESTIONS: [&str; 2] = ["+info", "+client|unblock"];
+/// What links ask for themselves, besides what clients ask. Before Redis 7 all of `CLIENT` administers.
+const OWN_QUESTIONS: [&str; 4] = ["+info", "+client|id", "+client|setname", "+client|unblock"];
 
 /// The rules of a user that clients' requests run as, behind `reset` and its password.
 #[must_use]
@@ -45,6 +51,12 @@ pub fn feed_rules(mark: &str) -> Vec<String> {
                    +unsubscribe +psubscribe +punsubscribe +ssubscribe +sunsubscribe";
     rules.extend(allowed.split(' ').map(str::to_owned));
     rules
+}
+
+/// The rules of a user that writes the copy of shards, behind `reset` and its password. It is preshard itself.
+#[must_use]
+pub fn applier_rules() -> Vec<String> {
+    ["on", "~*", "&*", "+@all"].map(str::to_owned).to_vec()
 }
 
 /// Whether requests of this command reach nodes under its own name.
@@ -82,6 +94,8 @@ mod tests {
             "+flushdb",
             "+restore",
             "+info",
+            "+client|id",
+            "+client|setname",
             "+client|unblock",
         ] {
             assert!(has(allowed), "{allowed} is missing: {rules:?}");

@@ -11,7 +11,7 @@
 //! `STREAMS`), the command is right, because the command is what touches the key.
 
 use super::flags::KeyFlags;
-use super::options::{Reach, reach, read_options, sort_options};
+use super::options::{Reach, SortOption, reach, read_options, sort_options};
 use super::refusal::KeyError;
 use super::spec::{BeginSearch, FindKeys, KeyFact, KeySpec, Spec, Special};
 use crate::resp::Args;
@@ -64,6 +64,23 @@ pub fn reaches_undeclared_keys(spec: &Spec, args: &Args<'_>) -> bool {
         });
     }
     anywhere
+}
+
+/// The first option of `SORT` that reads keys which the request does not name: `BY` with a `*`, any `GET`.
+#[must_use]
+pub fn sort_option_with_other_keys(spec: &Spec, args: &Args<'_>) -> Option<&'static str> {
+    let mut found = None;
+    if spec.keys == KeySpec::Special(Special::Sort) {
+        sort_options(args, |option, at| {
+            let word = match option {
+                SortOption::By if args.get(at).contains(&b'*') => "BY",
+                SortOption::Get => "GET",
+                SortOption::By | SortOption::Limit | SortOption::Store => return,
+            };
+            found = found.or(Some(word));
+        });
+    }
+    found
 }
 
 pub(super) fn index(at: usize) -> u32 {

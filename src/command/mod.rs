@@ -35,11 +35,13 @@ pub(crate) mod testing;
 mod waiting;
 mod writing;
 
-pub use access::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
+pub use access::{
+    APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, applier_rules, feed_rules, traffic_rules,
+};
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use introspect::introspect;
-pub use keys::{keys, reaches_undeclared_keys, routing_keys};
+pub use keys::{keys, reaches_undeclared_keys, routing_keys, sort_option_with_other_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};
 pub use script::{judge_code, touches_nothing};
@@ -48,5 +50,5 @@ pub use spec::{
     Spec, Special, Split, Transaction,
 };
 pub use table::{all, by_id, lookup, subcommand};
-pub use waiting::{Wait, wait_of};
+pub use waiting::{Wait, Waiting, wait_of};
 pub use writing::may_write;

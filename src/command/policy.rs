@@ -127,6 +127,10 @@ const LOCAL: &[(&str, Local)] = &[
     ("client|unblock", Local::ClientUnblock),
     ("client|unpause", Local::ClientUnpause),
     ("acl|cat", Local::AclCat),
+    ("acl|dryrun", Local::AclDryrun),
+    ("acl|getuser", Local::AclGetuser),
+    ("acl|list", Local::AclList),
+    ("acl|users", Local::AclUsers),
     ("acl|whoami", Local::AclWhoami),
     ("module|list", Local::ModuleList),
     ("memory|doctor", Local::MemoryDoctor),
@@ -209,8 +213,8 @@ const REFUSED: &[(&str, &str)] = &[
         "migrate",
     ),
     (
-        "users are written in preshard's configuration file",
-        "acl|deluser acl|dryrun acl|genpass acl|getuser acl|list acl|load acl|log acl|save acl|setuser acl|users",
+        "users are written as [[user]] in preshard's configuration file",
+        "acl|deluser acl|genpass acl|load acl|log acl|save acl|setuser",
     ),
     (
         "code that runs on nodes is installed there by their operator",

@@ -464,6 +464,14 @@ pub enum Local {
     Cluster(Cluster),
     /// `ACL CAT [category]`
     AclCat,
+    /// `ACL DRYRUN user command …`
+    AclDryrun,
+    /// `ACL GETUSER user`
+    AclGetuser,
+    /// `ACL LIST`
+    AclList,
+    /// `ACL USERS`
+    AclUsers,
     /// `ACL WHOAMI`
     AclWhoami,
     /// `MODULE LIST`

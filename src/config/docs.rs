@@ -3,6 +3,7 @@
 //! A test compares them with the files; `PRESHARD_BLESS=1 cargo test` writes them anew.
 
 use super::keys::{KEYS, Key, Kind, NODES_COST, NODES_WHAT, SECTIONS};
+use super::users;
 use std::fmt::Write as _;
 
 /// Columns of a comment in the sample file.
@@ -23,6 +24,8 @@ is one; unknown keys are mistakes.
   key is a mistake too.
 * Sizes are whole numbers with `B`, `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`; durations with `ms`, `s`, `m` or `h`.
 * Relative paths start at the folder of the config file.
+* A running proxy reads the file again at SIGHUP or `PRESHARD CONFIG RELOAD`, and says which keys are in force and which wait
+  for a restart; the column `reload` tells them apart. A file that is wrong changes nothing. [OPERATIONS.md](OPERATIONS.md)
 * Passwords stand in files of their own (first line), so that the config can be shown. They are never printed.
 * `[topology]` seeds the first map when the store is empty. Afterwards shards and nodes belong to the topology
   (`PRESHARD SHARD MOVE`, `PRESHARD NODE ADD`); changing these keys changes nothing.
@@ -44,7 +47,7 @@ pub fn reference_page() -> String {
         push(&mut page, &format!("\n## [{section}]\n\n{what}\n\n"));
         push(
             &mut page,
-            "| key | values | default | what it does | what it costs |\n|---|---|---|---|---|\n",
+            "| key | values | default | reload | what it does | what it costs |\n|---|---|---|---|---|---|\n",
         );
         for key in KEYS.iter().filter(|key| key.section() == *section) {
             let default = key.default.map_or_else(
@@ -54,9 +57,10 @@ pub fn reference_page() -> String {
             push(
                 &mut page,
                 &format!(
-                    "| `{}` | {} | {default} | {} | {} |\n",
+                    "| `{}` | {} | {default} | {} | {} | {} |\n",
                     key.name(),
                     key.kind.describe(),
+                    if key.is_reloaded() { "yes" } else { "restart" },
                     key.what,
                     key.cost
                 ),
@@ -66,10 +70,25 @@ pub fn reference_page() -> String {
             push(
                 &mut page,
                 &format!(
-                    "| `[[topology.nodes]]` | tables of `name` and `address` | none | {NODES_WHAT} | {NODES_COST} |\n"
+                    "| `[[topology.nodes]]` | tables of `name` and `address` | none | restart | {NODES_WHAT} | {NODES_COST} |\n"
                 ),
             );
         }
+    }
+    push(&mut page, &format!("\n## [[user]]\n\n{}\n\n", users::WHAT));
+    push(
+        &mut page,
+        "| key | values | default | reload | what it does | what it costs |\n|---|---|---|---|---|---|\n",
+    );
+    for field in users::FIELDS {
+        let (name, values) = (field.name, field.describe());
+        let row = format!(
+            "| `{name}` | {values} | {} | yes | {} | {} |\n",
+            field.default,
+            field.what.replace('|', "\\|"),
+            field.cost
+        );
+        push(&mut page, &row);
     }
     page
 }
@@ -85,7 +104,12 @@ pub fn sample_file() -> String {
         for key in KEYS.iter().filter(|key| key.section() == *section) {
             push(&mut file, "\n");
             push_comment(&mut file, key.what);
-            push_comment(&mut file, &format!("Values: {}.", key.kind.describe()));
+            let reload = if key.is_reloaded() {
+                ""
+            } else {
+                " Changed by a restart only."
+            };
+            push_comment(&mut file, &format!("Values: {}.{reload}", key.kind.describe()));
             push_comment(&mut file, &format!("Cost: {}", key.cost));
             push(&mut file, &setting(key));
         }
@@ -102,6 +126,16 @@ pub fn sample_file() -> String {
                 );
             }
         }
+    }
+    push(&mut file, "\n");
+    push_comment(&mut file, users::WHAT);
+    push(&mut file, "# [[user]]\n");
+    for field in users::FIELDS {
+        push(&mut file, "#\n");
+        push_comment(&mut file, field.what);
+        push_comment(&mut file, &format!("Values: {}.", field.describe()));
+        push_comment(&mut file, &format!("Cost: {}", field.cost));
+        push(&mut file, &format!("# {} = {}\n", field.name, field.example));
     }
     file
 }

@@ -48,6 +48,61 @@ pub enum Kind {
     Text(&'static str),
 }
 
+/// Keys that `SIGHUP` and `PRESHARD CONFIG RELOAD` put in force; all others wait for the next start. Those that are no
+/// files may also be set while running.
+pub(super) const RELOADED: &[&str] = &[
+    "proxy.password_file",
+    "proxy.password_sha256",
+    "proxy.max_clients",
+    "proxy.idle_timeout",
+    "proxy.tcp_keepalive",
+    "proxy.handshake_timeout",
+    "proxy.request_bytes_max",
+    "proxy.request_memory_max",
+    "proxy.in_flight_max",
+    "proxy.in_flight_bytes_max",
+    "proxy.output_bytes_soft",
+    "proxy.output_bytes_hard",
+    "proxy.output_stall_timeout",
+    "proxy.request_timeout",
+    "proxy.drain_timeout",
+    "proxy.hold_max",
+    "proxy.keys_max",
+    "proxy.tracking_keys_max",
+    "proxy.redis_version",
+    "admin.password_file",
+    "admin.password_sha256",
+    "nodes.username",
+    "nodes.password_file",
+    "nodes.admin_username",
+    "nodes.admin_password_file",
+    "nodes.tls_ca_file",
+    "nodes.tls_certificate_file",
+    "nodes.tls_key_file",
+    "nodes.tls_server_name",
+    "nodes.connect_timeout",
+    "nodes.in_flight_max",
+    "nodes.in_flight_bytes_max",
+    "nodes.queue_max",
+    "nodes.queue_bytes_max",
+    "nodes.dedicated_max",
+    "nodes.batches_in_flight",
+    "nodes.on_empty",
+    "nodes.on_gap",
+    "nodes.reconnect_backoff_max",
+    "topology.store_ca_file",
+    "topology.store_certificate_file",
+    "topology.store_key_file",
+    "slowlog.slower_than",
+    "slowlog.entries_max",
+    "slowlog.show_args",
+    "tls.certificate_file",
+    "tls.key_file",
+    "tls.client_ca_file",
+    "tls.client_certificates",
+    "log.level",
+];
+
 // === impl Key ===
 
 impl Key {
@@ -55,6 +110,12 @@ impl Key {
     #[must_use]
     pub fn find(path: &str) -> Option<&'static Self> {
         KEYS.iter().find(|key| key.path == path)
+    }
+
+    /// Whether a running proxy takes a new value. Where not, it is in force after the next start.
+    #[must_use]
+    pub fn is_reloaded(&self) -> bool {
+        RELOADED.contains(&self.path)
     }
 
     /// The part before the dot.

@@ -26,6 +26,8 @@ pub(super) enum Origin {
     File(Range<usize>),
     /// This environment variable.
     Env(String),
+    /// It was set while running.
+    Set(&'static str),
     /// The table of defaults, or the file as a whole.
     Whole,
 }
@@ -62,7 +64,7 @@ impl ConfigErrors {
         mistakes.sort_by_key(|mistake| match &mistake.origin {
             Origin::Whole => 0,
             Origin::File(span) => span.start.saturating_add(1),
-            Origin::Env(_) => usize::MAX,
+            Origin::Env(_) | Origin::Set(_) => usize::MAX,
         });
         Self(
             mistakes
@@ -95,6 +97,7 @@ impl ConfigError {
         let (place, excerpt) = match origin {
             Origin::Whole => (file.to_owned(), None),
             Origin::Env(name) => (format!("environment variable {name}"), None),
+            Origin::Set(path) => (format!("the new value of {path}"), None),
             Origin::File(span) => {
                 let (line, column, excerpt) = locate(text, &span);
                 (format!("{file}:{line}:{column}"), Some(excerpt))

@@ -15,23 +15,28 @@
 pub mod docs;
 mod key;
 pub mod keys;
+mod live;
 mod mistake;
 mod raw;
 mod relations;
 mod secret;
 mod settings;
+mod tls;
 pub mod units;
+pub mod users;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
+pub use live::{Overrides, Source};
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 pub use secret::{PasswordHash, Secret};
+pub use users::UserSettings;
 
+use crate::tls::{ClientCertificates, ClientSide, ServerSide};
 use crate::topology::{Address, Node};
 use mistake::{Mistake, Origin};
-use raw::Raw;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,6 +49,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub struct Config {
     /// The file that it was read from.
     pub file: PathBuf,
+    /// What stood in it.
+    pub source: Source,
     /// `[proxy]`
     pub proxy: Proxy,
     /// `[admin]`
@@ -54,8 +61,12 @@ pub struct Config {
     pub topology: TopologySeed,
     /// `[slowlog]`
     pub slowlog: SlowLog,
+    /// `[tls]`
+    pub tls: Tls,
     /// `[log]`
     pub log: Log,
+    /// `[[user]]`
+    pub users: Vec<UserSettings>,
     /// What is allowed but should be logged at start.
     pub warnings: Vec<String>,
 }
@@ -63,8 +74,10 @@ pub struct Config {
 /// `[proxy]`: the data port and its limits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// Where clients connect; at least one.
+    /// Where clients connect.
     pub listen: Vec<Address>,
+    /// Where clients connect that speak TLS; at least one of both together.
+    pub listen_tls: Vec<Address>,
     /// Worker threads; 0 is one per core.
     pub workers: u16,
     /// What clients must authenticate with.
@@ -116,6 +129,10 @@ pub struct Admin {
     pub listen: Option<Address>,
     /// Where HTTP is served; none: nowhere.
     pub http: Option<Address>,
+    /// Where admin commands are taken over TLS; none: nowhere.
+    pub listen_tls: Option<Address>,
+    /// Where HTTPS is served; none: nowhere.
+    pub http_tls: Option<Address>,
     /// What administrators must authenticate with.
     pub password: Option<PasswordHash>,
 }
@@ -127,6 +144,8 @@ pub struct Nodes {
     pub username: Option<String>,
     /// Its password.
     pub password: Option<Secret>,
+    /// `tls` and the keys that begin with it.
+    pub tls: Outbound,
     /// Name and password for what administers the nodes, if it is not the same.
     pub admin: Option<(String, Secret)>,
     /// Time to connect, handshake included.
@@ -202,6 +221,8 @@ pub struct TopologySeed {
     pub store: StorePlace,
     /// Who preshard is to a store on the network.
     pub store_login: Option<(String, Secret)>,
+    /// `store_tls` and its files.
+    pub store_tls: Outbound,
     /// How long one member of a store on the network may take for an answer.
     pub store_timeout: Duration,
     /// Name of the cluster; none: one is made up when the store is first filled.
@@ -237,6 +258,38 @@ pub struct SlowLog {
     pub entries_max: usize,
     /// Whether their arguments are kept too.
     pub show_args: bool,
+}
+
+/// `[tls]`: what listeners show and want to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate's file.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key's file.
+    pub key_file: Option<PathBuf>,
+    /// The file of clients' authorities.
+    pub client_ca_file: Option<PathBuf>,
+    /// Whether clients must show a certificate.
+    pub client_certificates: ClientCertificates,
+    /// What those files hold; none: no listener speaks TLS.
+    pub side: Option<ServerSide>,
+}
+
+/// How connections are made that speak TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outbound {
+    /// Whether TLS is spoken at all.
+    pub on: bool,
+    /// The file of the other side's authorities.
+    pub ca_file: Option<PathBuf>,
+    /// The file of the own certificate.
+    pub certificate_file: Option<PathBuf>,
+    /// Its key's file.
+    pub key_file: Option<PathBuf>,
+    /// The name of the other side's certificate.
+    pub server_name: Option<String>,
+    /// What those files hold; none: TLS is not spoken.
+    pub side: Option<ClientSide>,
 }
 
 /// `[log]`
@@ -295,6 +348,22 @@ impl Config {
         Self::parse(path, &text, std::env::vars_os())
     }
 
+    /// Whether the admin port asks for a password.
+    #[must_use]
+    pub fn admin_is_guarded(&self) -> bool {
+        let administers = |user: &&UserSettings| user.enabled && user.rules.rights().may_administer();
+        let mut administrators = self.users.iter().filter(administers).peekable();
+        let some = self.admin.password.is_some() || administrators.peek().is_some();
+        some && !administrators.any(|user| user.nopass)
+    }
+
+    /// Whether the data port asks for a password.
+    #[must_use]
+    pub fn data_is_guarded(&self) -> bool {
+        let open = |user: &UserSettings| user.enabled && user.nopass;
+        self.proxy.password.is_some() || !self.users.is_empty() && !self.users.iter().any(open)
+    }
+
     /// Like [`Config::load`], with the text and the environment given. Relative paths start at the folder of `path`.
     ///
     /// # Errors
@@ -304,13 +373,7 @@ impl Config {
         text: &str,
         env: impl Iterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigErrors> {
-        let mut raw = Raw::read(text, env);
-        let config = validate::build(&mut raw, path);
-        if raw.mistakes.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigErrors::of(&path.display().to_string(), text, raw.mistakes))
-        }
+        Self::parse_with(path, text, env, &Overrides::new())
     }
 }
 

@@ -8,7 +8,9 @@
 //! The table is walked by hand and not by derived code, because that would stop at the first mistake.
 
 use super::keys::{KEYS, Key, Kind, LATER, NODES_PATH, SECTIONS};
+use super::live::{Overrides, settable};
 use super::mistake::{Mistake, Origin};
+use super::users::{self, RawUser};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::ops::Range;
@@ -39,6 +41,9 @@ pub(super) struct RawNode {
 pub(super) struct Raw {
     pub(super) values: BTreeMap<&'static str, Vec<Given>>,
     pub(super) nodes: Vec<RawNode>,
+    pub(super) users: Vec<RawUser>,
+    /// Where a `[[user]]` is called `default`, once users are built.
+    pub(super) default_user_at: Option<Origin>,
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -82,11 +87,34 @@ impl Raw {
         given.map_or(Origin::Whole, |given| given.origin.clone())
     }
 
+    /// Puts values in the place of those of the file and the environment.
+    pub(super) fn set(&mut self, overrides: &Overrides) {
+        for (&path, text) in overrides {
+            let origin = Origin::Set(path);
+            let Some(key) = Key::find(path) else { continue };
+            if let Err(why) = settable(key) {
+                self.tell(origin.clone(), format!("{path} {why}"), "");
+            }
+            let text = text.clone();
+            self.values.insert(path, vec![Given { text, origin }]);
+        }
+    }
+
+    /// Whether a mistake about a key, or about an item of its list, has been told.
+    pub(super) fn is_wrong(&self, path: &str) -> bool {
+        let given = self.values.get(path).into_iter().flatten();
+        let told = |origin: &Origin| self.mistakes.iter().any(|mistake| mistake.origin == *origin);
+        given.into_iter().any(|given| told(&given.origin))
+    }
+
     fn read_section(&mut self, section: &str, at: Range<usize>, value: &Spanned<DeValue<'_>>) {
         if LATER.contains(&section) {
             return self.read_later(section, at, value.get_ref());
         }
-        let names = || SECTIONS.iter().map(|(name, _)| *name);
+        if section == users::SECTION {
+            return users::read(self, value);
+        }
+        let names = || SECTIONS.iter().map(|(name, _)| *name).chain([users::SECTION]);
         if !names().any(|name| name == section) {
             let hint = suggestion(section, names());
             return self.tell(Origin::File(at), format!("unknown section [{section}]"), hint);
@@ -292,7 +320,7 @@ impl Raw {
 }
 
 /// "did you mean", if something known is near.
-fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = known.iter().map(|name| (distance(wrong, name), *name)).min();
     match near {

@@ -5,6 +5,7 @@ use super::keys::NODES_COST;
 use super::mistake::Origin;
 use super::raw::Raw;
 use super::units::format_bytes;
+use crate::command;
 use crate::topology::{Address, Invalid, validate};
 use std::collections::HashMap;
 
@@ -14,6 +15,22 @@ pub(super) fn check(raw: &mut Raw, config: &Config) {
     check_layout(raw, config);
     check_listeners(raw, config);
     check_advertised(raw, config);
+    super::tls::check(raw, config);
+    check_default_user(raw, config);
+}
+
+/// One password for all is the user `default`: only one place may say who that is.
+fn check_default_user(raw: &mut Raw, config: &Config) {
+    if config.proxy.password.is_some()
+        && let Some(origin) = raw.default_user_at.clone()
+    {
+        let what = "the user 'default' has a [[user]] table, and proxy.password_… is its password too";
+        raw.tell(
+            origin,
+            what,
+            "move the password into the table, or remove the table",
+        );
+    }
 }
 
 fn check_sizes(raw: &mut Raw, config: &Config) {
@@ -66,16 +83,23 @@ fn check_layout(raw: &mut Raw, config: &Config) {
     }
 }
 
-fn check_listeners(raw: &mut Raw, config: &Config) {
-    let admin = &config.admin;
-    let data = config
-        .proxy
-        .listen
+pub(super) fn check_listeners(raw: &mut Raw, config: &Config) {
+    let (proxy, admin) = (&config.proxy, &config.admin);
+    if proxy.listen.is_empty() && proxy.listen_tls.is_empty() && !raw.is_wrong("proxy.listen") {
+        let what = "proxy.listen or proxy.listen_tls must name at least one address";
+        raw.tell(raw.origin("proxy.listen"), what, "");
+    }
+    let plain = proxy.listen.iter().map(|address| ("proxy.listen", address));
+    let secured = proxy
+        .listen_tls
         .iter()
-        .map(|address| ("proxy.listen", address));
+        .map(|address| ("proxy.listen_tls", address));
+    let data = plain.chain(secured);
     let others = [
         ("admin.listen", admin.listen.as_ref()),
+        ("admin.listen_tls", admin.listen_tls.as_ref()),
         ("admin.http", admin.http.as_ref()),
+        ("admin.http_tls", admin.http_tls.as_ref()),
     ];
     let others = others
         .into_iter()
@@ -90,12 +114,21 @@ fn check_listeners(raw: &mut Raw, config: &Config) {
             raw.tell(raw.origin(path), what, "give each listener its own address");
         }
     }
-    if let Some(address) = admin.listen.as_ref().filter(|address| !address.is_loopback())
-        && admin.password.is_none()
-    {
-        let what = format!("admin.listen {address} can be reached from other machines and has no password");
-        let hint = "set admin.password_file, or listen on 127.0.0.1";
-        raw.tell(raw.origin("admin.listen"), what, hint);
+    let certified = config.tls.requires_client_certificates();
+    for (path, address) in [
+        ("admin.listen", admin.listen.as_ref()),
+        (
+            "admin.listen_tls",
+            admin.listen_tls.as_ref().filter(|_| !certified),
+        ),
+    ] {
+        if let Some(address) = address.filter(|address| !address.is_loopback())
+            && !config.admin_is_guarded()
+        {
+            let what = format!("{path} {address} can be reached from other machines and has no password");
+            let hint = "set admin.password_file, add a [[user]] with the right admin or monitor, or listen on 127.0.0.1";
+            raw.tell(raw.origin(path), what, hint);
+        }
     }
 }
 
@@ -106,7 +139,8 @@ fn check_advertised(raw: &mut Raw, config: &Config) {
     if !proxy.cluster_emulation || proxy.advertise.is_some() || raw.values.contains_key("proxy.advertise") {
         return;
     }
-    let what = match proxy.listen.iter().find(|address| address.port().is_some()) {
+    let mut listeners = proxy.listen.iter().chain(&proxy.listen_tls);
+    let what = match listeners.find(|address| address.port().is_some()) {
         None => "proxy.cluster_emulation needs a TCP address to tell clients, and proxy.listen has none"
             .to_owned(),
         Some(address) if address.is_wildcard() => {
@@ -121,6 +155,16 @@ fn check_advertised(raw: &mut Raw, config: &Config) {
     raw.tell(raw.origin("proxy.cluster_emulation"), what, hint);
 }
 
+/// Commands that run code.
+const CODE: [&[u8]; 6] = [
+    b"eval",
+    b"evalsha",
+    b"eval_ro",
+    b"evalsha_ro",
+    b"fcall",
+    b"fcall_ro",
+];
+
 /// What is allowed but worth a line in the log.
 pub(super) fn warnings(config: &Config) -> Vec<String> {
     let unused = config
@@ -130,18 +174,34 @@ pub(super) fn warnings(config: &Config) -> Vec<String> {
         .filter(|_| !config.proxy.cluster_emulation);
     let unused = unused
         .map(|address| format!("proxy.advertise {address} has no effect: proxy.cluster_emulation is false"));
-    let open = config
+    let certified = config.tls.requires_client_certificates();
+    let plain = config
         .proxy
         .listen
         .iter()
-        .filter(|address| !address.is_loopback());
-    let open = open.filter(|_| config.proxy.password.is_none());
-    open.map(|address| {
+        .map(|address| ("proxy.listen", address));
+    let secured = config.proxy.listen_tls.iter().filter(|_| !certified);
+    let open = plain.chain(secured.map(|address| ("proxy.listen_tls", address)));
+    let open = open.filter(|(_, address)| !config.data_is_guarded() && !address.is_loopback());
+    let scripts = config.users.iter().filter(|user| {
+        let may = |name: &[u8]| command::lookup(name).is_some_and(|spec| user.rules.commands().has(spec.id));
+        user.enabled && user.rules.has_key_limit() && CODE.iter().any(|name| may(name))
+    });
+    let scripts = scripts.map(|user| {
         format!(
-            "proxy.listen {address} can be reached from other machines and has no password: \
+            "user '{}' is limited to some keys and may run scripts, which can reach all keys of their shard: \
+             take +eval and its like out of its commands unless it is trusted",
+            user.name
+        )
+    });
+    open.map(|(path, address)| {
+        format!(
+            "{path} {address} can be reached from other machines and has no password: \
              set proxy.password_file, or keep others out by other means"
         )
     })
     .chain(unused)
+    .chain(scripts)
+    .chain(super::tls::warnings(config))
     .collect()
 }

@@ -73,10 +73,16 @@ impl PasswordHash {
         std::iter::once("#".to_owned()).chain(digits).collect()
     }
 
+    /// Whether both are of the same password; takes the same time for every pair.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+
     /// Whether a given password is the right one; takes the same time for every wrong one of a length.
     #[must_use]
     pub fn matches(&self, given: &[u8]) -> bool {
-        Self::of(given).0.ct_eq(&self.0).into()
+        self.is(&Self::of(given))
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::units::{format_bytes, format_duration};
 use super::{AclUsers, Batches, Config, LogFormat, LogLevel, OnEmpty, OnGap, PasswordHash, StorePlace};
+use crate::tls::ClientCertificates;
 use crate::topology::Address;
+use std::path::Path;
 use std::time::Duration;
 
 /// What stands for a secret that is set.
@@ -23,16 +25,28 @@ impl Config {
         settings.push(("slowlog.slower_than", time(slowlog.slower_than)));
         settings.push(("slowlog.entries_max", slowlog.entries_max.to_string()));
         settings.push(("slowlog.show_args", slowlog.show_args.to_string()));
+        settings.extend(self.tls_settings());
         settings.push(("log.format", log_format(self.log.format).to_owned()));
         settings.push(("log.level", log_level(self.log.level).to_owned()));
+        let users: Vec<&str> = self.users.iter().map(|user| user.name.as_str()).collect();
+        settings.push(("user", users.join(",")));
         settings
     }
 
     fn proxy_settings(&self) -> Vec<(&'static str, String)> {
         let proxy = &self.proxy;
-        let listen: Vec<String> = proxy.listen.iter().map(ToString::to_string).collect();
+        let list = |addresses: &[Address]| -> String {
+            let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            texts.join(",")
+        };
+        let listen = if proxy.listen.is_empty() {
+            "off".to_owned()
+        } else {
+            list(&proxy.listen)
+        };
         vec![
-            ("proxy.listen", listen.join(",")),
+            ("proxy.listen", listen),
+            ("proxy.listen_tls", list(&proxy.listen_tls)),
             ("proxy.workers", proxy.workers.to_string()),
             ("proxy.password", secret(proxy.password.as_ref())),
             ("proxy.max_clients", proxy.max_clients.to_string()),
@@ -79,6 +93,8 @@ impl Config {
         vec![
             ("admin.listen", address(&self.admin.listen)),
             ("admin.http", address(&self.admin.http)),
+            ("admin.listen_tls", address(&self.admin.listen_tls)),
+            ("admin.http_tls", address(&self.admin.http_tls)),
             ("admin.password", secret(self.admin.password.as_ref())),
         ]
     }
@@ -116,6 +132,17 @@ impl Config {
                 "nodes.admin_password",
                 secret(nodes.admin.as_ref().map(|(_, password)| password)),
             ),
+            ("nodes.tls", nodes.tls.on.to_string()),
+            ("nodes.tls_ca_file", path(nodes.tls.ca_file.as_deref())),
+            (
+                "nodes.tls_certificate_file",
+                path(nodes.tls.certificate_file.as_deref()),
+            ),
+            ("nodes.tls_key_file", path(nodes.tls.key_file.as_deref())),
+            (
+                "nodes.tls_server_name",
+                nodes.tls.server_name.clone().unwrap_or_default(),
+            ),
             ("nodes.connect_timeout", format_duration(nodes.connect_timeout)),
             ("nodes.shared_connections", nodes.shared_connections.to_string()),
             ("nodes.in_flight_max", nodes.in_flight_max.to_string()),
@@ -139,7 +166,7 @@ impl Config {
             StorePlace::File(path) => format!("file:{}", path.display()),
             StorePlace::Etcd { endpoints, prefix } => format!("etcd://{}/{prefix}", endpoints.join(",")),
         };
-        let login = self.topology.store_login.as_ref();
+        let (login, tls) = (self.topology.store_login.as_ref(), &self.topology.store_tls);
         let nodes = self
             .topology
             .nodes
@@ -155,6 +182,13 @@ impl Config {
                 "topology.store_password",
                 secret(login.map(|(_, password)| password)),
             ),
+            ("topology.store_tls", tls.on.to_string()),
+            ("topology.store_ca_file", path(tls.ca_file.as_deref())),
+            (
+                "topology.store_certificate_file",
+                path(tls.certificate_file.as_deref()),
+            ),
+            ("topology.store_key_file", path(tls.key_file.as_deref())),
             (
                 "topology.store_timeout",
                 format_duration(self.topology.store_timeout),
@@ -168,6 +202,26 @@ impl Config {
             ("topology.nodes", nodes.collect::<Vec<_>>().join(",")),
         ]
     }
+}
+
+impl Config {
+    fn tls_settings(&self) -> Vec<(&'static str, String)> {
+        let tls = &self.tls;
+        let certificates = match tls.client_certificates {
+            ClientCertificates::Required => "required",
+            ClientCertificates::Optional => "optional",
+        };
+        vec![
+            ("tls.certificate_file", path(tls.certificate_file.as_deref())),
+            ("tls.key_file", path(tls.key_file.as_deref())),
+            ("tls.client_ca_file", path(tls.client_ca_file.as_deref())),
+            ("tls.client_certificates", certificates.to_owned()),
+        ]
+    }
+}
+
+fn path(path: Option<&Path>) -> String {
+    path.map(|path| path.display().to_string()).unwrap_or_default()
 }
 
 fn secret<T: Hidden>(secret: Option<&T>) -> String {
@@ -210,7 +264,6 @@ const fn log_level(level: LogLevel) -> &'static str {
 mod tests {
     use super::*;
     use crate::config::keys::KEYS;
-    use std::path::Path;
 
     fn settings(text: &str) -> Vec<(&'static str, String)> {
         Config::parse(Path::new("/etc/preshard/p.toml"), text, std::iter::empty())
@@ -230,6 +283,7 @@ mod tests {
             .position(|path| path == "slowlog.slower_than")
             .unwrap();
         expected.insert(slowlog, "topology.nodes".to_owned());
+        expected.push("user".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
         assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");
     }

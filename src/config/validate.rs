@@ -9,6 +9,7 @@ use super::raw::{Given, Raw};
 use super::relations;
 use super::secret::{PasswordHash, Secret};
 use super::units::{SIZE_HINT, TIME_HINT, parse_bytes, parse_duration};
+use super::users;
 use super::{
     AclUsers, Admin, Batches, Config, Log, LogFormat, LogLevel, Nodes, OnEmpty, OnGap, Proxy, SlowLog,
     StorePlace, TopologySeed,
@@ -23,8 +24,8 @@ use std::time::Duration;
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 /// Reads values out of `raw` and collects what is wrong with them.
-struct Reader<'a> {
-    raw: &'a mut Raw,
+pub(super) struct Reader<'a> {
+    pub(super) raw: &'a mut Raw,
     folder: &'a Path,
 }
 
@@ -34,12 +35,15 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
     let mut reader = Reader { raw, folder };
     let mut config = Config {
         file: file.to_owned(),
+        source: super::Source::default(),
         proxy: reader.proxy(),
         admin: reader.admin(),
         nodes: reader.nodes(),
         topology: reader.topology(),
         slowlog: reader.slowlog(),
+        tls: reader.tls(),
         log: reader.log(),
+        users: reader.users(),
         warnings: Vec::new(),
     };
     relations::check(raw, &config);
@@ -53,6 +57,7 @@ impl Reader<'_> {
     fn proxy(&mut self) -> Proxy {
         Proxy {
             listen: self.addresses("proxy.listen"),
+            listen_tls: self.addresses("proxy.listen_tls"),
             workers: self.count("proxy.workers"),
             password: self.password("proxy.password_file", "proxy.password_sha256"),
             max_clients: self.count("proxy.max_clients"),
@@ -81,6 +86,8 @@ impl Reader<'_> {
         Admin {
             listen: self.address_or_off("admin.listen"),
             http: self.address_or_off("admin.http"),
+            listen_tls: self.address_or_off("admin.listen_tls"),
+            http_tls: self.address_or_off("admin.http_tls"),
             password: self.password("admin.password_file", "admin.password_sha256"),
         }
     }
@@ -95,6 +102,7 @@ impl Reader<'_> {
                 ("nodes.admin_username", "nodes.admin_password_file"),
                 "set both, or neither",
             ),
+            tls: self.outbound(super::tls::NODES),
             connect_timeout: self.time("nodes.connect_timeout"),
             shared_connections: self.count("nodes.shared_connections"),
             in_flight_max: self.count("nodes.in_flight_max"),
@@ -123,6 +131,7 @@ impl Reader<'_> {
         let store = self.store("topology.store");
         TopologySeed {
             store_login: self.store_login(&store),
+            store_tls: self.outbound(super::tls::STORE),
             store,
             store_timeout: self.time("topology.store_timeout"),
             cluster: self.cluster("topology.cluster"),
@@ -164,11 +173,23 @@ impl Reader<'_> {
     }
 }
 
+// === impl Reader: users ===
+
+impl Reader<'_> {
+    fn users(&mut self) -> Vec<users::UserSettings> {
+        let folder = self.folder;
+        users::build(self.raw, |raw, file, origin| {
+            let secret = Reader { raw, folder }.secret(&folder.join(file), origin)?;
+            Some(PasswordHash::of(secret.reveal().as_bytes()))
+        })
+    }
+}
+
 // === impl Reader: single values ===
 
 impl Reader<'_> {
     /// What was given, or the default; for keys with one value.
-    fn given(&self, path: &str) -> Option<Given> {
+    pub(super) fn given(&self, path: &str) -> Option<Given> {
         self.all_given(path).into_iter().next()
     }
 
@@ -212,7 +233,7 @@ impl Reader<'_> {
         })
     }
 
-    fn switch(&mut self, path: &str) -> bool {
+    pub(super) fn switch(&mut self, path: &str) -> bool {
         self.one(path, "", |text, _| text.parse().ok())
     }
 
@@ -276,7 +297,7 @@ impl Reader<'_> {
         })
     }
 
-    fn choice<T: Copy + Default>(&mut self, path: &str, words: &[(&str, T)]) -> T {
+    pub(super) fn choice<T: Copy + Default>(&mut self, path: &str, words: &[(&str, T)]) -> T {
         self.one(path, "", |text, _| {
             words
                 .iter()
@@ -299,15 +320,9 @@ impl Reader<'_> {
 
     fn addresses(&mut self, path: &str) -> Vec<Address> {
         let given = self.all_given(path);
-        if given.is_empty() {
-            self.raw.tell(
-                Origin::Whole,
-                format!("{path} must name at least one address"),
-                "",
-            );
-        }
         given
             .iter()
+            .filter(|given| given.text != "off")
             .filter_map(|given| self.address(path, given))
             .collect()
     }
@@ -416,13 +431,13 @@ impl Reader<'_> {
         Some((username?.text, password?))
     }
 
-    fn file(&mut self, path: &str) -> Option<(PathBuf, Origin)> {
+    pub(super) fn file(&mut self, path: &str) -> Option<(PathBuf, Origin)> {
         let given = self.given(path)?;
         if given.text.is_empty() {
             self.raw.tell(
                 given.origin,
                 format!("{path} must be a path"),
-                "remove the key if there is no password",
+                "remove the key if there is no file",
             );
             return None;
         }

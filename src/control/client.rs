@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::resp::{self, DecodeLimits, ReplyScanner, Value};
+use crate::tls::ClientSide;
 use crate::topology::Address;
 use crate::worker::shared::NodeCredentials;
 
@@ -60,7 +61,7 @@ impl NodeClient {
         credentials: &NodeCredentials,
         deadline: Duration,
     ) -> Result<Self, AskError> {
-        let connected = timeout(deadline, open(address))
+        let connected = timeout(deadline, open(address, credentials.tls.as_ref()))
             .await
             .map_err(|_| AskError::Timeout(deadline))?;
         let mut client = Self {
@@ -129,6 +130,7 @@ impl NodeClient {
     /// Sends requests and reads as many replies.
     async fn exchange(&mut self, frames: &[u8], replies: usize) -> Result<Vec<Value>, AskError> {
         self.socket.write_all(frames).await?;
+        self.socket.flush().await?;
         self.read.clear();
         let limits = DecodeLimits {
             bytes: REPLY_BYTES_MAX,
@@ -163,16 +165,20 @@ impl NodeClient {
     }
 }
 
-/// Opens a socket to a node: the one place where the control side does so.
+/// Opens a socket to a node: the one place where the control side does so. What is written over TLS leaves for certain only with
+/// a flush.
 ///
 /// # Errors
 /// As the system says.
-pub async fn open(address: &Address) -> io::Result<Box<dyn Socket>> {
+pub async fn open(address: &Address, tls: Option<&ClientSide>) -> io::Result<Box<dyn Socket>> {
     Ok(match address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            Box::new(stream)
+            match tls {
+                None => Box::new(stream),
+                Some(tls) => Box::new(tls.connect(host, stream).await?),
+            }
         }
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
     })

@@ -78,6 +78,31 @@ pub async fn take_over(client: &mut NodeClient, metadata: DbIndex, term: Term) -
     }
 }
 
+/// Makes `term` the newest that the node knows, in place of a higher one that no leader of this store has had.
+///
+/// # Errors
+/// Something else stands there than was `found`, or the node cannot be asked.
+pub async fn replace(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    found: &str,
+) -> Result<(), FenceError> {
+    let now = watched(client, metadata).await?.unwrap_or_default();
+    if now == found {
+        let set = words(["SET", TERM_KEY, &term.to_string()]);
+        if run(client, &[set]).await?.is_some() {
+            return Ok(());
+        }
+    } else {
+        client.ask(&["UNWATCH"]).await?;
+    }
+    Err(FenceError::Deposed {
+        found: now,
+        ours: term,
+    })
+}
+
 /// Runs commands, all or none, only while `term` is the newest that the node knows. Returns their replies.
 ///
 /// # Errors

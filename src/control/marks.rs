@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use super::client::{AskError, NodeClient};
-use crate::ids::NodeIndex;
+use super::preflight::check_nodes;
+use crate::ids::{Epoch, NodeIndex};
 use crate::resp::Value;
 use crate::topology::Topology;
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
@@ -14,17 +15,6 @@ use crate::worker::shared::NodeCredentials;
 
 /// Attempts at a mark that changes all the time.
 const RACES_MAX: usize = 5;
-
-/// What a node says to be.
-#[derive(Debug)]
-pub enum MarkOf {
-    /// Its mark; none if it carries none.
-    Found(Option<Mark>),
-    /// Something else stands in its place.
-    Unreadable(String),
-    /// It gave no answer.
-    Unreachable(String),
-}
 
 /// What becomes of a node without a mark.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,29 +97,49 @@ async fn raise(
     Err(AskError::NotRedis)
 }
 
-/// The mark of every node, in the order of the topology.
-pub async fn read_marks(
-    topology: &Topology,
+/// The highest epoch that the nodes of a saved topology carry, if all of them may serve it. `force`: although some give no answer.
+///
+/// # Errors
+/// What is wrong with the nodes, as sentences.
+pub async fn highest_epoch(
+    saved: &Topology,
     credentials: &NodeCredentials,
     deadline: Duration,
-) -> Vec<MarkOf> {
-    let metadata = topology.metadata_db().to_string();
-    let mut marks = Vec::with_capacity(topology.nodes.len());
-    for (_, described) in topology.nodes_by_index() {
-        let asked = async {
-            let mut client = NodeClient::connect(&described.address, credentials, deadline).await?;
-            client.ask(&["SELECT", &metadata]).await?;
-            client.ask(&["GET", MARK_KEY]).await
-        };
-        let answer: Result<Value, AskError> = asked.await;
-        marks.push(match answer.as_ref().map(Value::as_bytes) {
-            Err(error) => MarkOf::Unreachable(error.to_string()),
-            Ok(None) => MarkOf::Found(None),
-            Ok(Some(text)) => match Mark::decode(text) {
-                Ok(mark) => MarkOf::Found(Some(mark)),
-                Err(why) => MarkOf::Unreadable(why),
-            },
-        });
+    force: bool,
+) -> Result<Epoch, String> {
+    let mut highest = Epoch(0);
+    for (node, _) in saved.nodes_by_index() {
+        // What is not well with a node is told below.
+        let mark = read(saved, node, credentials, deadline).await;
+        highest = highest.max(mark.ok().flatten().map_or(Epoch(0), |mark| mark.epoch));
     }
-    marks
+    // Its own epoch means nothing: it gets another one, whatever is raised meanwhile.
+    let looked_at = Topology {
+        epoch: Epoch(u64::MAX),
+        ..saved.clone()
+    };
+    let found = Box::pin(check_nodes(&looked_at, credentials, deadline, false)).await;
+    let problems = found.problems.iter();
+    let fatal: Vec<String> = problems
+        .filter(|problem| !(force && problem.unreachable))
+        .map(ToString::to_string)
+        .collect();
+    if fatal.is_empty() {
+        return Ok(highest);
+    }
+    Err(fatal.join("; "))
+}
+
+async fn read(
+    topology: &Topology,
+    node: NodeIndex,
+    credentials: &NodeCredentials,
+    deadline: Duration,
+) -> Result<Option<Mark>, AskError> {
+    let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
+    client
+        .ask(&["SELECT", &topology.metadata_db().to_string()])
+        .await?;
+    let found = client.ask(&["GET", MARK_KEY]).await?;
+    Ok(found.as_bytes().and_then(|text| Mark::decode(text).ok()))
 }

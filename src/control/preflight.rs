@@ -84,13 +84,15 @@ pub async fn check_nodes(
     found
 }
 
-struct NodeFacts {
+/// What is worth knowing of a node that fits.
+pub(super) struct NodeFacts {
     version: String,
-    unmarked: bool,
+    pub(super) unmarked: bool,
     warnings: Vec<String>,
 }
 
-enum Problem {
+/// Why a node does not fit.
+pub(super) enum Problem {
     Unreachable(String),
     Wrong(String),
 }
@@ -117,7 +119,8 @@ impl From<AskError> for Problem {
     }
 }
 
-async fn check_node(
+/// Looks at one node.
+pub(super) async fn check_node(
     topology: &Topology,
     node: NodeIndex,
     credentials: &NodeCredentials,

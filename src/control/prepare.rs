@@ -71,7 +71,8 @@ async fn prepare_node(shared: Arc<Shared>, node: NodeIndex) {
 
 /// Whether the node was empty, and is ready now.
 async fn prepare(shared: &Shared, topology: &Topology, node: NodeIndex) -> Result<bool, AskError> {
-    let (credentials, deadline) = (&shared.admin_credentials, shared.limits.connect);
+    let (credentials, deadline) = shared.admin_login();
+    let credentials = &credentials;
     let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
     if standing(topology, node, &mut client).await? != Standing::Unmarked {
         return Ok(false);
@@ -149,7 +150,7 @@ async fn libraries_of(
     all
 }
 
-async fn standing(
+pub(super) async fn standing(
     topology: &Topology,
     node: NodeIndex,
     client: &mut NodeClient,

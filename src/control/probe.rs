@@ -81,8 +81,8 @@ async fn probe(
     let (client, _) = match slot {
         Some(kept) => kept,
         None => {
-            let client =
-                NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await?;
+            let (credentials, deadline) = shared.admin_login();
+            let client = NodeClient::connect(address, &credentials, deadline).await?;
             slot.insert((client, address.clone()))
         }
     };
@@ -109,7 +109,7 @@ async fn probe(
 }
 
 /// `db12:keys=3,expires=1,avg_ttl=0`
-fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
+pub(super) fn keyspace_row(line: &str) -> Option<(u16, u64, u64)> {
     let (db, fields) = line.trim().strip_prefix("db")?.split_once(':')?;
     let field = |name: &str| {
         fields

@@ -1,298 +1,238 @@
 //! preshard's own users on the nodes: made by the leader, made again when a node has lost them.
 //!
 //! ```text
-//!  each second, or when a link rings ─▶ INFO server: the run that the topology names, its users made by us? ─▶ nothing to do
+//!  one task for each node:
+//!  each second, or when a link rings ─▶ the same run of the node, and are its users there? ─▶ nothing to do
 //!                                          │ no
 //!                                          ▼
-//!                  take over the node ─▶ ACL SETUSER ps-g…, ps-feed (fenced) ─▶ delete users of the past
-//!                                          │ for all nodes that need it
-//!                                          ▼
-//!                  one change of the topology: user and run of each ─▶ proxies log in anew
+//!                  its mark? ─▶ take it over ─▶ ACL SETUSER ps-g…, ps-feed (fenced) ─▶ delete users of the past
+//!                                          │
+//!                                          ▼ user and run of all nodes that were looked at together
+//!  one task for all:                one change of the topology ─▶ proxies log in anew
 //! ```
 //!
 //! A node whose ACL preshard may not change (Redis 5, managed services) is served with the configured login, and said to be so.
-//! The `default` user, and every user that preshard did not make, is left alone.
+//! The `default` user, and every user that preshard did not make, is left alone. What is no node of this cluster is not
+//! touched.
 
-use std::collections::BTreeMap;
+mod look;
+
+pub use look::make_users;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::client::{AskError, NodeClient};
-use super::fence::{self, FenceError, Words, words};
+use self::look::{Done, Look};
 use super::fleet::Fleet;
-use super::info_field;
-use crate::command::{FEED_USER, USER_PREFIX, feed_rules, traffic_rules};
-use crate::config::{AclUsers, PasswordHash, Secret};
 use crate::ids::NodeIndex;
-use crate::resp::Value;
-use crate::store::Term;
-use crate::topology::mark::MARK_KEY;
-use crate::topology::{Address, NodeAccess, Topology};
-use crate::worker::shared::{Shared, user_password};
+use crate::topology::NodeAccess;
+use crate::worker::shared::Shared;
 
-/// Between two looks at the nodes.
+pub use self::look::is_default_open;
+
+/// Between two looks at a node.
 const PACE: Duration = Duration::from_secs(1);
-/// Until the first look is over.
+/// Until it is known who leads; grows up to [`PACE`].
 const FIRST_PACE: Duration = Duration::from_millis(5);
-/// The first user for the traffic.
-const FIRST_USER: &str = "ps-g1";
-/// Commands that a server may not know out of the rules before something else must be wrong.
-const UNKNOWN_MAX: usize = 64;
+/// Between two looks at a node that links ring for; doubles up to [`PACE`] as long as they go on.
+const BELL_PACE: Duration = Duration::from_millis(20);
+/// At the start, how long nodes that were looked at wait for the others to be named in one change.
+const TOGETHER: Duration = Duration::from_millis(200);
+/// Nodes that wait to be named in a change.
+const WAITING_MAX: usize = 64;
 
-/// What the leader has done on a node.
+/// A node was looked at, by this proxy or whoever leads.
 #[derive(Debug)]
-struct Done {
-    client: NodeClient,
-    address: Address,
-    term: Term,
-    /// The user that was made. None: its ACL cannot be changed, or is not to be.
-    access: Option<NodeAccess>,
-    run_id: String,
+struct Looked {
+    node: NodeIndex,
+    /// What the topology is to say of it from now on, if that is something else.
+    login: Option<Option<NodeAccess>>,
+    /// What it said when the node was looked at.
+    named: Option<NodeAccess>,
 }
 
-/// Keeps the users of all nodes as the topology names them, while this proxy leads. Runs as long as it is polled.
-/// `looked` becomes true when the first look is over, here or at whoever leads.
+/// A node, its login as it was, and as it is to be.
+type Login = (NodeIndex, Option<NodeAccess>, Option<NodeAccess>);
+
+/// Keeps the users of all nodes as the topology names them, while this proxy leads; also of nodes that come later. Runs as long
+/// as it is polled. `looked` becomes true when every node was looked at once, here or by whoever leads.
 pub async fn provision_nodes(shared: Arc<Shared>, fleet: Arc<Fleet>, looked: watch::Sender<bool>) {
     let mut changes = shared.succession.subscribe();
-    let mut done: BTreeMap<NodeIndex, Done> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    let (tell, told) = mpsc::channel(WAITING_MAX);
+    tasks.spawn(name_logins(Arc::clone(&shared), Arc::clone(&fleet), told, looked));
+    let mut known = 0;
     loop {
-        match fleet.leads() {
-            Some(term) => {
-                provision_all(&shared, &fleet, term, &mut done).await;
-                looked.send_replace(true);
-            }
-            None => done.clear(),
+        let positions = shared.topology.load().nodes.len();
+        for node in (0..).map(NodeIndex).take(positions).skip(known) {
+            tasks.spawn(keep_users(
+                Arc::clone(&shared),
+                Arc::clone(&fleet),
+                node,
+                tell.clone(),
+            ));
         }
-        if shared.topology.load().is_provisioned() {
+        known = positions;
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            // A node has left.
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+}
+
+/// Puts the logins of nodes that were looked at into the topology.
+async fn name_logins(
+    shared: Arc<Shared>,
+    fleet: Arc<Fleet>,
+    mut told: mpsc::Receiver<Looked>,
+    looked: watch::Sender<bool>,
+) {
+    let mut seen = BTreeSet::new();
+    let mut logins: Vec<Login> = Vec::new();
+    let mut told_of: Option<String> = None;
+    while let Some(first) = told.recv().await {
+        let until = Instant::now() + TOGETHER;
+        let mut next = Some(first);
+        while let Some(Looked { node, login, named }) = next.take() {
+            seen.insert(node);
+            logins.extend(login.map(|login| (node, named, login)));
+            let all_seen = shared
+                .topology
+                .load()
+                .nodes_by_index()
+                .all(|(node, _)| seen.contains(&node));
+            next = match told.try_recv() {
+                Ok(more) => Some(more),
+                Err(_) if logins.is_empty() || all_seen => None,
+                Err(_) => timeout_at(until, told.recv()).await.ok().flatten(),
+            };
+        }
+        if !logins.is_empty() {
+            let changed = change_topology(&shared, &fleet, &std::mem::take(&mut logins)).await;
+            match changed {
+                Ok(()) => told_of = None,
+                Err(error) => {
+                    // Each node is looked at again, and this is told once.
+                    if told_of.as_ref() != Some(&error) {
+                        tracing::warn!(event = "nodes_not_provisioned", error);
+                    }
+                    told_of = Some(error);
+                }
+            }
+        }
+        if shared
+            .topology
+            .load()
+            .nodes_by_index()
+            .all(|(node, _)| seen.contains(&node))
+        {
             looked.send_replace(true);
         }
-        let pace = if *looked.borrow() { PACE } else { FIRST_PACE };
-        let rings = async {
-            let mut bells = JoinSet::new();
-            for (node, _) in shared.topology.load().nodes_by_index() {
-                let of_node = shared.node(node);
-                bells.spawn(async move {
-                    of_node.users.notified().await;
-                    node
-                });
-            }
-            bells.join_next().await
-        };
-        tokio::select! {
-            // Whichever comes first, everything is looked at.
-            _ = timeout(pace, changes.changed()) => {}
-            Some(Ok(node)) = rings => {
-                // Its users are not what we have made.
-                done.remove(&node);
-            }
-        }
     }
 }
 
-async fn provision_all(shared: &Shared, fleet: &Fleet, term: Term, done: &mut BTreeMap<NodeIndex, Done>) {
-    let topology = shared.topology.load_full();
-    let Some(secret) = shared.node_secret.get() else {
-        return;
-    };
-    let mut logins = Vec::new();
-    for (node, described) in topology.nodes_by_index() {
-        let kept = done.remove(&node);
-        let looked = look(shared, &topology, node, (term, secret), kept).await;
-        match looked {
-            Ok(now) => {
-                if topology.access.get(&node) != now.access.as_ref() {
-                    logins.push((described.name.clone(), now.access.clone()));
-                }
-                done.insert(node, now);
-            }
-            // Tried again at the next look; a node that is away is told by its links and probes.
-            Err(error) => tracing::debug!(event = "node_not_provisioned", node = described.name, %error),
-        }
-    }
-    if logins.is_empty() {
-        return;
-    }
-    let changed = fleet.change(|topology| topology.with_access(&logins).map_err(|error| error.to_string()));
-    match changed.await {
-        Ok(changed) => tracing::info!(
-            event = "nodes_provisioned",
-            nodes = logins.len(),
-            epoch = changed.epoch.0
-        ),
-        Err(error) => tracing::warn!(event = "nodes_not_provisioned", error),
-    }
-}
-
-/// Looks at one node, and makes its users if this run of it does not have them from us.
-async fn look(
-    shared: &Shared,
-    topology: &Topology,
-    node: NodeIndex,
-    (term, secret): (Term, &Secret),
-    kept: Option<Done>,
-) -> Result<Done, FenceError> {
-    let address = &topology.node(node).address;
-    let named = topology.access.get(&node);
-    let kept = kept.filter(|done| done.address == *address && done.term == term);
-    if let Some(mut done) = kept
-        && named == done.access.as_ref()
-        && run_id_of(&mut done.client).await? == done.run_id
-        && has_users(&mut done).await?
-    {
-        return Ok(done);
-    }
-    let mut client = NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await?;
-    let run_id = run_id_of(&mut client).await?;
-    let user = named.map_or(FIRST_USER, |access| &access.user).to_owned();
-    let made = match shared.acl_users {
-        AclUsers::Off => Err(FenceError::Ask(AskError::Refused(
-            "[nodes] acl_users is off".to_owned(),
-        ))),
-        AclUsers::Auto => {
-            fence::take_over(&mut client, topology.metadata_db(), term).await?;
-            make_users(&mut client, topology, term, secret, &user).await
-        }
-    };
-    let access = match made {
-        Ok(()) => Some(NodeAccess {
-            user: user.clone(),
-            run_id: run_id.clone(),
-        }),
-        Err(FenceError::Ask(AskError::Refused(reply)) | FenceError::Refused { reply, .. }) => {
-            let name = &topology.node(node).name;
-            tracing::info!(
-                event = "node_acl_fixed",
-                node = name,
-                reply,
-                "preshard makes no users on this node; it is served with the configured login"
-            );
-            None
-        }
-        Err(error) => return Err(error),
-    };
-    if access.is_some() {
-        delete_strays(&mut client, topology, term, &[&user, FEED_USER]).await?;
-    }
-    Ok(Done {
-        client,
-        address: address.clone(),
-        term,
-        access,
-        run_id,
-    })
-}
-
-async fn run_id_of(client: &mut NodeClient) -> Result<String, FenceError> {
-    let info = client.ask_text(&["INFO", "server"]).await?;
-    Ok(info_field(&info, "run_id").unwrap_or_default().to_owned())
-}
-
-/// Whether the users that were made are still there: an operator may have loaded an ACL file.
-async fn has_users(done: &mut Done) -> Result<bool, FenceError> {
-    let Some(access) = &done.access else {
-        return Ok(true);
-    };
-    let Value::Array(users) = done.client.ask(&["ACL", "USERS"]).await? else {
-        return Ok(false);
-    };
-    let has = |name: &str| users.iter().any(|user| user.as_bytes() == Some(name.as_bytes()));
-    Ok(has(&access.user) && has(FEED_USER))
-}
-
-/// Makes the user for the traffic and the one that hears, with the rules that this server understands.
-async fn make_users(
-    client: &mut NodeClient,
-    topology: &Topology,
-    term: Term,
-    secret: &Secret,
-    user: &str,
-) -> Result<(), FenceError> {
-    let mut unknown: Vec<String> = Vec::new();
-    loop {
-        let commands = [
-            set_user(user, secret, traffic_rules(), &unknown),
-            set_user(FEED_USER, secret, feed_rules(MARK_KEY), &unknown),
-        ];
-        match fence::act(client, topology.metadata_db(), term, &commands).await {
-            Ok(_) => return Ok(()),
-            Err(FenceError::Refused { command, reply }) => match unknown_rule(&reply) {
-                Some(rule) if unknown.len() < UNKNOWN_MAX && !unknown.contains(&rule) => unknown.push(rule),
-                Some(_) | None => return Err(FenceError::Refused { command, reply }),
-            },
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// `ACL SETUSER` that says everything, so that nothing of what was there before remains.
-pub(super) fn set_user(user: &str, secret: &Secret, rules: Vec<String>, without: &[String]) -> Words {
-    let hash = PasswordHash::of(user_password(secret, user).reveal().as_bytes()).to_acl();
-    let rules = rules.into_iter().filter(|rule| !without.contains(rule));
-    let mut command = words(["ACL", "SETUSER", user, "reset", &hash]);
-    command.extend(rules.map(String::into_bytes));
-    command
-}
-
-/// The rule that a server does not know: `ERR Error in ACL SETUSER modifier '+x': Unknown command or category name in ACL`.
-fn unknown_rule(reply: &str) -> Option<String> {
-    let (_, rest) = reply.split_once("modifier '")?;
-    let (rule, why) = rest.split_once('\'')?;
-    // `&*` is not known before Redis 6.2.
-    let known = why.contains("Unknown command") || why.contains("Syntax error");
-    known.then(|| rule.to_owned())
-}
-
-/// Deletes users that a leader of the past has made and nobody needs.
-async fn delete_strays(
-    client: &mut NodeClient,
-    topology: &Topology,
-    term: Term,
-    keep: &[&str],
-) -> Result<(), FenceError> {
-    let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
-        return Ok(());
-    };
-    let names = users
+async fn change_topology(shared: &Shared, fleet: &Fleet, logins: &[Login]) -> Result<(), String> {
+    let served = shared.topology.load_full();
+    let differ = logins
         .iter()
-        .filter_map(Value::as_bytes)
-        .filter_map(|name| std::str::from_utf8(name).ok());
-    let strays: Vec<&str> = names
-        .filter(|name| name.starts_with(USER_PREFIX) && !keep.contains(name))
+        .filter(|(node, _, login)| served.access.get(node) != login.as_ref());
+    let named: Vec<_> = differ
+        .map(|(node, was, login)| (served.node(*node).name.clone(), was.clone(), login.clone()))
         .collect();
-    if strays.is_empty() {
+    // Who leads no more has nothing to say.
+    if named.is_empty() || fleet.leads().is_none() {
         return Ok(());
     }
-    let command = words(["ACL", "DELUSER"].into_iter().chain(strays));
-    fence::act(client, topology.metadata_db(), term, &[command]).await?;
+    let changed = fleet.change(|topology| {
+        // Who has another login since it was looked at was given it on purpose.
+        let is_as_it_was = |name: &str, was: &Option<NodeAccess>| {
+            let node = topology.node_named(name);
+            node.is_some_and(|node| topology.access.get(&node) == was.as_ref())
+        };
+        let there = named.iter().filter(|(name, was, _)| is_as_it_was(name, was));
+        let there: Vec<_> = there
+            .map(|(name, _, login)| (name.clone(), login.clone()))
+            .collect();
+        topology.with_access(&there).map_err(|error| error.to_string())
+    });
+    let epoch = changed.await?.epoch.0;
+    tracing::info!(event = "nodes_provisioned", nodes = named.len(), epoch);
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rule_that_a_server_does_not_know_is_left_out() {
-        let reply = "ERR Error in ACL SETUSER modifier '+new': Unknown command or category name in ACL";
-        assert_eq!(unknown_rule(reply), Some("+new".to_owned()));
-        assert_eq!(
-            unknown_rule("ERR Error in ACL SETUSER modifier '&*': Syntax error"),
-            Some("&*".to_owned())
-        );
-        assert_eq!(unknown_rule("NOPERM this user has no permissions"), None);
-        let secret = Secret::new("s".to_owned());
-        let command = set_user(
-            "ps-g1",
-            &secret,
-            vec!["on".to_owned(), "+new".to_owned()],
-            &["+new".to_owned()],
-        );
-        assert_eq!(command.len(), 6);
-        assert_eq!(command[3], b"reset");
-        assert!(command[4].starts_with(b"#") && command[4].len() == 65);
+/// Looks at one node again and again.
+async fn keep_users(shared: Arc<Shared>, fleet: Arc<Fleet>, node: NodeIndex, tell: mpsc::Sender<Looked>) {
+    let mut changes = shared.succession.subscribe();
+    let of_node = shared.node(node);
+    let mut kept: Option<Done> = None;
+    let mut told = None;
+    let mut pace = FIRST_PACE;
+    let (mut bell_pace, mut rung) = (BELL_PACE, Instant::now());
+    loop {
+        let topology = shared.topology.load_full();
+        if topology.retired.contains(&node) {
+            return;
+        }
+        let begun = Instant::now();
+        let named = topology.access.get(&node).cloned();
+        let looked = match fleet.leads() {
+            Some(term) => {
+                pace = PACE;
+                let looked = Look {
+                    shared: &shared,
+                    fleet: &fleet,
+                    topology: &topology,
+                    node,
+                    of_node: &of_node,
+                    term,
+                };
+                kept = match looked.look(kept.take()).await {
+                    Ok(done) => {
+                        told = None;
+                        Some(done)
+                    }
+                    Err(error) => {
+                        looked.tell(&error, &mut told);
+                        None
+                    }
+                };
+                let access = kept.as_ref().map(|done| done.access.clone());
+                Some(access.filter(|access| topology.access.get(&node) != access.as_ref()))
+            }
+            None => {
+                kept = None;
+                // Not itself, since a moment ago: then there is something to do.
+                let leader = fleet.view().leader.map(|(id, _)| id);
+                let other_leads = leader.is_some_and(|id| id != shared.run_id);
+                pace = if other_leads { PACE } else { PACE.min(pace * 2) };
+                other_leads.then_some(None)
+            }
+        };
+        if let Some(login) = looked
+            && tell.send(Looked { node, login, named }).await.is_err()
+        {
+            return;
+        }
+        tokio::select! {
+            // Whichever comes first, it is looked at.
+            _ = timeout(pace, changes.changed()) => {}
+            () = of_node.users.notified() => {
+                // What was made is not there any more, or is not as it was made.
+                kept = None;
+                bell_pace = if rung.elapsed() > bell_pace * 2 {
+                    BELL_PACE
+                } else {
+                    PACE.min(bell_pace * 2)
+                };
+                sleep_until(begun + bell_pace).await;
+                rung = Instant::now();
+            }
+        }
     }
 }

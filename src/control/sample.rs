@@ -133,7 +133,8 @@ async fn sample_node(
 }
 
 async fn connect(shared: &Shared, address: &Address) -> Result<NodeClient, AskError> {
-    NodeClient::connect(address, &shared.admin_credentials, shared.limits.connect).await
+    let (credentials, deadline) = shared.admin_login();
+    NodeClient::connect(address, &credentials, deadline).await
 }
 
 /// How many keys to look at in a shard that has `keys` of the node's `all_keys`.

@@ -21,12 +21,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub use readiness::Readiness;
 pub use respond::{Endpoints, Provider};
+
+use crate::tls::{Listening, Secure};
 
 /// What a client of the HTTP port can take at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +70,12 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/pla
 /// # Cancel safety
 /// Dropping the future closes all connections at once.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listening>,
     endpoints: Endpoints,
     limits: HttpLimits,
     stop: impl Future<Output = ()>,
 ) {
+    let Listening { listener, secure } = listener.into();
     let mut connections = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
@@ -81,7 +85,7 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) if connections.len() >= limits.connections_max => refuse(&socket),
                 Ok((socket, _)) => {
-                    connections.spawn(serve_connection(socket, endpoints.clone(), limits));
+                    connections.spawn(open_connection(socket, secure.clone(), endpoints.clone(), limits));
                 }
                 Err(error) => {
                     tracing::warn!(event = "http_accept_failed", %error);
@@ -102,8 +106,29 @@ pub async fn serve(
     }
 }
 
+/// Serves one connection, behind a handshake if it speaks TLS.
+async fn open_connection(
+    socket: TcpStream,
+    secure: Option<Secure>,
+    endpoints: Endpoints,
+    limits: HttpLimits,
+) {
+    match secure {
+        None => serve_connection(socket, endpoints, limits).await,
+        Some(secure) => {
+            if let Some(socket) = secure.handshake(socket, limits.header_timeout).await {
+                Box::pin(serve_connection(socket, endpoints, limits)).await;
+            }
+        }
+    }
+}
+
 /// Serves one request. A peer's mistakes are its own business: they are not worth more than a debug line.
-async fn serve_connection(socket: TcpStream, endpoints: Endpoints, limits: HttpLimits) {
+async fn serve_connection(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    endpoints: Endpoints,
+    limits: HttpLimits,
+) {
     let service = service_fn(move |request: Request<Incoming>| {
         ready(Ok::<_, Infallible>(
             endpoints.respond(request.method(), request.uri().path()),

@@ -3,7 +3,7 @@
 //! Control writes here after each change and each probe; the scrape and `INFO` read. Everything is replaced as
 //! a whole or is one number, so that a reader never waits for a probe.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -20,6 +20,8 @@ pub struct Assignment {
     pub epoch: Epoch,
     /// Names of all nodes, those without shards included.
     pub nodes: Vec<String>,
+    /// Names of those that have a user of preshard's own.
+    pub provisioned: BTreeSet<String>,
     /// Each shard with the position of its node in `nodes` and its database.
     pub shards: Vec<(ShardId, usize, DbIndex)>,
 }
@@ -39,6 +41,11 @@ impl From<&Topology> for Assignment {
             epoch: topology.epoch,
             nodes: topology
                 .nodes_by_index()
+                .map(|(_, node)| node.name.clone())
+                .collect(),
+            provisioned: topology
+                .nodes_by_index()
+                .filter(|(node, _)| topology.access.contains_key(node))
                 .map(|(_, node)| node.name.clone())
                 .collect(),
             shards: (0..).zip(&topology.placements).map(shard).collect(),
@@ -65,7 +72,46 @@ pub struct Facts {
     /// Keys of each shard, [`UNKNOWN`] before the first probe.
     shard_keys: Box<[AtomicU64]>,
     log_lines_dropped: OnceLock<DroppedLines>,
+    max_clients: AtomicU64,
+    /// When certificates end, 0 for one that is not there.
+    certificates: [AtomicU64; Certificate::ALL.len()],
+    reloads: [AtomicU64; 2],
+    loaded_at: AtomicU64,
+    restart_pending: AtomicU64,
     fleet: FleetSource,
+    user_clients: OnceLock<UserClients>,
+}
+
+/// Reads how many clients each user has.
+struct UserClients(Box<dyn Fn() -> Vec<(String, u64)> + Send + Sync>);
+
+impl std::fmt::Debug for UserClients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UserClients")
+    }
+}
+
+/// A certificate of preshard's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certificate {
+    /// What listeners show.
+    Listeners,
+    /// What nodes are shown.
+    Nodes,
+    /// What etcd is shown.
+    Store,
+}
+
+impl Certificate {
+    pub(super) const ALL: [Self; 3] = [Self::Listeners, Self::Nodes, Self::Store];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Listeners => "listeners",
+            Self::Nodes => "nodes",
+            Self::Store => "store",
+        }
+    }
 }
 
 /// Reads how many log lines were dropped.
@@ -82,14 +128,62 @@ const UNKNOWN: u64 = u64::MAX;
 
 impl Facts {
     /// Nothing known, for a topology of `shards` shards, pinned included.
-    pub(super) fn new(shards: usize) -> Self {
+    pub(super) fn new(shards: usize, max_clients: u64) -> Self {
         Self {
             assignment: ArcSwap::default(),
             nodes: Mutex::default(),
             shard_keys: (0..shards).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             log_lines_dropped: OnceLock::new(),
+            max_clients: AtomicU64::new(max_clients),
+            certificates: Default::default(),
+            reloads: Default::default(),
+            loaded_at: AtomicU64::new(0),
+            restart_pending: AtomicU64::new(0),
             fleet: FleetSource::default(),
+            user_clients: OnceLock::new(),
         }
+    }
+
+    /// Keeps when a certificate ends, in Unix time; none: there is no such certificate.
+    pub fn set_certificate_end(&self, which: Certificate, ends_at: Option<u64>) {
+        self.certificates[which as usize].store(ends_at.unwrap_or(0), Relaxed);
+    }
+
+    pub(super) fn certificate_end(&self, which: Certificate) -> Option<u64> {
+        Some(self.certificates[which as usize].load(Relaxed)).filter(|&end| end > 0)
+    }
+
+    /// Keeps that a config was read from its file and put in force at this Unix time.
+    pub fn set_config_loaded(&self, at: u64) {
+        self.loaded_at.store(at, Relaxed);
+    }
+
+    /// Keeps the limit of clients that is in force, and how many keys wait for a restart.
+    pub fn set_config(&self, max_clients: u64, restart_pending: u64) {
+        self.max_clients.store(max_clients, Relaxed);
+        self.restart_pending.store(restart_pending, Relaxed);
+    }
+
+    /// Counts a reload.
+    pub fn count_reload(&self, succeeded: bool) {
+        self.reloads[usize::from(succeeded)].fetch_add(1, Relaxed);
+    }
+
+    /// Reloads that succeeded, and those that failed.
+    pub(super) fn config_reloads(&self) -> (u64, u64) {
+        (self.reloads[1].load(Relaxed), self.reloads[0].load(Relaxed))
+    }
+
+    pub(super) fn config_loaded_at(&self) -> u64 {
+        self.loaded_at.load(Relaxed)
+    }
+
+    pub(super) fn restart_pending(&self) -> u64 {
+        self.restart_pending.load(Relaxed)
+    }
+
+    pub(super) fn max_clients(&self) -> u64 {
+        self.max_clients.load(Relaxed)
     }
 
     /// The placement in force.
@@ -151,6 +245,17 @@ impl Facts {
     /// What is known of the other proxies and of the store, at this moment.
     pub(super) fn fleet(&self) -> FleetFigures {
         self.fleet.read()
+    }
+
+    /// Says how to read the clients of each user. Only the first call counts.
+    pub fn set_user_clients(&self, read: impl Fn() -> Vec<(String, u64)> + Send + Sync + 'static) {
+        drop(self.user_clients.set(UserClients(Box::new(read))));
+    }
+
+    pub(super) fn user_clients(&self) -> Vec<(String, u64)> {
+        self.user_clients
+            .get()
+            .map_or_else(Vec::new, |clients| (clients.0)())
     }
 
     pub(super) fn log_lines_dropped(&self) -> u64 {

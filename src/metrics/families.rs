@@ -4,6 +4,7 @@
 //! the prefix `preshard_`, base units and `_total` for counters; there are no averages, ratios or rates, which
 //! are the reader's business. Shards are never crossed with commands or buckets.
 
+use super::access;
 use super::family::{
     CLASS, CODE, COMMAND, DB, DISCONNECT, Family, LIMIT, LINK_CLOSE, NODE, ORIGIN, PROTOCOL, REVISION, SHARD,
     VERSION, WORKER, counter, gauge, histogram,
@@ -93,7 +94,7 @@ pub(super) static FAMILIES: &[Family] = &[
         &[],
         "The limit of clients in all (`max_clients`).",
         |s, out| {
-            out.count(&[], s.max_clients);
+            out.count(&[], s.facts.max_clients());
         },
     ),
     counter(
@@ -140,14 +141,9 @@ pub(super) static FAMILIES: &[Family] = &[
         "Reply bytes in memory that clients did not yet take.",
         |s, out| out.count(&[], s.sum(|w| w.output_buffer_bytes.load())),
     ),
-    counter(
-        "preshard_auth_failures_total",
-        &[],
-        "Failed AUTH and HELLO AUTH.",
-        |s, out| {
-            out.count(&[], s.sum(|w| w.auth_failures.load()));
-        },
-    ),
+    access::AUTH_FAILURES,
+    access::REFUSED,
+    access::USER_CLIENTS,
     counter(
         "preshard_limits_reached_total",
         &[LIMIT],

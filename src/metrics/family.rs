@@ -1,7 +1,9 @@
 //! What a row of the table of families is made of, and the labels that rows share.
 
 use super::expose::{Emit, Scrape};
-use super::labels::{Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{
+    Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+};
 
 /// Type of a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,24 @@ pub(super) const ORIGIN: LabelName = fixed("origin", list::<Origin>);
 pub(super) const CODE: LabelName = fixed("code", list::<ErrorCode>);
 pub(super) const CLASS: LabelName = fixed("class", list::<RequestClass>);
 pub(super) const DISCONNECT: LabelName = fixed("reason", list::<Disconnect>);
+pub(super) const HANDSHAKE: LabelName = fixed("result", list::<Handshake>);
+pub(super) const RELOAD: LabelName = fixed("result", || {
+    vec![
+        ("ok", "the file is in force"),
+        ("failed", "the file is wrong, and nothing was changed"),
+    ]
+});
+pub(super) const CERTIFICATE: LabelName = fixed("certificate", || {
+    vec![
+        ("listeners", "the certificate of `[tls]`"),
+        ("nodes", "the certificate that nodes are shown"),
+        ("store", "the certificate that etcd is shown"),
+    ]
+});
 pub(super) const LINK_CLOSE: LabelName = fixed("reason", list::<LinkClose>);
+pub(super) const PORT: LabelName = fixed("listener", list::<Port>);
+pub(super) const REFUSED: LabelName = fixed("kind", list::<Refused>);
+pub(super) const USER: LabelName = bounded("user", "names of the users in the settings");
 pub(super) const LIMIT: LabelName = fixed("limit", list::<Limit>);
 
 pub(super) const fn counter(

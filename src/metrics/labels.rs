@@ -164,6 +164,7 @@ label! {
         Idle "idle" "no request within `idle_timeout`",
         HandshakeTimeout "handshake_timeout" "no complete first request in time",
         ProtocolError "protocol_error" "a malformed request",
+        TlsHello "tls_hello" "it spoke TLS to a port without TLS",
         OutputLimit "output_limit" "unread replies beyond `output_bytes_hard`",
         SlowSubscriber "slow_subscriber" "unread messages beyond `output_bytes_hard`",
         SubscriptionGap "subscription_gap" "it may have missed messages of a node, and `on_gap` is \"close\"",
@@ -175,6 +176,20 @@ label! {
         PartialReply "partial_reply" "the node's link broke in the middle of a reply that was passed on",
         Memory "memory" "the process held too many request bytes",
         Fault "fault" "preshard's own fault, which is logged",
+    }
+}
+
+label! {
+    /// How the handshake of a client that came to a TLS port ended.
+    Handshake {
+        Done "done" "made: the client is served",
+        Plain "plain" "the client does not speak TLS",
+        Protocol "protocol" "no version, cipher or signature in common, or broken bytes",
+        ClientCertificate "client_certificate" "the client showed no certificate, or one that is not trusted",
+        OurCertificate "our_certificate" "the client does not trust preshard's certificate",
+        Timeout "timeout" "not made within `handshake_timeout`",
+        Closed "closed" "the client went away",
+        TooMany "too_many" "too many handshakes at a time",
     }
 }
 
@@ -191,6 +206,24 @@ label! {
         ExtraReply "extra_reply" "a reply that nobody had asked for",
         Closed "closed" "preshard had no more use for it",
         Readdressed "readdressed" "the node has another address now, or has left",
+    }
+}
+
+label! {
+    /// What a user was refused for.
+    Refused {
+        Command "command" "the command",
+        Key "key" "a key, or `SORT … BY` and `GET` for who may not use all keys",
+        Channel "channel" "a channel or pattern",
+        Right "right" "a word of `PRESHARD`",
+    }
+}
+
+label! {
+    /// Where a password was given.
+    Port {
+        Data "data" "the data port",
+        Admin "admin" "the admin port",
     }
 }
 
@@ -224,6 +257,7 @@ label! {
         TrackingKeys "tracking_keys" "keys that are tracked, or their bytes: one is invalidated to make room",
         TrackingHeld "tracking_held" "invalidations behind unanswered requests of one client: it is told to drop everything",
         TrackingNames "tracking_names" "keys that a node names at once: clients are told to drop everything",
+        AdminRequests "admin_requests" "`PRESHARD` requests of the data port that wait: refused",
         AdminConnections "admin_connections" "connections to the admin port: the new one is refused",
     }
 }
@@ -250,6 +284,7 @@ mod tests {
         check::<ErrorCode>();
         check::<RequestClass>();
         check::<Disconnect>();
+        check::<Handshake>();
         check::<LinkClose>();
         check::<Limit>();
     }

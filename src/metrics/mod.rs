@@ -11,15 +11,17 @@
 //! * `facts.rs`: what the workers do not know: topology, nodes' versions and memory, keys of shards.
 //! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`; `family.rs`: what its rows
 //!   are made of; `read.rs`: how they are read.
-//! * `fleet.rs`: the other proxies and the store, asked at each scrape.
+//! * `fleet.rs`: the other proxies and the store, asked at each scrape. `users.rs`: preshard's own users on the nodes.
 //! * `expose.rs`: the collector behind the registry; `process.rs`: `process_*` from `/proc`; `totals.rs`: sums.
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
 
+mod access;
 pub mod cell;
 mod expose;
 mod facts;
 mod families;
+mod families_control;
 mod family;
 mod fleet;
 pub mod labels;
@@ -27,6 +29,7 @@ mod page;
 mod process;
 mod read;
 mod totals;
+mod users;
 mod worker;
 
 use std::collections::BTreeSet;
@@ -37,10 +40,12 @@ use prometheus::{Registry, TextEncoder};
 
 pub use cell::{Cell, Gauge, Histogram, HistogramTotal, Rows};
 pub use expose::{Emit, Scrape};
-pub use facts::{Assignment, Facts, NodeFacts};
+pub use facts::{Assignment, Certificate, Facts, NodeFacts};
 pub use family::{Family, Kind, LabelName, Values};
 pub use fleet::FleetFigures;
-pub use labels::{By, Disconnect, ErrorCode, Label, Limit, LinkClose, Origin, RequestClass, Wire};
+pub use labels::{
+    By, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+};
 pub use page::page;
 pub use process::ProcessFigures;
 pub use totals::{NodeTotals, ShardTotals, Totals};
@@ -61,7 +66,11 @@ pub struct MetricsOptions {
 
 /// Every family that this process exposes.
 pub fn families() -> impl Iterator<Item = &'static Family> {
-    families::FAMILIES.iter().chain(fleet::FAMILIES)
+    let more = fleet::FAMILIES
+        .iter()
+        .chain(users::FAMILIES)
+        .chain(families_control::FAMILIES);
+    families::FAMILIES.iter().chain(more)
 }
 
 /// All metrics of the process.
@@ -79,7 +88,6 @@ pub struct Sources {
     control: Arc<WorkerMetrics>,
     command_names: Vec<&'static str>,
     shards: usize,
-    max_clients: u64,
     started: Instant,
     facts: Facts,
 }
@@ -87,6 +95,10 @@ pub struct Sources {
 impl Sources {
     fn all(&self) -> impl Iterator<Item = &WorkerMetrics> {
         self.workers.iter().chain([&self.control]).map(Arc::as_ref)
+    }
+
+    pub(super) fn control(&self) -> &WorkerMetrics {
+        &self.control
     }
 
     /// Nodes of the topology and nodes that a worker counts for, by name.
@@ -110,9 +122,8 @@ impl Metrics {
             control: cells(),
             command_names: options.command_names,
             shards: options.shards,
-            max_clients: options.max_clients,
             started: Instant::now(),
-            facts: Facts::new(options.shards),
+            facts: Facts::new(options.shards, options.max_clients),
         });
         let registry = Registry::new();
         registry.register(Box::new(expose::FamiliesCollector::new(Arc::clone(&sources))?))?;
@@ -129,6 +140,17 @@ impl Metrics {
     /// Counts that the node `name` came back without its data. Any thread may call this.
     pub fn node_came_back_empty(&self, name: &str) {
         self.sources.control.node(name).came_back_empty.add_shared(1);
+    }
+
+    /// Counts that preshard's own users were made on the node `name`, or could not be. Any thread may call this.
+    pub fn node_users(&self, name: &str, made: bool) {
+        let cells = self.sources.control.node(name);
+        let cell = if made {
+            &cells.users_made
+        } else {
+            &cells.users_failed
+        };
+        cell.add_shared(1);
     }
 
     /// The cells for what happens outside the workers: the acceptor, the admin listener. Several threads may

@@ -16,9 +16,12 @@ fn metrics() -> Metrics {
         max_clients: 10_000,
     };
     let metrics = Metrics::new(options).unwrap();
+    let users = || vec![("default".to_owned(), 3)];
+    metrics.facts().set_user_clients(users);
     metrics.set_assignment(Assignment {
         epoch: Epoch(7),
         nodes: vec!["redis-1".to_owned(), "redis-2".to_owned()],
+        provisioned: BTreeSet::new(),
         shards: vec![
             (ShardId(0), 0, DbIndex(0)),
             (ShardId(1), 0, DbIndex(1)),
@@ -40,6 +43,9 @@ fn value(text: &str, series: &str) -> f64 {
 #[test]
 fn every_family_is_there_from_the_first_scrape() {
     let metrics = metrics();
+    metrics
+        .facts()
+        .set_certificate_end(Certificate::Listeners, Some(2_524_608_000));
     let text = metrics.gather_text();
     for family in families() {
         let kind = format!("{:?}", family.kind).to_lowercase();
@@ -65,6 +71,12 @@ fn every_family_is_there_from_the_first_scrape() {
         1.0
     );
     assert_eq!(value(&text, "preshard_topology_epoch"), 7.0);
+    let ends = r#"preshard_tls_certificate_expiry_timestamp_seconds{certificate="listeners"}"#;
+    assert_eq!(value(&text, ends), 2_524_608_000.0);
+    assert!(
+        !text.contains(r#"certificate="nodes""#),
+        "there is no such certificate"
+    );
     assert!(
         !text.contains("command=\"get\""),
         "untouched commands have no row"
@@ -206,6 +218,7 @@ fn rows_of_a_node_leave_with_the_node() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(8),
         nodes,
+        provisioned: BTreeSet::new(),
         shards: vec![(ShardId(0), 0, DbIndex(0))],
     });
     let text = metrics.gather_text();
@@ -220,6 +233,7 @@ fn a_node_name_cannot_break_a_line() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(8),
         nodes,
+        provisioned: BTreeSet::new(),
         shards: Vec::new(),
     });
     assert!(
@@ -245,6 +259,7 @@ fn a_scrape_of_a_full_topology_is_complete_and_of_bounded_size() {
     metrics.set_assignment(Assignment {
         epoch: Epoch(1),
         nodes,
+        provisioned: BTreeSet::new(),
         shards,
     });
     let text = metrics.gather_text();
@@ -275,6 +290,7 @@ fn an_assignment_is_read_off_a_topology() {
         retired: BTreeSet::new(),
         paused: BTreeSet::new(),
         access: BTreeMap::new(),
+        units: Vec::new(),
         placements: vec![placement(1, 0), placement(0, 1), placement(1, 9)],
     };
     let assignment = Assignment::from(&topology);

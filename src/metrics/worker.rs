@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cell::{Cell, Gauge, Histogram, Rows};
-use super::labels::{By, Disconnect, ErrorCode, Label as _, Limit, LinkClose, Origin, RequestClass, Wire};
+use super::labels::{
+    By, Disconnect, ErrorCode, Handshake, Label as _, Limit, LinkClose, Origin, Refused, RequestClass, Wire,
+};
 use crate::ids::ShardId;
 
 /// What one worker counts. The alignment keeps two workers' cells out of each other's cache lines.
@@ -31,8 +33,12 @@ pub struct WorkerMetrics {
     pub connections_total: Cell,
     /// Clients gone, by reason.
     pub disconnects: By<Disconnect, Cell>,
+    /// Handshakes of clients that speak TLS, by how they ended.
+    pub handshakes: By<Handshake, Cell>,
     /// Failed `AUTH` and `HELLO … AUTH`.
     pub auth_failures: Cell,
+    /// Requests that the rules of a user did not allow.
+    pub refused: By<Refused, Cell>,
     /// Bytes read from clients.
     pub receive_bytes: Cell,
     /// Bytes written to clients.
@@ -99,7 +105,9 @@ impl WorkerMetrics {
             client_connections: By::default(),
             connections_total: Cell::default(),
             disconnects: By::default(),
+            handshakes: By::default(),
             auth_failures: Cell::default(),
+            refused: By::default(),
             receive_bytes: Cell::default(),
             transmit_bytes: Cell::default(),
             input_buffer_bytes: Gauge::default(),
@@ -256,6 +264,10 @@ pub struct NodeCells {
     pub tracking_gaps: Cell,
     /// How often the node came back without its data.
     pub came_back_empty: Cell,
+    /// How often preshard made its own users on the node.
+    pub users_made: Cell,
+    /// How often it could not, although the node answered.
+    pub users_failed: Cell,
     /// From the request queued to its reply read.
     pub duration: Histogram,
 }

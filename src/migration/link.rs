@@ -54,7 +54,7 @@ fn lost(error: impl ToString) -> CopyError {
 impl Link {
     /// Connects, logs in and says who we are.
     pub(super) async fn open(source: &Endpoint, silence: Duration) -> Result<Self, CopyError> {
-        let opened = timeout(silence, open(&source.address)).await;
+        let opened = timeout(silence, open(&source.address, source.credentials.tls.as_ref())).await;
         let socket = opened
             .map_err(|_| CopyError::SourceSilent(silence))?
             .map_err(lost)?;
@@ -117,8 +117,12 @@ impl Link {
     pub(super) async fn say(&mut self, words: &[&[u8]]) -> Result<(), CopyError> {
         let mut frame = Vec::new();
         write_request(&mut frame, words);
-        let written = timeout(self.silence, self.socket.write_all(&frame)).await;
-        written
+        let writing = async {
+            self.socket.write_all(&frame).await?;
+            self.socket.flush().await
+        };
+        timeout(self.silence, writing)
+            .await
             .map_err(|_| CopyError::SourceSilent(self.silence))?
             .map_err(lost)
     }

@@ -18,14 +18,23 @@
 //! 7.0; with fields that expire `TYPE`, `HSCAN`, `HPEXPIRETIME`), `SELECT`, `FLUSHDB`, `RESTORE`, `INFO`, `TIME`, `PING`,
 //! `CLIENT ID` and `CLIENT KILL`.
 //!
-//! The rest of a move (phases, fences, the cutover) does not exist yet; nothing but tests reaches this room.
+//! ```text
+//!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ cutover ─▶ the topology says it
+//! ```
+//!
+//! The leader drives a move ([`Mover`]): the copy, then the cutover, whose commit is a change of the topology. What has happened
+//! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
 mod copy;
+mod cutover;
+mod drive;
 mod error;
 mod judge;
 mod keeper;
+mod ledger;
 mod link;
+mod mover;
 mod passes;
 mod pipe;
 mod plan;
@@ -34,10 +43,13 @@ mod receive;
 mod run;
 mod spool;
 mod state;
+mod task;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;
 pub use keeper::{Drained, Unparked};
+pub use mover::{MAX_PAUSE_MS, MoveOrder, Mover};
 pub use plan::{CopyLimits, CopyPlan, Endpoint, Offset};
 pub use run::clear;
 pub use state::{Phase, Progress};
+pub use task::{Move, State, Wish};

@@ -97,7 +97,7 @@ pub(super) async fn open_pipe(
     shared: &Arc<Shared>,
 ) -> Result<(Pipe, PipeReader), CopyError> {
     let silence = shared.limits.silence;
-    let opened = timeout(silence, open(&target.address)).await;
+    let opened = timeout(silence, open(&target.address, target.credentials.tls.as_ref())).await;
     let mut socket = opened
         .map_err(|_| CopyError::TargetSilent(silence))?
         .map_err(lost)?;
@@ -144,6 +144,7 @@ pub(super) async fn open_pipe(
 /// Sends the login and reads so many lines: the last is the connection's number.
 async fn greet(socket: &mut Box<dyn Socket>, hello: &[u8], lines: usize) -> Result<i64, CopyError> {
     socket.write_all(hello).await.map_err(lost)?;
+    socket.flush().await.map_err(lost)?;
     let mut read = Vec::new();
     while memchr::memchr_iter(b'\n', &read).count() < lines {
         if socket.read_buf(&mut read).await.map_err(lost)? == 0 || read.len() > SLICE {
@@ -212,8 +213,12 @@ impl Pipe {
             self.common.settle(&mut flight);
         }
         for slice in frames.as_bytes().chunks(SLICE) {
-            let written = timeout(self.silence, self.socket.write_all(slice)).await;
-            written
+            let writing = async {
+                self.socket.write_all(slice).await?;
+                self.socket.flush().await
+            };
+            timeout(self.silence, writing)
+                .await
                 .map_err(|_| CopyError::TargetSilent(self.silence))?
                 .map_err(lost)?;
         }

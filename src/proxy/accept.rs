@@ -1,5 +1,10 @@
 //! The door: sockets are accepted here and handed to the worker with the fewest clients.
 //!
+//! ```text
+//!  accepted ─▶ a place under max_clients ──────────────────────────────▶ worker
+//!                  └─ TLS: one of HANDSHAKES_MAX places, handshake ────────┘
+//! ```
+//!
 //! One message for each connection, then the socket never leaves its worker. Accepting goes on after every error:
 //! out of descriptors it pauses, and a client beyond `max_clients` is told so before it is closed.
 
@@ -10,13 +15,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use rustls::Connection;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::ServeError;
-use crate::metrics::{Disconnect, Limit};
+use crate::metrics::{Disconnect, Handshake, Limit};
+use crate::tls::Secure;
 use crate::topology::Address;
 use crate::worker::shared::Shared;
 use crate::worker::{Accepted, ClientPermit, Order, Worker};
@@ -24,6 +32,8 @@ use crate::worker::{Accepted, ClientPermit, Order, Worker};
 const BACKLOG: i32 = 4096;
 /// Out of file descriptors, only time helps.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Handshakes of one listener at a time. Each costs a signature that no client has paid for.
+const HANDSHAKES_MAX: usize = 512;
 const FULL: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// A bound address.
@@ -126,54 +136,115 @@ impl Door {
         }
     }
 
-    async fn admit(&self, socket: Accepted, address: String, local_address: String) {
+    /// A place for one more client: where its order goes. None: there is none, and the client is told so.
+    fn place(&self, socket: &Accepted, tells: bool) -> Option<(mpsc::Sender<Order>, ClientPermit)> {
         let least = self.workers.iter().min_by_key(|(_, load)| load.load(Relaxed));
-        let Some((orders, load)) = least else { return };
-        let Some(permit) = ClientPermit::take(&self.clients, load, self.shared.max_clients) else {
-            self.refuse(socket);
-            return;
+        let (orders, load) = least?;
+        let max_clients = self.shared.settings.load().max_clients;
+        let Some(permit) = ClientPermit::take(&self.clients, load, max_clients) else {
+            self.refuse(socket, tells);
+            return None;
         };
-        // A worker that is gone takes the process with it; there is nobody to tell.
-        let _ = orders
-            .send(Order::Accept {
-                socket,
-                address,
-                local_address,
-                permit,
-            })
-            .await;
+        Some((orders.clone(), permit))
     }
 
-    fn refuse(&self, socket: Accepted) {
+    fn refuse(&self, socket: &Accepted, tells: bool) {
         let cells = self.shared.metrics.control();
         cells.limits[Limit::MaxClients].add_shared(1);
         cells.disconnects[Disconnect::MaxClients].add_shared(1);
-        // The socket is new, so these bytes fit or nobody is there.
-        let _ = match socket {
-            Accepted::Tcp(mut stream) => stream.write(FULL),
-            Accepted::Unix(mut stream) => stream.write(FULL),
-        };
+        if tells {
+            // The socket is new, so these bytes fit or nobody is there.
+            let _ = match socket {
+                Accepted::Tcp(stream) => (&mut &*stream).write(FULL),
+                Accepted::Unix(stream) => (&mut &*stream).write(FULL),
+            };
+        }
     }
 }
 
 /// Accepts until `stop`.
-pub(super) async fn accept(listener: Listener, door: Door, stop: impl Future<Output = ()>) {
+pub(super) async fn accept(
+    listener: Listener,
+    secure: Option<Secure>,
+    door: Door,
+    stop: impl Future<Output = ()>,
+) {
     let local_address = listener.address();
+    let mut handshakes = JoinSet::new();
     let mut stop = std::pin::pin!(stop);
     loop {
         let next = tokio::select! {
             () = &mut stop => return,
+            Some(_) = handshakes.join_next() => continue,
             next = listener.next() => next,
         };
-        match next {
-            Ok((socket, address)) => door.admit(socket, address, local_address.clone()).await,
-            Err(error) if is_of_one_connection(&error) => {}
+        let (socket, address) = match next {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 door.shared.metrics.control().limits[Limit::FileDescriptors].add_shared(1);
                 tracing::warn!(event = "accept_paused", %error);
                 sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some((orders, permit)) = door.place(&socket, secure.is_none()) else {
+            continue;
+        };
+        let come = Come {
+            socket,
+            address,
+            local_address: local_address.clone(),
+            permit,
+        };
+        match &secure {
+            None => hand_over(&orders, come, None).await,
+            Some(secure) if handshakes.len() >= HANDSHAKES_MAX => secure.count(Handshake::TooMany),
+            Some(secure) => {
+                let (secure, longest) = (secure.clone(), door.shared.settings.load().limits.handshake);
+                handshakes.spawn(async move { secured(&secure, longest, &orders, come).await });
             }
         }
+    }
+}
+
+/// A client that has a place.
+struct Come {
+    socket: Accepted,
+    address: String,
+    local_address: String,
+    permit: ClientPermit,
+}
+
+async fn hand_over(orders: &mpsc::Sender<Order>, come: Come, session: Option<Box<Connection>>) {
+    // A worker that is gone takes the process with it; there is nobody to tell.
+    let _ = orders
+        .send(Order::Accept {
+            socket: come.socket,
+            session,
+            address: come.address,
+            local_address: come.local_address,
+            permit: come.permit,
+        })
+        .await;
+}
+
+/// Makes the handshake, and hands the client over if that comes to something.
+async fn secured(secure: &Secure, longest: Duration, orders: &mpsc::Sender<Order>, mut come: Come) {
+    // The config lets TLS be spoken over TCP only.
+    let Accepted::Tcp(socket) = come.socket else {
+        return;
+    };
+    let Ok(socket) = TcpStream::from_std(socket) else {
+        return;
+    };
+    let Some(stream) = secure.handshake(socket, longest).await else {
+        return;
+    };
+    let (socket, session) = stream.into_inner();
+    if let Ok(socket) = socket.into_std() {
+        come.socket = Accepted::Tcp(socket);
+        hand_over(orders, come, Some(Box::new(session.into()))).await;
     }
 }
 

@@ -9,33 +9,37 @@
 //! ```
 //!
 //! The way out (SIGTERM, SIGINT): readyz says 503, nothing is accepted any more, workers serve what they have read
-//! and let their clients go, and what is left after `drain_timeout` is cut.
+//! and let their clients go, and what is left after `drain_timeout` is cut. SIGHUP reads the config again.
 
 mod accept;
+mod listeners;
+mod restore;
 mod startup;
 
 pub use accept::Listener;
-pub use startup::open_store;
+pub use restore::restore;
+pub use startup::{open_store, store_connector};
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::admin::{self, AdminContext, Plans, Rates};
 use crate::config::Config;
-use crate::control;
-use crate::http::{self, Endpoints, HttpLimits, Readiness};
-use crate::topology::Address;
-use crate::worker::shared::Shared;
+use crate::control::{self, Fleet, Live, Parts, SetLevel};
+use crate::http::Readiness;
+use crate::migration::Mover;
+use crate::tls::{Acceptor, Secure};
+use crate::worker::shared::{ADMIN_REQUESTS_MAX, Shared};
 use crate::worker::{self, Order, Worker};
+use listeners::Listeners;
 
 /// Control work is rare: listeners, probes, scrapes.
 const CONTROL_THREADS: usize = 2;
@@ -75,34 +79,41 @@ impl ServeError {
     }
 }
 
-/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`; `dropped_lines` tells how
-/// many log lines were lost.
+/// The log, as far as the proxy has to do with it.
+pub struct Logs {
+    /// Tells how many lines were lost.
+    pub dropped_lines: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Sets the level.
+    pub set_level: SetLevel,
+}
+
+impl std::fmt::Debug for Logs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Logs").finish_non_exhaustive()
+    }
+}
+
+/// Serves until a signal ends it. `announce` gets one line for each listener, then `ready`.
 ///
 /// # Errors
 /// Nothing was served: the nodes, the store or an address forbid it.
-pub fn serve(
-    config: Config,
-    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    announce: impl FnMut(&str),
-) -> Result<(), ServeError> {
+pub fn serve(config: Config, logs: Logs, announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(Box::pin(run(config, dropped_lines, announce)))
+    runtime.block_on(Box::pin(run(config, logs, announce)))
 }
 
-async fn run(
-    config: Config,
-    dropped_lines: impl Fn() -> u64 + Send + Sync + 'static,
-    mut announce: impl FnMut(&str),
-) -> Result<(), ServeError> {
-    let config = Arc::new(config);
-    let (shared, fleet) = startup::prepare(&config).await?;
+async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {
+    let store_tls = store_connector(&config);
+    let (admin_requests, from_workers) = mpsc::channel(ADMIN_REQUESTS_MAX);
+    let (shared, fleet) = startup::prepare(&config, store_tls.as_ref(), admin_requests).await?;
     // Before anything is announced: who was told that it serves may end it, and gets a drain.
     let mut signals = Signals::new()?;
-    shared.metrics.facts().set_log_lines_dropped(dropped_lines);
+    shared.metrics.facts().set_log_lines_dropped(logs.dropped_lines);
+    count_user_clients(&shared);
     let workers = start_workers(&config, &shared)?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -110,50 +121,41 @@ async fn run(
     let readiness = readiness(&shared);
     tasks.spawn(control::probe_nodes(Arc::clone(&shared)));
     tasks.spawn(control::prepare_nodes(Arc::clone(&shared)));
-    let clients = Arc::new(AtomicUsize::new(0));
-    for address in &config.proxy.listen {
-        let listener = Listener::bind(address)?;
-        announce(&format!("listening data={}", listener.address()));
-        if let Ok(mut shown) = shared.data_address.write()
-            && (shown.is_empty() || shown.starts_with("unix:"))
-        {
-            *shown = listener.address();
-        }
-        let door = accept::Door::new(&shared, &workers, &clients);
-        tasks.spawn(accept::accept(listener, door, until(stopped.clone())));
-    }
+    let acceptor = config.tls.side.clone().map(Acceptor::new);
+    let parts = Parts {
+        acceptor: acceptor.clone(),
+        store: store_tls,
+        workers: workers.iter().map(|worker| worker.orders.clone()).collect(),
+        set_level: Some(logs.set_level),
+    };
+    let live = Arc::new(Live::new(config.clone(), Arc::clone(&shared), parts));
+    tasks.spawn(Signals::hang_ups(Arc::clone(&live))?);
+    let secure = acceptor.map(|acceptor| Secure::new(acceptor, Arc::clone(&shared.metrics)));
     let rates = Arc::new(Rates::default());
     tasks.spawn(admin::sample_rates(Arc::clone(&rates), Arc::clone(&shared)));
-    if let Some(address) = &config.admin.listen {
-        let (listener, bound) = bind_tcp(address).await?;
-        announce(&format!("listening admin={bound}"));
-        fleet.set_admin_address(bound);
-        let context = AdminContext {
-            shared: Arc::clone(&shared),
-            config: Arc::clone(&config),
-            rates,
-            plans: Plans::default(),
-            fleet: Arc::clone(&fleet),
-        };
-        tasks.spawn(admin::serve(listener, Arc::new(context), until(stopped.clone())));
-    }
-    if let Some(address) = &config.admin.http {
-        let (listener, bound) = bind_tcp(address).await?;
-        announce(&format!("listening http={bound}"));
-        let endpoints = endpoints(&shared, readiness.clone());
-        let stop = until(stopped.clone());
-        tasks.spawn(http::serve(listener, endpoints, HttpLimits::default(), stop));
-    }
-    tasks.spawn(Arc::clone(&fleet).run(stopped.clone()));
-    let (looked, mut first_look) = watch::channel(false);
-    tasks.spawn(control::provision_nodes(
-        Arc::clone(&shared),
-        Arc::clone(&fleet),
-        looked,
-    ));
-    fleet.until_registered(REGISTRATION_MAX).await;
-    // The first requests should find the users for them. Nodes that are away get theirs later.
-    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+    let context = Arc::new(AdminContext {
+        shared: Arc::clone(&shared),
+        live: Arc::clone(&live),
+        rates,
+        plans: Plans::default(),
+        fleet: Arc::clone(&fleet),
+        mover: Mover::new(Arc::clone(&shared), Arc::clone(&fleet)),
+    });
+    tasks.spawn(Arc::clone(&context.mover).run());
+    tasks.spawn(admin::answer_workers(from_workers, Arc::clone(&context)));
+    let mut listeners = Listeners {
+        config: &config,
+        shared: &shared,
+        secure,
+        stopped: stopped.clone(),
+        tasks: &mut tasks,
+        announce: &mut announce,
+    };
+    listeners.data(&workers)?;
+    listeners.admin(&context).await?;
+    listeners.http(&readiness).await?;
+    tasks.spawn(Arc::clone(&fleet).run(stopped));
+    until_expected(&shared, &fleet, &mut tasks).await;
     readiness.started();
     announce("ready");
     tracing::info!(
@@ -167,11 +169,37 @@ async fn run(
     readiness.drain();
     shared.draining.store(true, Relaxed);
     let _ = stop.send(true);
-    drain(workers, config.proxy.drain_timeout, &mut signals).await;
+    drain(workers, live.config().proxy.drain_timeout, &mut signals).await;
     tasks.shutdown().await;
     fleet.leave().await;
     tracing::info!(event = "stopped");
     Ok(())
+}
+
+/// The other proxies should see this one, and the first requests should find the users for them. Neither is waited for in vain:
+/// a store that is silent, and nodes that are away, get theirs later.
+async fn until_expected(shared: &Arc<Shared>, fleet: &Arc<Fleet>, tasks: &mut JoinSet<()>) {
+    let (looked, mut first_look) = watch::channel(false);
+    tasks.spawn(control::provision_nodes(
+        Arc::clone(shared),
+        Arc::clone(fleet),
+        looked,
+    ));
+    fleet.until_registered(REGISTRATION_MAX).await;
+    drop(timeout(PROVISION_MAX, first_look.wait_for(|looked| *looked)).await);
+}
+
+/// The metrics cannot know users; they ask for them with each scrape.
+fn count_user_clients(shared: &Arc<Shared>) {
+    // Weak: the metrics are a part of what they ask.
+    let shared_again = Arc::downgrade(shared);
+    shared.metrics.facts().set_user_clients(move || {
+        let users = shared_again.upgrade().map(|shared| shared.users.load_full());
+        let counts = users.iter().flat_map(|users| users.list());
+        counts
+            .map(|user| (user.name.to_string(), user.clients()))
+            .collect()
+    });
 }
 
 /// Ready while some node answered its last probe. Before the first probe the preflight's word counts.
@@ -184,42 +212,10 @@ fn readiness(shared: &Arc<Shared>) -> Readiness {
 }
 
 fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Vec<Worker>, ServeError> {
-    let count = startup::worker_count(config);
+    let count = control::worker_count(config);
     (0..count)
         .map(|number| worker::start(number, Arc::clone(shared)).map_err(ServeError::System))
         .collect()
-}
-
-fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
-    let (for_metrics, for_topology) = (Arc::clone(shared), Arc::clone(shared));
-    Endpoints {
-        metrics: Arc::new(move || for_metrics.metrics.gather_text()),
-        topology: Arc::new(move || for_topology.topology.load().encode()),
-        readiness,
-    }
-}
-
-/// Binds a TCP address; port 0 takes a free one.
-async fn bind_tcp(address: &Address) -> Result<(TcpListener, String), ServeError> {
-    let listen = |error| ServeError::Listen {
-        address: address.to_string(),
-        error,
-    };
-    let Address::Tcp { host, port } = address else {
-        return Err(listen(io::Error::new(
-            io::ErrorKind::Unsupported,
-            "this listener needs a host and a port",
-        )));
-    };
-    let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(listen)?;
-    let bound = listener.local_addr().map_err(listen)?;
-    Ok((listener, bound.to_string()))
-}
-
-/// Ready when the proxy is told to stop.
-async fn until(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone, which is a stop as well.
-    let _ = stopped.wait_for(|stop| *stop).await;
 }
 
 /// The signals that end the proxy. While it starts they end it at once, as they end any program.
@@ -233,6 +229,17 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Reloads the config whenever SIGHUP asks for it.
+    fn hang_ups(live: Arc<Live>) -> io::Result<impl Future<Output = ()> + use<>> {
+        let mut hang_up = signal(SignalKind::hangup())?;
+        Ok(async move {
+            while hang_up.recv().await.is_some() {
+                // What is wrong has been logged.
+                let _ = live.reload("SIGHUP").await;
+            }
         })
     }
 

@@ -1,28 +1,29 @@
 //! From the settings to what all workers share: the topology that may be served, over nodes that were looked at.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::ServeError;
 use crate::command;
 use crate::config::{Config, OnEmpty, Secret, StorePlace};
-use crate::control::{self, Fleet, Preflight};
+use crate::control::{self, Fleet, Preflight, admin_credentials_of, settings_of, worker_count};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::{Metrics, MetricsOptions};
-use crate::resp::RequestLimits;
 use crate::store::{EtcdAccess, EtcdStore, FileStore, FleetStore, StoreError, TopologyStore};
+use crate::tls::Connector;
 use crate::topology::{Node, Topology};
 use crate::worker::registry::Registry;
-use crate::worker::shared::{ClusterNode, Limits, NodeCredentials, NodeView, NodesView, Shared, Succession};
-use crate::worker::slowlog::{SlowLog, SlowLogSettings};
+use crate::worker::shared::{
+    AdminRequest, ClusterNode, NodeCredentials, NodeView, NodesView, Shared, Succession,
+};
+use crate::worker::slowlog::SlowLog;
+use crate::worker::users::{Attempts, Users};
 use crate::worker::{ClientPause, Directory};
-
-/// A node that answers nothing for this long after a deadline passed is connected anew.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Between two attempts to reach the store at the start.
 const STORE_PACE: Duration = Duration::from_millis(500);
@@ -31,28 +32,18 @@ const SEEDER_TIME: Duration = Duration::from_millis(500);
 /// So many attempts are told of once.
 const STORE_TOLD_EACH: u32 = 20;
 
-/// No queue may hold more than this, whatever the settings say: a wave of large requests above it still fits 32 bits.
-const QUEUE_BYTES_MAX: usize = 1 << 30;
-
 /// Loads or seeds the topology, looks at the nodes, and puts together what workers share.
-pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
-    let credentials = NodeCredentials {
-        username: config.nodes.username.clone(),
-        password: config.nodes.password.clone(),
-    };
-    let admin_credentials = match &config.nodes.admin {
-        Some((name, password)) => NodeCredentials {
-            username: Some(name.clone()),
-            password: Some(password.clone()),
-        },
-        None => credentials.clone(),
-    };
+pub(super) async fn prepare(
+    config: &Config,
+    store_tls: Option<&Connector>,
+    admin_requests: mpsc::Sender<AdminRequest>,
+) -> Result<(Arc<Shared>, Arc<Fleet>), ServeError> {
     let Looked {
         topology,
         store,
         empty,
         versions,
-    } = topology_of(config, &admin_credentials).await?;
+    } = topology_of(config, store_tls, &admin_credentials_of(config)).await?;
     let nodes = first_view(&topology, &versions);
     let metrics = Metrics::new(MetricsOptions {
         workers: worker_count(config),
@@ -69,18 +60,15 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         .cluster_emulation
         .then(|| ClusterNode::new(&topology.cluster_id, config.proxy.advertise.clone()));
     let shared = Shared {
-        limits: limits(config),
-        password: config.proxy.password.clone(),
-        credentials,
-        admin_credentials,
+        settings: ArcSwap::from_pointee(settings_of(config)),
+        users: ArcSwap::from_pointee(Users::of(config)),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests,
         node_secret: OnceLock::new(),
         acl_users: config.nodes.acl_users,
-        on_empty: config.nodes.on_empty,
-        on_gap: config.nodes.on_gap,
-        redis_version: config.proxy.redis_version.clone(),
         cluster,
         data_address: RwLock::default(),
-        max_clients: config.proxy.max_clients,
         config_file: config.file.clone(),
         succession: Succession::new(&topology, worker_count(config)),
         topology: ArcSwap::from_pointee(topology),
@@ -89,11 +77,7 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         scripts: Arc::default(),
         behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: config.slowlog.slower_than.map(micros32),
-            entries_max: config.slowlog.entries_max,
-            show_args: config.slowlog.show_args,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(worker_count(config))),
         nodes: ArcSwap::from_pointee(nodes),
         draining: AtomicBool::new(false),
@@ -102,13 +86,18 @@ pub(super) async fn prepare(config: &Config) -> Result<(Arc<Shared>, Arc<Fleet>)
         run_id: random_id(),
     };
     let shared = Arc::new(shared);
+    let fleet = join(&shared, store).await?;
+    Ok((shared, fleet))
+}
+
+/// From here on the store is what the proxies of the cluster share.
+async fn join(shared: &Arc<Shared>, store: Box<dyn TopologyStore>) -> Result<Arc<Fleet>, ServeError> {
     let store = store
         .into_fleet()
         .map_err(|error| ServeError::Refused(error.to_string()))?;
     let secret = secret_of(store.as_ref()).await?;
     drop(shared.node_secret.set(secret));
-    let fleet = Fleet::new(Arc::clone(&shared), store);
-    Ok((shared, fleet))
+    Ok(Fleet::new(Arc::clone(shared), store))
 }
 
 /// The secret that the passwords of preshard's users on nodes are made of. The store has answered just now.
@@ -131,9 +120,13 @@ struct Looked {
     versions: Vec<(String, String)>,
 }
 
-async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<Looked, ServeError> {
+async fn topology_of(
+    config: &Config,
+    store_tls: Option<&Connector>,
+    credentials: &NodeCredentials,
+) -> Result<Looked, ServeError> {
     let refuse = |error: StoreError| ServeError::Refused(error.to_string());
-    let mut store = open_store(config).map_err(refuse)?;
+    let mut store = open_store(config, store_tls.cloned()).map_err(refuse)?;
     let stored = load_patiently(store.as_mut()).await.map_err(refuse)?;
     let seeding = stored.is_none();
     let topology = match stored {
@@ -156,7 +149,7 @@ async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<L
                 let now = load_patiently(store.as_mut()).await.map_err(refuse)?;
                 let before = if seeding { Epoch(0) } else { topology.epoch };
                 if now.is_some_and(|now| now.epoch > before) {
-                    return Box::pin(topology_of(config, credentials)).await;
+                    return Box::pin(topology_of(config, store_tls, credentials)).await;
                 }
             }
             return Err(refused);
@@ -179,7 +172,9 @@ async fn topology_of(config: &Config, credentials: &NodeCredentials) -> Result<L
         match store.save(&topology).await {
             Ok(()) => {}
             // Another proxy was first: its topology is the one.
-            Err(StoreError::Changed { .. }) => return Box::pin(topology_of(config, credentials)).await,
+            Err(StoreError::Changed { .. }) => {
+                return Box::pin(topology_of(config, store_tls, credentials)).await;
+            }
             Err(error) => return Err(refuse(error)),
         }
         tracing::info!(
@@ -219,11 +214,17 @@ fn first_view(topology: &Topology, versions: &[(String, String)]) -> NodesView {
     }
 }
 
+/// How a store on the network is connected to over TLS, if it is.
+#[must_use]
+pub fn store_connector(config: &Config) -> Option<Connector> {
+    config.topology.store_tls.side.clone().map(Connector::new)
+}
+
 /// The store that the settings name. A file is locked by it.
 ///
 /// # Errors
 /// The file cannot be locked.
-pub fn open_store(config: &Config) -> Result<Box<dyn TopologyStore>, StoreError> {
+pub fn open_store(config: &Config, tls: Option<Connector>) -> Result<Box<dyn TopologyStore>, StoreError> {
     Ok(match &config.topology.store {
         StorePlace::File(path) => Box::new(FileStore::open(path)?),
         StorePlace::Etcd { endpoints, prefix } => {
@@ -231,6 +232,7 @@ pub fn open_store(config: &Config) -> Result<Box<dyn TopologyStore>, StoreError>
                 endpoints: endpoints.clone(),
                 login: config.topology.store_login.clone(),
                 deadline: config.topology.store_timeout,
+                tls,
             };
             Box::new(EtcdStore::new(access, prefix))
         }
@@ -288,54 +290,6 @@ fn judge(found: &Preflight, seeding: bool) -> Result<Vec<String>, ServeError> {
         );
     }
     Ok(unreachable.iter().map(|problem| problem.node.clone()).collect())
-}
-
-/// Data workers: as set, or one for each core.
-pub(super) fn worker_count(config: &Config) -> usize {
-    match config.proxy.workers {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        count => usize::from(count),
-    }
-}
-
-fn limits(config: &Config) -> Limits {
-    let (proxy, nodes) = (&config.proxy, &config.nodes);
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-    Limits {
-        request: RequestLimits {
-            bulk_max: proxy.request_bytes_max,
-            ..RequestLimits::default()
-        },
-        in_flight: proxy.in_flight_max,
-        in_flight_bytes: proxy.in_flight_bytes_max,
-        request_memory: proxy.request_memory_max / worker_count(config),
-        output_soft: proxy.output_bytes_soft,
-        output_hard: proxy.output_bytes_hard,
-        output_stall: proxy.output_stall_timeout.unwrap_or(Duration::MAX),
-        idle: proxy.idle_timeout.unwrap_or_default(),
-        handshake: proxy.handshake_timeout,
-        request_timeout_us: proxy.request_timeout.map_or(0, micros),
-        silence_max_us: micros(SILENCE_MAX),
-        link_in_flight: nodes.in_flight_max,
-        link_in_flight_bytes: nodes.in_flight_bytes_max,
-        node_queue: nodes.queue_max,
-        // Places in a backlog are 32 bits wide.
-        node_queue_bytes: nodes.queue_bytes_max.min(QUEUE_BYTES_MAX),
-        keys: proxy.keys_max,
-        tracking_keys: proxy.tracking_keys_max,
-        batches: nodes.batches_in_flight,
-        hold: proxy.hold_max,
-        dedicated: nodes.dedicated_max,
-        shared_connections: usize::from(nodes.shared_connections),
-        keepalive: proxy.tcp_keepalive.unwrap_or_default(),
-        connect: nodes.connect_timeout,
-        backoff_max: nodes.reconnect_backoff_max,
-    }
-}
-
-/// An hour, the longest that may be set, fits.
-fn micros32(duration: Duration) -> u32 {
-    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn unix_time() -> u64 {

@@ -13,6 +13,7 @@ use super::frames::{Frames, begin_bulk};
 use super::grammar::{Holds, Packed};
 use super::input::within;
 use super::limits::Limits;
+use super::target::Target;
 use super::unpack::Elements;
 
 #[derive(Debug, Default)]
@@ -23,6 +24,8 @@ pub(super) struct Collection {
     expiry_behind: bool,
     limits: Limits,
     ttl: Ttl,
+    /// Whether the target lets fields expire.
+    expires_fields: bool,
     key: Vec<u8>,
     /// Arguments of the next request, with their number, and that of the elements they are.
     chunk: Vec<u8>,
@@ -57,7 +60,7 @@ enum Part {
 const NUMBER_MAX: u64 = 128;
 
 impl Collection {
-    pub(super) fn begin(&mut self, holds: Holds, key: &[u8], limits: Limits, ttl: Ttl) {
+    pub(super) fn begin(&mut self, holds: Holds, key: &[u8], limits: Limits, ttl: Ttl, target: Target) {
         let (verb, part) = match holds {
             Holds::List(_) => ("RPUSH", Part::Element),
             Holds::Zset(_) => ("ZADD", Part::Member),
@@ -71,6 +74,7 @@ impl Collection {
             expiry_behind: holds == Holds::ExpiringHash(Packed::Listpack),
             limits,
             ttl,
+            expires_fields: target.expires_fields(),
             key: key.to_vec(),
             chunk: cleared(old.chunk),
             held: cleared(old.held),
@@ -97,6 +101,9 @@ impl Collection {
 
     /// The expiry of the field whose value has just come.
     pub(super) fn expire_last(&mut self, millis: i64) -> Result<(), RdbError> {
+        if !self.expires_fields {
+            return Err(RdbError::FieldExpiry);
+        }
         let expiry = self.ttl.field(millis)?;
         self.owed |= expiry.owed;
         self.expiring_bytes += self.held.len();

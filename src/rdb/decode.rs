@@ -1,7 +1,7 @@
 //! One value, part by part, as the requests that build it on the target.
 //!
 //! ```text
-//!  Walk ─token─┬─ a string in pieces ─▶ Pieces ──────▶ SET, APPEND …
+//!  Walk ─token─┬─ a string in pieces ─▶ Pieces ──────▶ SET, SETRANGE …
 //!              ├─ a packed string ─▶ Unpack ─element─▶ Collection, StreamWriter ─▶ requests
 //!              └─ an element, a score, an expiry, … ──▶ Collection, StreamWriter
 //! ```
@@ -11,7 +11,7 @@ use super::error::{ModuleName, RdbError, Stop, damaged};
 use super::expiry::Ttl;
 use super::frames::Frames;
 use super::grammar::{Holds, Kind, PLAIN_NODE, Packed, Role, Token, Walk};
-use super::input::Input;
+use super::input::{Input, within};
 use super::limits::Limits;
 use super::stream_value::StreamWriter;
 use super::target::Target;
@@ -69,7 +69,7 @@ impl Decoder {
             Holds::Text => Into::Pieces(Pieces::new(key, limits.piece_bytes)),
             Holds::Stream => Into::Stream(Box::new(StreamWriter::new(key, limits, target))),
             Holds::List(_) | Holds::Set(_) | Holds::Zset(_) | Holds::Hash(_) | Holds::ExpiringHash(_) => {
-                self.collection.begin(kind.holds, key, limits, ttl);
+                self.collection.begin(kind.holds, key, limits, ttl, target);
                 Into::Collection
             }
             Holds::Module => Into::Collection,
@@ -155,7 +155,7 @@ impl Decoder {
             return Ok(());
         }
         match &mut self.into {
-            Into::Pieces(pieces) => pieces.begin(length),
+            Into::Pieces(pieces) => pieces.begin(length, out)?,
             Into::Collection => self.collection.begin_element(length, out)?,
             Into::Stream(stream) => stream.begin_name(length)?,
         }
@@ -174,7 +174,7 @@ impl Decoder {
             self.scratch.clear();
             walk.text.pull(input, PIECE, &mut self.scratch)?;
             match &mut self.into {
-                Into::Pieces(pieces) => pieces.bytes(&self.scratch, out),
+                Into::Pieces(pieces) => pieces.bytes(&self.scratch, out)?,
                 Into::Collection => self.collection.bytes(&self.scratch, out)?,
                 Into::Stream(stream) => stream.name_bytes(&self.scratch),
             }
@@ -230,16 +230,17 @@ pub(super) const fn packed_in(holds: Holds) -> Packed {
     }
 }
 
-/// A string, in requests of one piece each.
+/// A string: one `SET`, or its whole length at first and then piece by piece into it. Appending would have the server copy
+/// all that is there again and again, and every copy of 200 MB is felt.
 #[derive(Debug)]
 struct Pieces {
     key: Vec<u8>,
     piece_max: u64,
-    /// Bytes still to come.
-    left: u64,
+    total: u64,
+    /// Bytes that were written.
+    done: u64,
     /// Bytes that the present request still lacks.
     piece: u64,
-    begun: bool,
 }
 
 impl Pieces {
@@ -247,45 +248,62 @@ impl Pieces {
         Self {
             key: key.to_vec(),
             piece_max: piece_max.max(1),
-            left: 0,
+            total: 0,
+            done: 0,
             piece: 0,
-            begun: false,
         }
     }
 
-    const fn begin(&mut self, length: u64) {
-        self.left = length;
+    fn begin(&mut self, length: u64, out: &mut Frames) -> Result<(), RdbError> {
+        // No target takes a longer one, and none is asked to make room for it.
+        within("a string", length, crate::resp::BULK_HARD_MAX as u64)?;
+        self.total = length;
+        if length > self.piece_max {
+            let last = (length - 1).to_string();
+            out.request(&[b"SETRANGE", &self.key, last.as_bytes(), b"\0"]);
+        }
+        Ok(())
     }
 
     fn open(&mut self, out: &mut Frames) {
-        self.piece = self.left.min(self.piece_max);
-        out.begin(3);
-        out.arg(if self.begun { b"APPEND" } else { b"SET" });
-        out.arg(&self.key);
+        self.piece = (self.total - self.done).min(self.piece_max);
+        if self.total > self.piece_max {
+            out.begin(4);
+            out.arg(b"SETRANGE");
+            out.arg(&self.key);
+            out.arg(self.done.to_string().as_bytes());
+        } else {
+            out.begin(3);
+            out.arg(b"SET");
+            out.arg(&self.key);
+        }
         out.begin_arg(self.piece);
-        self.begun = true;
     }
 
-    fn bytes(&mut self, mut bytes: &[u8], out: &mut Frames) {
+    fn bytes(&mut self, mut bytes: &[u8], out: &mut Frames) -> Result<(), RdbError> {
+        if bytes.len() as u64 > self.total - self.done {
+            return Err(RdbError::Damaged("a string that is longer than it said"));
+        }
         while !bytes.is_empty() {
             if self.piece == 0 {
                 self.open(out);
             }
-            let room = usize::try_from(self.piece).unwrap_or(usize::MAX).max(1);
+            let room = usize::try_from(self.piece).unwrap_or(usize::MAX);
             let (now, rest) = bytes.split_at(bytes.len().min(room));
             out.piece(now);
-            self.piece = self.piece.saturating_sub(now.len() as u64);
-            self.left = self.left.saturating_sub(now.len() as u64);
+            self.piece -= now.len() as u64;
+            self.done += now.len() as u64;
             bytes = rest;
             if self.piece == 0 {
                 out.end_arg();
                 out.end();
             }
         }
+        Ok(())
     }
 
     fn end(&mut self, out: &mut Frames) {
-        if !self.begun {
+        if self.total == 0 {
             self.open(out);
             out.end_arg();
             out.end();

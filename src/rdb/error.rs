@@ -69,6 +69,9 @@ pub enum RdbError {
     /// A value of a module must be written as commands, which nobody but the module could do.
     #[error("a value of module {0} cannot be written as commands, and the target does not take its payload")]
     ModuleValue(ModuleName),
+    /// A field of a hash expires, and the target does not know of such.
+    #[error("a field of a hash expires, which the target cannot do")]
+    FieldExpiry,
     /// An expiry that parking would push out of range.
     #[error("an expiry of {millis} ms is too far away to be parked")]
     ExpiryTooFar {

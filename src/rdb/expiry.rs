@@ -21,7 +21,7 @@ pub enum Expiries {
     /// Parked ones.
     Park,
     /// Real ones from this moment on, in milliseconds of the target's clock. Those that come before are parked, and
-    /// their keys are noted as [`super::Debt`].
+    /// their keys are noted as [`super::Debt`]; so are the new names of keys that are renamed or copied meanwhile.
     ParkUntil(i64),
 }
 

@@ -69,6 +69,9 @@ pub enum Restart {
     /// A script came as such instead of its effects.
     #[error("the source replicates scripts instead of their effects")]
     Script,
+    /// `GT` or `LT` on expiries of fields, of which some are parked and some are real.
+    #[error("expiries of fields are compared while they are put right")]
+    Compared,
     /// A command that no source replicates, or only in another form.
     #[error("'{0}' is not expected in a stream")]
     Unexpected(&'static str),
@@ -127,6 +130,9 @@ impl StreamFilter {
     /// Decides about one request and appends to `out` what the target shall do. `ttl` says what becomes of expiries from
     /// now on; `received_ms` is when the request came, by the source's clock, for sources that replicate relative
     /// expiries (up to 6.2).
+    ///
+    /// After [`Outcome::Restart`] and [`Outcome::Alarm`] nothing of `out` may be written any more: it may end within a
+    /// request.
     pub fn handle(
         &mut self,
         request: &StreamRequest<'_>,
@@ -294,12 +300,10 @@ impl StreamFilter {
             target: self.options.target,
         };
         out.select(db);
-        // An expiry that is owed goes with its value.
-        if matches!(ttl.expiries, Expiries::ParkUntil(_))
-            && matches!(spec.name, "rename" | "renamenx" | "copy")
-            && let Some(key) = args.try_get(2)
-        {
-            out.owe(db, key);
+        // Whatever expiry the key has goes with it, to a name that may have been looked at already.
+        let renamed = matches!(spec.name, "rename" | "renamenx" | "copy");
+        if renamed && matches!(ttl.expiries, Expiries::ParkUntil(_)) {
+            out.owe(db, args.get(2));
         }
         if !rewrite(&rewriting, args, out)? {
             out.frame(args.frame());

@@ -264,9 +264,19 @@ fn what_expires_soon_while_parking_ends_is_owed() {
     let (told, _) = stream.line("PEXPIREAT k 1700000010000");
     assert_eq!(told, format!("PEXPIREAT k {}", NOW + 10_000 + PARK_KEY_MS));
     stream.line("HPEXPIREAT h 1700000000000 FIELDS 1 f");
+    let compared = stream.line("HPEXPIREAT h 1700000000000 gt FIELDS 1 f");
+    assert_eq!(compared.1, Outcome::Restart(Restart::Compared));
+    stream.line("RENAME a b");
+    stream.line("COPY a c");
     stream.line("MULTI");
     stream.line("SET j v PX 5");
-    assert_eq!(stream.frames.take_debts().len(), 2);
+    let owed: Vec<_> = stream
+        .frames
+        .take_debts()
+        .into_iter()
+        .map(|debt| debt.key)
+        .collect();
+    assert_eq!(owed, [&b"k"[..], b"h", b"b", b"c"]);
     stream.line("EXEC");
     let owed = stream.frames.take_debts();
     assert_eq!(owed.len(), 1);
@@ -480,6 +490,16 @@ fn payloads_in_the_stream_are_taken_over() {
     assert!(
         matches!(outcome, Outcome::Restart(Restart::Value(_))),
         "{outcome:?}"
+    );
+}
+
+#[test]
+fn fields_cannot_expire_everywhere() {
+    let refused = Outcome::Restart(Restart::Value(RdbError::FieldExpiry));
+    check(
+        target(Family::Valkey, 8, 1),
+        Ttl::default(),
+        &[("HPEXPIREAT k 18 FIELDS 1 f", "", refused)],
     );
 }
 

@@ -16,7 +16,8 @@ pub struct Frames {
     debts: Vec<Debt>,
 }
 
-/// A key whose expiry is parked although expiries are no longer parked in general ([`super::Expiries::ParkUntil`]).
+/// A key whose expiry is parked, or may be, although expiries are no longer parked in general
+/// ([`super::Expiries::ParkUntil`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Debt {
     /// Its database on the target.

@@ -16,6 +16,8 @@
 
 mod collection;
 mod crc64;
+#[cfg(test)]
+mod damage_tests;
 mod decode;
 mod error;
 mod expiry;
@@ -24,6 +26,7 @@ mod filter;
 mod filter_tests;
 mod frames;
 mod grammar;
+mod hold;
 mod input;
 mod limits;
 mod lzf;

@@ -12,17 +12,17 @@
 //!
 //! What a caller does is in [`RdbReader::poll`]: write what there is, push what has come, until [`Event::End`].
 
-use super::decode::{Decoder, packed_in};
+use super::decode::Decoder;
 use super::error::{RdbError, Stop, damaged};
 use super::expiry::Ttl;
 use super::frames::{Databases, Frames};
-use super::grammar::{Holds, Kind, PLAIN_NODE, Packed, Role, Token, VALKEY, Walk};
-use super::input::{Input, within};
+use super::grammar::{Holds, Kind, Token, VALKEY, Walk};
+use super::hold::{Hold, Size};
+use super::input::Input;
 use super::limits::Limits;
 use super::payload::{Use, restore};
 use super::target::Target;
 use super::text::Text;
-use super::unpack::{HEAD, entries};
 use crate::ids::DbIndex;
 
 /// What is wanted of a snapshot, and for whom.
@@ -100,6 +100,8 @@ pub struct Counts {
     pub rebuilt: u64,
     /// Keys of other databases.
     pub skipped: u64,
+    /// Types of all these values, as bits: 1 for type 0, 2 for type 1, 4 for type 2, …
+    pub types: u64,
 }
 
 /// Reads one snapshot.
@@ -139,16 +141,6 @@ enum State {
 
 /// Slots of a cluster.
 const SLOTS: u64 = 16_384;
-
-/// What is known of a value that is held back.
-#[derive(Clone, Copy, Debug, Default)]
-struct Hold {
-    plain_bytes: u64,
-    elements: u64,
-    /// A packed string has begun, and its first bytes tell how much is in it.
-    peek: bool,
-    container: u64,
-}
 
 impl RdbReader {
     /// A reader before the first byte.
@@ -386,6 +378,7 @@ impl RdbReader {
         let max = self.options.limits.name_bytes;
         self.text.whole(&mut self.input, "a key", max, &mut self.key)?;
         self.kind = kind;
+        self.counts.types |= 1 << kind.number;
         self.walk.begin(&kind);
         let Some(db) = self.target_db else {
             self.state = State::Skip { key: true };
@@ -432,30 +425,12 @@ impl RdbReader {
 
     /// Walks over a value until it has ended and is passed on, or is known to be big.
     fn hold(&mut self, out: &mut Frames) -> Result<(), Stop> {
-        loop {
-            if self.hold.peek {
-                self.peek()?;
-            }
-            if self.is_big()? {
-                self.input.rewind();
-                self.begin_decode();
-                return Ok(());
-            }
-            self.walk.text.skip(&mut self.input)?;
-            let (role, token) = self.walk.next(&mut self.input)?;
-            self.input.commit();
-            match token {
-                Token::End => break,
-                Token::Text(length) => {
-                    self.hold.plain_bytes = self.hold.plain_bytes.saturating_add(length);
-                    self.hold.peek = self.is_packed(role);
-                }
-                Token::Count(count) if role == Role::Elements => self.hold.elements = count,
-                Token::Number(number) if role == Role::Container => self.hold.container = number,
-                Token::Number(_) | Token::Count(_) | Token::Millis(_) | Token::Score(_) | Token::Id(_) => {}
-            }
-        }
-        if self.is_big()? {
+        let limits = &self.options.limits;
+        if self
+            .hold
+            .walk(&self.kind, limits, &mut self.walk, &mut self.input)?
+            == Size::Big
+        {
             self.input.rewind();
             self.begin_decode();
             return Ok(());
@@ -472,54 +447,6 @@ impl RdbReader {
         self.counts.restored += 1;
         self.end_key();
         Ok(())
-    }
-
-    fn is_packed(&mut self, role: Role) -> bool {
-        match role {
-            Role::Blob => true,
-            Role::Node if self.hold.container == PLAIN_NODE => {
-                self.hold.elements += 1;
-                false
-            }
-            Role::Node => true,
-            _ => false,
-        }
-    }
-
-    /// What the first bytes of a packed string tell.
-    fn peek(&mut self) -> Result<(), Stop> {
-        let packed = packed_in(self.kind.holds);
-        let head = self.walk.text.head(&self.input, HEAD)?;
-        let each = match self.kind.holds {
-            Holds::ExpiringHash(_) => 3,
-            Holds::Hash(_) | Holds::Zset(_) => 2,
-            Holds::Text | Holds::List(_) | Holds::Set(_) | Holds::Stream | Holds::Module => 1,
-        };
-        let count = if packed == Packed::No {
-            0
-        } else {
-            entries(packed, &head)
-        };
-        self.hold.elements = self.hold.elements.saturating_add(count / each);
-        self.hold.peek = false;
-        Ok(())
-    }
-
-    fn is_big(&self) -> Result<bool, RdbError> {
-        let limits = &self.options.limits;
-        let stored = self.input.held().len() as u64;
-        let bytes = self.hold.plain_bytes.max(stored);
-        Ok(match self.kind.holds {
-            Holds::Module => {
-                within("a module's value", bytes, limits.module_bytes)?;
-                false
-            }
-            Holds::Stream => bytes > limits.stream_bytes,
-            Holds::Text => bytes > limits.small_bytes,
-            Holds::List(_) | Holds::Set(_) | Holds::Zset(_) | Holds::Hash(_) | Holds::ExpiringHash(_) => {
-                bytes > limits.small_bytes || self.hold.elements > limits.small_elements
-            }
-        })
     }
 
     /// A value as commands, one part more; at its end its expiry.

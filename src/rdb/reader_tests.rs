@@ -1,6 +1,6 @@
 //! Snapshots made by hand: types that no server at hand writes any more, records, ends, limits, damage.
 
-use super::testing::{Snapshot, compressed, length, options, read, string};
+use super::testing::{Snapshot, compressed, length, listpack, options, read, stream, string, ziplist};
 use super::{Event, Expiries, Limits, ModuleName, PARK_KEY_MS, RdbError, Ttl, Values};
 use crate::ids::DbIndex;
 
@@ -18,18 +18,6 @@ fn commands(header: &str, kind: u8, value: &[u8]) -> String {
     }
     assert!(all.iter().all(|told| *told == all[0]), "{all:?}");
     all.remove(0)
-}
-
-fn listpack(entries: &[&[u8]]) -> Vec<u8> {
-    let body = [entries.concat(), vec![255]].concat();
-    let bytes = u32::try_from(body.len() + 6).unwrap().to_le_bytes();
-    let count = u16::try_from(entries.len()).unwrap().to_le_bytes();
-    [&bytes[..], &count, &body].concat()
-}
-
-fn ziplist(entries: &[&[u8]]) -> Vec<u8> {
-    let count = u16::try_from(entries.len()).unwrap().to_le_bytes();
-    [&[0; 8][..], &count, &entries.concat(), &[255]].concat()
 }
 
 #[test]
@@ -142,6 +130,15 @@ fn fields_with_expiries_are_read_in_each_form() {
         commands("REDIS0012", 25, &[&least[..], &string(&packed)].concat()),
         told
     );
+}
+
+#[test]
+fn fields_cannot_expire_everywhere() {
+    let pairs = [&5_i64.to_le_bytes()[..], b"\x01\x01\x01a\xc0\x01"].concat();
+    let bytes = Snapshot::new("REDIS0012").key(24, &pairs).end();
+    let mut old = options(Values::Payloads);
+    old.target.major = 7;
+    assert_eq!(read(&bytes, old, 9).unwrap_err(), RdbError::FieldExpiry);
 }
 
 #[test]
@@ -329,16 +326,17 @@ fn big_values_are_cut_where_the_limits_say() {
     assert_eq!(
         told(0, &string(long.as_bytes())),
         [
-            "SET k abcde",
-            "APPEND k fghij",
-            "APPEND k klmno",
-            "APPEND k pqrst",
-            "APPEND k uvw",
+            "SETRANGE k 22 \\x00",
+            "SETRANGE k 0 abcde",
+            "SETRANGE k 5 fghij",
+            "SETRANGE k 10 klmno",
+            "SETRANGE k 15 pqrst",
+            "SETRANGE k 20 uvw",
             "PEXPIREAT k 5"
         ]
     );
     let zeros = told(0, &compressed(&[b'0'; 21]));
-    assert_eq!(zeros.len(), 6);
+    assert_eq!(zeros.len(), 7);
     assert_eq!(told(1, b"\x02\x01a\x01b").len(), 1, "a small one is a payload");
     let packed = listpack(&[b"\x01\x01", b"\x02\x01", b"\x03\x01"]);
     assert_eq!(
@@ -408,107 +406,6 @@ fn a_big_value_is_never_held_whole() {
     feed(&compressed(&huge));
     assert!(written > 220_000_000, "{written}");
     assert!(most < 2 * 1024 * 1024, "{most} bytes were held at once");
-}
-
-/// What is damaged ends in an error or in whole requests, and never in a panic or without a bound.
-#[test]
-fn damage_is_survived() {
-    let listed = listpack(&[b"\x81a\x02", b"\x01\x01", b"\x81b\x02", b"\x02\x01"]);
-    let snapshot = Snapshot::new("REDIS0012")
-        .raw(b"\xfa\x03ver\x019\xfb\x05\x02\xf5\x04code")
-        .key(1, b"\x03\x01a\xc0\x07\x03abc")
-        .raw(b"\xfc\x05\0\0\0\0\0\0\0")
-        .key(3, b"\x02\x01a\x031.5\x01b\xfe")
-        .key(
-            4,
-            &[&b"\x02\x01f\x01v\x01g"[..], &compressed(&[b'x'; 400])].concat(),
-        )
-        .key(16, &compressed(&listed))
-        .key(17, &string(&listed))
-        .key(10, &string(&ziplist(&[b"\x00\x01a", b"\x02\xc0\xff\xff"])))
-        .key(11, &string(b"\x02\0\0\0\x02\0\0\0\xff\xff\x05\0"))
-        .key(18, &[&b"\x01\x02"[..], &string(&listed)].concat())
-        .key(24, b"\x05\0\0\0\0\0\0\0\x01\x02\x01f\x01v")
-        .key(7, b"\x81\0\0\0\0\0\0\x04\x00\x02\x07\x05\x03abc\x00")
-        .key(21, &stream())
-        .end();
-    let mut random = fastrand::Rng::with_seed(20_261_125);
-    let (mut errors, mut ends) = (0, 0);
-    for round in 0..6_000 {
-        let mut bytes = snapshot.clone();
-        for _ in 0..=random.usize(0..3) {
-            let at = random.usize(9..bytes.len());
-            match random.u8(0..4) {
-                0 => bytes[at] = random.u8(..),
-                1 => bytes[at] ^= 1 << random.u8(0..8),
-                2 => bytes.truncate(at.max(20)),
-                _ => bytes.insert(at, random.u8(..)),
-            }
-        }
-        // Half of them without a checksum, so that more than it is seen.
-        if round % 2 == 0 && bytes.len() > 20 {
-            let end = bytes.len();
-            bytes[end - 8..].fill(0);
-        }
-        let values = if round % 3 == 0 {
-            Values::Payloads
-        } else {
-            Values::Commands
-        };
-        match read(&bytes, options(values), random.usize(1..200)) {
-            Ok(run) => {
-                assert!(run.buffered <= 2 * bytes.len() && run.frames < 1_000_000);
-                if run.ended {
-                    run.told();
-                    ends += 1;
-                }
-            }
-            Err(_) => errors += 1,
-        }
-    }
-    assert!(errors > 1_000 && ends > 100, "{errors} errors, {ends} ends");
-}
-
-/// A stream with two entries, a group, a consumer, and one pending entry.
-fn stream() -> Vec<u8> {
-    let id = |ms: u64, seq: u64| [ms.to_be_bytes(), seq.to_be_bytes()].concat();
-    let node = listpack(&[
-        b"\x02\x01",
-        b"\x00\x01",
-        b"\x01\x01",
-        b"\x81f\x02",
-        b"\x00\x01", // the first entry, for its fields
-        b"\x02\x01",
-        b"\x00\x01",
-        b"\x00\x01",
-        b"\x81v\x02",
-        b"\x04\x01", // flags, id, value, length
-        b"\x00\x01",
-        b"\x01\x01",
-        b"\x00\x01",
-        b"\x01\x01",
-        b"\x81g\x02",
-        b"\x09\x01",
-        b"\x06\x01",
-    ]);
-    [
-        vec![1],
-        string(&id(5, 1)),
-        string(&node),
-        vec![2, 6, 1, 5, 1, 0, 0, 2], // length, last, first, deleted, added
-        vec![1],
-        string(b"readers"),
-        vec![5, 1, 1, 1],
-        id(5, 1),
-        7_i64.to_le_bytes().to_vec(),
-        vec![3, 1],
-        string(b"me"),
-        8_i64.to_le_bytes().to_vec(),
-        9_i64.to_le_bytes().to_vec(),
-        vec![1],
-        id(5, 1),
-    ]
-    .concat()
 }
 
 #[test]

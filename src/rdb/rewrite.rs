@@ -13,7 +13,7 @@
 
 use super::decode::Decoder;
 use super::error::{RdbError, Stop};
-use super::expiry::{Expiry, Ttl};
+use super::expiry::{Expiries, Expiry, Ttl};
 use super::filter::Restart;
 use super::frames::Frames;
 use super::grammar::{Holds, Kind, Walk};
@@ -117,6 +117,9 @@ impl Rewrite {
     }
 
     fn of_field(&self, millis: i64, key: &[u8], out: &mut Frames) -> Result<Expiry, Restart> {
+        if !self.target.expires_fields() {
+            return Err(RdbError::FieldExpiry.into());
+        }
         let expiry = self.ttl.field(millis)?;
         if expiry.owed {
             out.owe(self.db, key);
@@ -254,6 +257,13 @@ impl Rewrite {
         from: usize,
         out: &mut Frames,
     ) -> Result<(), Restart> {
+        // Half of the fields may be parked and half not: comparing them means nothing then.
+        let compares = [b"GT", b"LT"]
+            .iter()
+            .any(|word| args.get(from).eq_ignore_ascii_case(*word));
+        if compares && matches!(self.ttl.expiries, Expiries::ParkUntil(_)) {
+            return Err(Restart::Compared);
+        }
         let expiry = self.of_field(millis, args.get(1), out)?.millis.to_string();
         let all: Vec<&[u8]> = [b"HPEXPIREAT", args.get(1), expiry.as_bytes()]
             .into_iter()

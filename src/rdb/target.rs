@@ -47,6 +47,12 @@ impl Target {
             || self.major == major && self.minor >= minor
     }
 
+    /// Whether fields of hashes may expire there.
+    #[must_use]
+    pub const fn expires_fields(self) -> bool {
+        self.rdb_version() >= 12
+    }
+
     /// `XSETID … ENTRIESADDED … MAXDELETEDID`, `XGROUP CREATE … ENTRIESREAD`.
     pub(super) const fn knows_stream_counters(self) -> bool {
         self.is_at_least(7, 0)
@@ -79,5 +85,6 @@ mod tests {
         assert_eq!(takes(of(Family::Redis, 8, 2)), [9, 10, 11, 12]);
         assert_eq!(takes(of(Family::Valkey, 8, 1)), [9, 10, 11]);
         assert_eq!(takes(of(Family::Valkey, 9, 1)), [9, 10, 11, 80]);
+        assert!(of(Family::Valkey, 9, 0).expires_fields() && !of(Family::Valkey, 8, 1).expires_fields());
     }
 }

@@ -57,6 +57,62 @@ pub(super) fn compressed(plain: &[u8]) -> Vec<u8> {
     [vec![0xc3], length(stored.len()), length(plain.len()), stored].concat()
 }
 
+/// A listpack of these entries, each with its length behind it.
+pub(super) fn listpack(entries: &[&[u8]]) -> Vec<u8> {
+    let body = [entries.concat(), vec![255]].concat();
+    let bytes = u32::try_from(body.len() + 6).unwrap().to_le_bytes();
+    let count = u16::try_from(entries.len()).unwrap().to_le_bytes();
+    [&bytes[..], &count, &body].concat()
+}
+
+/// A ziplist of these entries, each with the length before it.
+pub(super) fn ziplist(entries: &[&[u8]]) -> Vec<u8> {
+    let count = u16::try_from(entries.len()).unwrap().to_le_bytes();
+    [&[0; 8][..], &count, &entries.concat(), &[255]].concat()
+}
+
+/// A stream with two entries, a group, a consumer, and one pending entry.
+pub(super) fn stream() -> Vec<u8> {
+    let id = |ms: u64, seq: u64| [ms.to_be_bytes(), seq.to_be_bytes()].concat();
+    let node = listpack(&[
+        b"\x02\x01",
+        b"\x00\x01",
+        b"\x01\x01",
+        b"\x81f\x02",
+        b"\x00\x01", // the first entry, for its fields
+        b"\x02\x01",
+        b"\x00\x01",
+        b"\x00\x01",
+        b"\x81v\x02",
+        b"\x04\x01", // flags, id, value, length
+        b"\x00\x01",
+        b"\x01\x01",
+        b"\x00\x01",
+        b"\x01\x01",
+        b"\x81g\x02",
+        b"\x09\x01",
+        b"\x06\x01",
+    ]);
+    [
+        vec![1],
+        string(&id(5, 1)),
+        string(&node),
+        vec![2, 6, 1, 5, 1, 0, 0, 2], // length, last, first, deleted, added
+        vec![1],
+        string(b"readers"),
+        vec![5, 1, 1, 1],
+        id(5, 1),
+        7_i64.to_le_bytes().to_vec(),
+        vec![3, 1],
+        string(b"me"),
+        8_i64.to_le_bytes().to_vec(),
+        9_i64.to_le_bytes().to_vec(),
+        vec![1],
+        id(5, 1),
+    ]
+    .concat()
+}
+
 /// Compresses, not well: literals, and repetitions of the byte before.
 fn compress(plain: &[u8]) -> Vec<u8> {
     let mut stored = Vec::new();

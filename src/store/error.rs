@@ -4,7 +4,7 @@ use crate::ids::Epoch;
 use crate::topology::{CodecError, Invalid};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A refusal of the store.
 #[derive(Debug)]
@@ -166,21 +166,7 @@ impl fmt::Display for StoreError {
                 path,
                 error,
                 previous,
-            } => {
-                write!(f, "cannot use the topology file {}: {error}", path.display())?;
-                match previous {
-                    // A newer version's own file is whole: the way out is the newer version, not an older map.
-                    _ if matches!(**error, CodecError::Newer { .. }) => Ok(()),
-                    Some((previous, epoch)) => write!(
-                        f,
-                        "; the version before it is epoch {epoch}: if no later change matters, \
-                         restore it with: cp {} {}",
-                        previous.display(),
-                        path.display()
-                    ),
-                    None => f.write_str("; restore it from a backup"),
-                }
-            }
+            } => fmt_unreadable(f, path, error, previous.as_ref()),
             Self::Vanished { path, previous } => write!(
                 f,
                 "the topology file {path} is gone, but its previous version {previous} is there, so this is no new \
@@ -227,6 +213,26 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+fn fmt_unreadable(
+    f: &mut fmt::Formatter<'_>,
+    path: &Path,
+    error: &CodecError,
+    previous: Option<&(PathBuf, Epoch)>,
+) -> fmt::Result {
+    write!(f, "cannot use the topology file {}: {error}", path.display())?;
+    match previous {
+        // A newer version's own file is whole: the way out is the newer version, not an older map.
+        _ if matches!(error, CodecError::Newer { .. }) => Ok(()),
+        Some((previous, epoch)) => write!(
+            f,
+            "; the version before it is epoch {epoch}: if no later change matters, restore it with: cp {} {}",
+            previous.display(),
+            path.display()
+        ),
+        None => f.write_str("; restore it from a backup"),
+    }
+}
 
 const fn remedy(kind: io::ErrorKind) -> &'static str {
     match kind {

@@ -257,3 +257,60 @@ fn a_link_to_the_file_stays_a_link() {
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(FileStore::peek(&folder.path()).unwrap(), Some(version(2)));
 }
+
+/// The child of the test below: saves, and dies at a step by its own hand.
+#[test]
+fn child_that_is_killed_while_it_saves() {
+    let Ok(order) = std::env::var("PRESHARD_TEST_KILL") else {
+        return;
+    };
+    let (step, path) = order.split_once(' ').unwrap();
+    let mut store = FileStore::open(Path::new(path)).unwrap();
+    let epoch = store.load().unwrap().map_or(1, |stored| stored.epoch.0 + 1);
+    let mut die = |at| {
+        if format!("{at:?}") == step {
+            let own = std::process::id().to_string();
+            let _ = std::process::Command::new("kill").args(["-9", &own]).status();
+            unreachable!("dead by now");
+        }
+        Ok(())
+    };
+    store.save_with(&version(epoch), &mut die).unwrap();
+}
+
+#[test]
+fn a_process_killed_at_any_step_leaves_one_whole_version_and_no_lock() {
+    for existing in [0, 1, 3] {
+        for stop in [Step::WriteNew, Step::KeepPrevious, Step::Rename, Step::SyncFolder] {
+            let folder = Folder::new(&format!("killed-{existing}-{stop:?}"));
+            for epoch in 1..=existing {
+                folder.store().save(&version(epoch)).unwrap();
+            }
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([
+                    "--exact",
+                    "store::file::tests::child_that_is_killed_while_it_saves",
+                ])
+                .env(
+                    "PRESHARD_TEST_KILL",
+                    format!("{stop:?} {}", folder.path().display()),
+                )
+                .output()
+                .unwrap();
+            assert!(!child.status.success(), "{child:?}");
+            let before = (existing > 0).then(|| version(existing));
+            let found = folder.store().load().unwrap();
+            let is_done = stop == Step::SyncFolder;
+            assert_eq!(
+                found,
+                if is_done {
+                    Some(version(existing + 1))
+                } else {
+                    before
+                },
+                "{existing} {stop:?}"
+            );
+            folder.store().save(&version(9)).unwrap();
+        }
+    }
+}

@@ -31,6 +31,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::Secret;
+use crate::tls::Connector;
 
 /// Answers are all that a cluster keeps here in base64, or small.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -48,6 +49,8 @@ pub struct EtcdAccess {
     pub login: Option<(String, Secret)>,
     /// For one call at one endpoint.
     pub deadline: Duration,
+    /// TLS, if etcd speaks it.
+    pub tls: Option<Connector>,
 }
 
 /// Why etcd has no answer.
@@ -173,6 +176,18 @@ impl Gateway {
         Err(last)
     }
 
+    /// Connects to a member. All that is ever said to etcd goes through here.
+    async fn connect(&self, endpoint: &str) -> io::Result<Box<dyn Socket>> {
+        let stream = TcpStream::connect(endpoint).await?;
+        stream.set_nodelay(true)?;
+        let Some(tls) = &self.access.tls else {
+            return Ok(Box::new(stream));
+        };
+        let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Ok(Box::new(tls.current().connect(host, stream).await?))
+    }
+
     /// One call at one endpoint. The inner error is etcd's own and final; the outer one is worth another endpoint.
     async fn ask(&self, endpoint: &str, path: &str, body: &Value) -> Result<Result<Reply, String>, String> {
         let endless = path == WATCH;
@@ -209,7 +224,7 @@ impl Gateway {
             }
         };
         let (body, ()) = tokio::join!(body.collect(), carried);
-        let bytes = body.map_err(|error| error.to_string())?.to_bytes();
+        let bytes = body.map_err(|error| with_sources(&*error))?.to_bytes();
         let answer: Value = serde_json::from_slice(&bytes)
             .map_err(|_| format!("its answer ({status}) is not what etcd's gateway says"))?;
         if status.is_success() {
@@ -226,8 +241,8 @@ impl Gateway {
         body: &Value,
         after: &'static str,
     ) -> Result<(impl Future<Output = Result<Response<Incoming>, String>>, Link), String> {
-        let text = |error: &dyn std::fmt::Display| error.to_string();
-        let socket = connect(endpoint).await.map_err(|error| text(&error))?;
+        let text = |error: &dyn std::error::Error| with_sources(error);
+        let socket = self.connect(endpoint).await.map_err(|error| text(&error))?;
         let (mut sender, link) = http1::handshake(TokioIo::new(socket))
             .await
             .map_err(|error| text(&error))?;
@@ -245,17 +260,10 @@ impl Gateway {
             .map_err(|error| text(&error))?;
         let exchange = async move {
             let answered = sender.send_request(request).await;
-            answered.map_err(|error| error.to_string())
+            answered.map_err(|error| with_sources(&error))
         };
         Ok((exchange, link))
     }
-}
-
-/// Connects to a member. All that is ever said to etcd goes through here.
-async fn connect(endpoint: &str) -> io::Result<Box<dyn Socket>> {
-    let stream = TcpStream::connect(endpoint).await?;
-    stream.set_nodelay(true)?;
-    Ok(Box::new(stream))
 }
 
 /// etcd's own words; as an error if another member may know better.
@@ -346,6 +354,21 @@ impl Lines {
             }
         }
     }
+}
+
+/// An error with what is behind it: hyper says "connection error", and TLS why.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !told.contains(&more) {
+            told.push_str(": ");
+            told.push_str(&more);
+        }
+        source = error.source();
+    }
+    told
 }
 
 fn is_about_token(why: &str) -> bool {

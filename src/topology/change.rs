@@ -7,10 +7,10 @@
 //!                                                                      this process knows; who left keeps its own
 //! ```
 //!
-//! Workers have tables by [`NodeIndex`](crate::ids::NodeIndex), and requests under way that name one. So a position is
+//! Workers have tables by [`NodeIndex`], and requests under way that name one. So a position is
 //! never given to another node while the process runs.
 
-use super::{Address, Invalid, Node, NodeAccess, Topology};
+use super::{Address, Invalid, Node, NodeAccess, Topology, Unit};
 use crate::ids::{Epoch, NodeIndex, ShardId};
 
 /// Why a change cannot be made. Nothing has changed.
@@ -155,6 +155,17 @@ impl Topology {
                     None => next.access.remove(&node),
                 };
             }
+            Ok(())
+        })
+    }
+
+    /// With one more unit.
+    ///
+    /// # Errors
+    /// Its shards are not one node's, or are moved already.
+    pub fn with_unit(&self, unit: Unit) -> Result<Self, ChangeError> {
+        self.changed(|next| {
+            next.units.push(unit);
             Ok(())
         })
     }

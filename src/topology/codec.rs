@@ -5,6 +5,7 @@
 //!   "nodes": [ { "name": "redis-1", "address": "127.0.0.1:7001", "user": "ps-g1", "run_id": "5a9f…" }, … ],
 //!   "placements": [ { "node": "redis-1", "shards": "0-511,1024,1026" }, … ],
 //!   "paused": "7,9",                                                            (only if some are)
+//!   "units": [ { "task": "m7", "shards": "0-63", "user": "ps-u-m7-1", "quiesced": true } ],     (only while some move)
 //!   "checksum": "sha256:…" }
 //! ```
 //!
@@ -17,7 +18,7 @@
 //! covers the meaning, not the spelling, so a document may be re-indented; who edits it on purpose
 //! removes the line.
 
-use super::{Address, AddressError, Invalid, Node, NodeAccess, Placement, Topology, validate};
+use super::{Address, AddressError, Invalid, Node, NodeAccess, Placement, Topology, Unit, validate};
 use crate::ids::{DbIndex, Epoch, NodeIndex, ShardId};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -121,6 +122,8 @@ struct Document {
     nodes: Vec<NodeRow>,
     placements: Vec<PlacementRow>,
     paused: Option<String>,
+    #[serde(default)]
+    units: Vec<UnitRow>,
     checksum: Option<String>,
 }
 
@@ -140,6 +143,16 @@ struct PlacementRow {
     shards: String,
     #[serde(default)]
     db_offset: i32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitRow {
+    task: String,
+    shards: String,
+    user: String,
+    #[serde(default)]
+    quiesced: bool,
 }
 
 // === impl Topology ===
@@ -207,6 +220,17 @@ impl Topology {
             let paused: Vec<ShardId> = self.paused.iter().copied().collect();
             content["paused"] = ranges(&paused).into();
         }
+        if !self.units.is_empty() {
+            let row = |unit: &Unit| {
+                let shards: Vec<ShardId> = unit.shards.iter().copied().collect();
+                let mut row = json!({ "task": unit.task, "shards": ranges(&shards), "user": unit.user });
+                if unit.quiesced {
+                    row["quiesced"] = true.into();
+                }
+                row
+            };
+            content["units"] = self.units.iter().map(row).collect();
+        }
         content
     }
 
@@ -247,6 +271,7 @@ impl Document {
             placements: Vec::new(),
             paused: BTreeSet::new(),
             access: BTreeMap::new(),
+            units: Vec::new(),
         };
         for (index, row) in (0..=u16::MAX).map(NodeIndex).zip(self.nodes) {
             match (row.user, row.run_id) {
@@ -285,6 +310,16 @@ impl Document {
         topology.placements = rows
             .map(|(shard, row)| row.ok_or(CodecError::PlacedNowhere(shard)))
             .collect::<Result<_, _>>()?;
+        for row in self.units {
+            topology.units.push(Unit {
+                shards: shard_list(&row.shards, topology.total_shards())?
+                    .into_iter()
+                    .collect(),
+                task: row.task,
+                user: row.user,
+                quiesced: row.quiesced,
+            });
+        }
         if let Some(paused) = &self.paused {
             topology.paused = shard_list(paused, topology.total_shards())?.into_iter().collect();
         }
@@ -321,11 +356,17 @@ fn place(row: &PlacementRow, node: NodeIndex, placed: &mut [Option<Placement>]) 
 /// It is no such list.
 pub fn shard_list(text: &str, count: u16) -> Result<Vec<ShardId>, CodecError> {
     let bad = || CodecError::BadRange(text.chars().take(80).collect());
+    // As it is written: no sign, no zeros in front.
+    let number = |text: &str| {
+        text.parse::<u16>()
+            .ok()
+            .filter(|number| number.to_string() == text)
+    };
     let mut shards = Vec::new();
     for range in text.split(',') {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let first: u16 = first.parse().map_err(|_| bad())?;
-        let last: u16 = last.parse().map_err(|_| bad())?;
+        let first = number(first).ok_or_else(bad)?;
+        let last = number(last).ok_or_else(bad)?;
         if first > last || last >= count || shards.len() > usize::from(count) {
             return Err(bad());
         }

@@ -2,8 +2,8 @@
 //!
 //! Keys stay where they are when a topology is put in force by hand, so a shard that lives elsewhere in the new one looks empty there.
 
-use super::Topology;
-use crate::ids::ShardId;
+use super::{Node, Topology};
+use crate::ids::{NodeIndex, ShardId};
 
 /// Shards that are named in a sentence.
 const NAMED_MAX: usize = 4;
@@ -63,6 +63,20 @@ impl Topology {
         })
     }
 
+    /// With the logins that `now` has: those of a saved topology may have been taken away since. A node that is not there, or
+    /// elsewhere, has none until its users are made.
+    #[must_use]
+    pub fn with_logins_of(mut self, now: &Self) -> Self {
+        let login = |(node, described): (NodeIndex, &Node)| {
+            let there = now.node_named(&described.name)?;
+            let is_same = now.node(there).address == described.address;
+            let access = now.access.get(&there).filter(|_| is_same)?;
+            Some((node, access.clone()))
+        };
+        self.access = self.nodes_by_index().filter_map(login).collect();
+        self
+    }
+
     fn home(&self, shard: ShardId) -> String {
         let placement = self.placement(shard);
         let node = self.node(placement.node);
@@ -72,9 +86,10 @@ impl Topology {
 
 #[cfg(test)]
 mod tests {
+    use super::super::NodeAccess;
     use super::super::tests::topology;
     use super::*;
-    use crate::ids::{DbIndex, Epoch, NodeIndex};
+    use crate::ids::{DbIndex, Epoch};
 
     #[test]
     fn equal_placements_are_no_difference_whatever_the_order_of_nodes() {
@@ -109,6 +124,25 @@ mod tests {
         assert_eq!(readdressed.placed_elsewhere(&before).len(), 6);
         let told = readdressed.tell_placed_elsewhere(&before).unwrap();
         assert!(told.contains(", ...)"), "{told}");
+    }
+
+    #[test]
+    fn logins_are_those_of_now() {
+        let access = |user: &str| NodeAccess {
+            user: user.to_owned(),
+            run_id: "r".to_owned(),
+        };
+        let mut saved = topology(8, 4, 3);
+        saved.access.insert(NodeIndex(0), access("ps-g1"));
+        saved.access.insert(NodeIndex(1), access("ps-g1"));
+        let mut now = topology(8, 4, 2);
+        now.nodes.reverse();
+        now.access.insert(NodeIndex(1), access("ps-g7"));
+        now.access.insert(NodeIndex(0), access("ps-g8"));
+        now.nodes[0].address = "127.0.0.1:7009".parse().unwrap();
+        let loaded = saved.with_logins_of(&now);
+        assert_eq!(loaded.access.get(&NodeIndex(0)), Some(&access("ps-g7")));
+        assert_eq!(loaded.access.len(), 1, "another server has other users");
     }
 
     #[test]

@@ -68,6 +68,22 @@ pub struct Topology {
     pub paused: BTreeSet<ShardId>,
     /// As whom proxies log in to nodes. To a node that is not here they log in as their config says.
     pub access: BTreeMap<NodeIndex, NodeAccess>,
+    /// What is being moved.
+    pub units: Vec<Unit>,
+}
+
+/// Shards of one node that are on their way to another. Their requests run as a user of their own, so that the node can be told to
+/// refuse them and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// The task that moves them.
+    pub task: String,
+    /// The shards; all of one node.
+    pub shards: BTreeSet<ShardId>,
+    /// The ACL user of their requests.
+    pub user: String,
+    /// Their requests are held: nothing of them may be under way at the node.
+    pub quiesced: bool,
 }
 
 /// As whom proxies log in to a node, and which process of it they may log in to.
@@ -222,14 +238,38 @@ impl Topology {
     #[must_use]
     pub fn user_of(&self, shard: ShardId) -> Option<&str> {
         let access = self.access.get(&self.placement(shard).node)?;
-        Some(&access.user)
+        Some(self.unit_of(shard).map_or(&access.user, |unit| &unit.user))
     }
 
-    /// Whether every node has a user for the traffic.
+    /// The unit that a shard is moved with.
     #[must_use]
-    pub fn is_provisioned(&self) -> bool {
-        self.nodes_by_index()
-            .all(|(node, _)| self.access.contains_key(&node))
+    pub fn unit_of(&self, shard: ShardId) -> Option<&Unit> {
+        self.units.iter().find(|unit| unit.shards.contains(&shard))
+    }
+
+    /// Whether requests of some shard run on a node as this user.
+    #[must_use]
+    pub fn has_user(&self, node: NodeIndex, user: Option<&str>) -> bool {
+        let own = self.access.get(&node).map(|access| access.user.as_str());
+        let on_node = |unit: &&Unit| {
+            unit.shards
+                .first()
+                .is_some_and(|&shard| self.placement(shard).node == node)
+        };
+        own == user
+            || (user.is_some()
+                && self
+                    .units
+                    .iter()
+                    .filter(on_node)
+                    .any(|unit| Some(unit.user.as_str()) == user))
+    }
+
+    /// Shards of which nothing may be under way.
+    #[must_use]
+    pub fn quiesced(&self) -> BTreeSet<ShardId> {
+        let quiesced = self.units.iter().filter(|unit| unit.quiesced);
+        quiesced.flat_map(|unit| unit.shards.iter().copied()).collect()
     }
 
     /// How many nodes there are.

@@ -38,6 +38,7 @@ impl Topology {
             placements: Vec::new(),
             paused: BTreeSet::new(),
             access: BTreeMap::new(),
+            units: Vec::new(),
         };
         topology.validate_layout()?;
         let sharded = usize::from(shards);

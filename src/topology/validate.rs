@@ -4,7 +4,7 @@
 
 use super::{DATABASES_MAX, NODES_MAX, Node, SHARDS_MAX, Topology};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Longest cluster id and node name: they appear in keys, metrics and tables.
 pub const NAME_MAX: usize = 64;
@@ -54,6 +54,11 @@ pub enum Invalid {
     /// As whom a node is logged in to cannot be.
     #[error("node '{0}': \"user\" and \"run_id\" must be 1 to {NAME_MAX} of: letters, digits, '.', '_', '-'")]
     Access(String),
+    /// What is moved together is not one node's, or is moved twice, or its user cannot be one.
+    #[error(
+        "the unit of task '{0}' must have shards of one node that has a user, in no other unit, and a user of its own"
+    )]
+    Unit(String),
     /// A node cannot be reached at port 0.
     #[error("node '{0}' has port 0: nodes need a real port")]
     NodePort(String),
@@ -112,6 +117,7 @@ impl Topology {
         let expected = self.total_shards();
         if self.placements.len() == usize::from(expected) {
             self.check_placements(&mut found);
+            self.check_units(&mut found);
         } else {
             found.push(Invalid::PlacementCount {
                 found: self.placements.len(),
@@ -146,6 +152,29 @@ impl Topology {
             Invalid::Access(name)
         }));
         verdict(found)
+    }
+
+    fn check_units(&self, found: &mut Vec<Invalid>) {
+        let mut seen = BTreeSet::new();
+        for unit in &self.units {
+            let known = unit
+                .shards
+                .iter()
+                .all(|&shard| self.has_shard(shard) && seen.insert(shard));
+            let nodes: BTreeSet<NodeIndex> = match known {
+                true => unit
+                    .shards
+                    .iter()
+                    .map(|&shard| self.placement(shard).node)
+                    .collect(),
+                false => BTreeSet::new(),
+            };
+            let access = nodes.first().and_then(|node| self.access.get(node));
+            let own_user = access.is_some_and(|access| access.user != unit.user);
+            if nodes.len() != 1 || !own_user || !is_name(&unit.user) || !is_name(&unit.task) {
+                found.push(Invalid::Unit(unit.task.chars().take(NAME_MAX).collect()));
+            }
+        }
     }
 
     fn check_placements(&self, found: &mut Vec<Invalid>) {

@@ -18,12 +18,17 @@ use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::LinkClose;
 use crate::topology::{Address, Topology};
 
+/// How long links of users that are new are waited for before their shards are held.
+const OPEN_MAX_US: u64 = 1_000_000;
+
 /// A topology that is not served yet.
 #[derive(Debug)]
 pub(super) struct Adoption {
     next: Arc<Topology>,
-    /// Shards that get another node, or another user on their node, ascending.
+    /// Shards that get another node, or another user on their node, or of which nothing may be under way: ascending.
     moving: Vec<ShardId>,
+    /// Links that they will go over and that are being opened, and since when; none: the shards are held.
+    opening: Option<(Vec<usize>, u64)>,
 }
 
 impl Engine {
@@ -37,38 +42,88 @@ impl Engine {
             return (links, feeds);
         }
         self.add_nodes(&next);
-        let pairs = next.placements_by_shard().zip(&self.topology.placements);
+        let before = Arc::clone(&self.topology);
+        let quiesced = next.quiesced();
+        let newly = |shard: &ShardId| {
+            quiesced.contains(shard) && before.unit_of(*shard).is_none_or(|unit| !unit.quiesced)
+        };
+        let pairs = next.placements_by_shard().zip(&before.placements);
         let moving: Vec<ShardId> = pairs
             .filter(|((shard, placed), now)| {
-                placed.node != now.node || next.user_of(*shard) != self.topology.user_of(*shard)
+                placed.node != now.node || next.user_of(*shard) != before.user_of(*shard) || newly(shard)
             })
             .map(|((shard, _), _)| shard)
             .collect();
-        for &shard in &moving {
-            self.hold(shard, |hold| hold.moving = true);
-        }
-        let before = Arc::clone(&self.topology);
         for &shard in next.paused.difference(&before.paused) {
             self.hold(shard, |hold| hold.paused = true);
         }
-        self.end_dedicated(|shard| moving.binary_search(&shard).is_ok());
-        self.adoption = Some(Adoption { next, moving });
+        let opening = self.open_links(&next, &moving);
+        self.adoption = Some(Adoption {
+            next,
+            moving,
+            opening: Some((opening, self.now)),
+        });
         self.continue_adoption();
         (links, feeds)
     }
 
-    /// Serves the next topology if nothing is under way any more that belongs to the one before.
-    pub(super) fn continue_adoption(&mut self) {
-        let waits = |adoption: &Adoption| self.is_under_way(&adoption.moving);
-        if self.adoption.as_ref().is_none_or(waits) {
-            return;
+    /// Has the links opened that shards will go over, of the kinds that they go over now.
+    fn open_links(&mut self, next: &Topology, moving: &[ShardId]) -> Vec<usize> {
+        let mut opening = BTreeSet::new();
+        for &shard in moving.iter().filter(|&&shard| !self.is_held(shard)) {
+            let lanes = self.links_of(shard).into_iter().zip(self.links_to(next, shard));
+            let used = lanes.filter(|&(now, _)| self.links[now].state != State::Idle);
+            opening.extend(
+                used.map(|(_, then)| then)
+                    .filter(|&then| self.links[then].state == State::Idle),
+            );
         }
-        let Some(Adoption { next, moving }) = self.adoption.take() else {
+        for &link in &opening {
+            self.links[link].preopens = true;
+            self.links[link].wake();
+        }
+        opening.into_iter().collect()
+    }
+
+    /// Holds the shards that move when the links for them are open; serves the next topology if nothing is under way any more
+    /// that belongs to the one before.
+    pub(super) fn continue_adoption(&mut self) {
+        let Some(mut adoption) = self.adoption.take() else {
             return;
         };
-        let before = std::mem::replace(&mut self.topology, Arc::clone(&next));
-        for &shard in &moving {
+        if let Some((links, since)) = &adoption.opening {
+            let opens = |&link: &usize| matches!(self.links[link].state, State::Idle | State::Connecting);
+            if links.iter().any(opens) && self.now.saturating_sub(*since) < OPEN_MAX_US {
+                self.adoption = Some(adoption);
+                return;
+            }
+            adoption.opening = None;
+            let moving = &adoption.moving;
+            for &shard in moving {
+                self.hold(shard, |hold| hold.moving = true);
+            }
+            if !moving.is_empty() {
+                self.recall_dedicated(None, |shard| moving.binary_search(&shard).is_ok());
+            }
+        }
+        if self.is_under_way(&adoption.moving) {
+            self.adoption = Some(adoption);
+            return;
+        }
+        self.serve_next(&adoption.next, &adoption.moving);
+    }
+
+    fn serve_next(&mut self, next: &Arc<Topology>, moving: &[ShardId]) {
+        let before = std::mem::replace(&mut self.topology, Arc::clone(next));
+        let (quiesced, were) = (next.quiesced(), before.quiesced());
+        for &shard in quiesced.difference(&were) {
+            self.hold(shard, |hold| hold.quiesced = true);
+        }
+        for &shard in moving {
             self.release(shard, |hold| hold.moving = false);
+        }
+        for &shard in were.difference(&quiesced) {
+            self.release(shard, |hold| hold.quiesced = false);
         }
         for &shard in before.paused.difference(&next.paused) {
             self.release(shard, |hold| hold.paused = false);
@@ -76,23 +131,26 @@ impl Engine {
         for (node, described) in before.nodes_by_index() {
             if next.retired.contains(&node) {
                 self.leave_node(node);
-            } else if next.node(node).address != described.address
-                || next.access.get(&node) != before.access.get(&node)
-            {
-                self.redial_node(node);
+            } else {
+                let run =
+                    |topology: &Topology| topology.access.get(&node).map(|access| access.run_id.clone());
+                if next.node(node).address != described.address || run(next) != run(&before) {
+                    self.redial_node(node);
+                } else {
+                    self.leave_users(node);
+                }
             }
         }
-        self.pubsub.hub.place(&next);
-        if !moving.is_empty() {
-            // Who has read keys there would not be told of changes that happen elsewhere.
-            let left = |&&shard: &&ShardId| next.placement(shard).node != before.placement(shard).node;
-            let nodes: BTreeSet<NodeIndex> = moving
-                .iter()
-                .filter(left)
-                .map(|&shard| before.placement(shard).node)
-                .collect();
-            nodes.into_iter().for_each(|node| self.tracking_gap(node, true));
-        }
+        self.pubsub.hub.place(next);
+        // Who has read keys there would not be told of changes that happen elsewhere.
+        let left = |&&shard: &&ShardId| next.placement(shard).node != before.placement(shard).node;
+        let nodes: BTreeSet<NodeIndex> = moving
+            .iter()
+            .filter(left)
+            .map(|&shard| before.placement(shard).node)
+            .collect();
+        nodes.into_iter().for_each(|node| self.tracking_gap(node, true));
+        self.ask_recalled();
         self.shared.succession.is_served(self.worker, next.epoch);
         tracing::debug!(
             event = "topology_adopted",
@@ -123,13 +181,31 @@ impl Engine {
         let address = self.topology.node(node).address.clone();
         for link in &mut self.links {
             if link.node == node {
-                link.batches_max = self.shared.limits.batches_max(&address);
+                link.batches_max = self.settings.limits.batches_max(&address);
                 link.redials = link.stream.is_some();
                 link.wake();
             }
         }
-        self.end_dedicated_to(node);
+        self.recall_dedicated(Some(node), |_| false);
         self.close_feed(node);
+        self.shared.node(node).again.notify_waiters();
+    }
+
+    /// Connections of users that no shard has any more end, and are not made again.
+    fn leave_users(&mut self, node: NodeIndex) {
+        let topology = Arc::clone(&self.topology);
+        let mut left = false;
+        for link in self.links.iter_mut().filter(|link| link.node == node) {
+            if link.stream.is_some() && !topology.has_user(node, link.user.as_deref()) {
+                link.redials = true;
+                link.wake();
+                left = true;
+            }
+        }
+        if left {
+            // They are the user's that was the node's until now.
+            self.recall_dedicated(Some(node), |_| false);
+        }
     }
 
     /// A node has left: its connections end, and are not made again.
@@ -154,15 +230,18 @@ impl Engine {
         self.is_address_of(self.links[index].node, address)
     }
 
+    fn next_topology(&self) -> &Topology {
+        self.adoption
+            .as_ref()
+            .map_or(&self.topology, |adoption| &adoption.next)
+    }
+
     /// Whether the node of a link has left, or its user there: nobody may connect.
     pub(super) fn has_left(&mut self, index: usize) -> bool {
         let link = &self.links[index];
-        let user = self
-            .topology
-            .access
-            .get(&link.node)
-            .map(|access| access.user.as_str());
-        let left = self.topology.retired.contains(&link.node) || user != link.user.as_deref();
+        let known = self.next_topology().has_user(link.node, link.user.as_deref())
+            || self.topology.has_user(link.node, link.user.as_deref());
+        let left = self.topology.retired.contains(&link.node) || !known;
         if left {
             self.links[index].state = State::Idle;
         }

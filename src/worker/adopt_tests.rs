@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::ids::Epoch;
 use crate::resp::Protocol;
-use crate::topology::ChangeError;
+use crate::topology::{ChangeError, NodeAccess, Unit};
 use crate::worker::backend::{Entry, Owner};
 use crate::worker::shared::Limits;
 use crate::worker::testing::{engine, in_runtime, limits};
@@ -185,7 +185,7 @@ fn a_node_with_another_address_gets_nothing_more_over_its_old_connections() {
         let mut engine = engine(limits());
         let (listener, link) = (std::net::TcpListener::bind("127.0.0.1:0").unwrap(), 0);
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let stream = crate::worker::stream::Stream::adopt(crate::worker::stream::Accepted::Tcp(socket));
+        let stream = crate::worker::stream::Stream::adopt(crate::worker::stream::Accepted::Tcp(socket), None);
         engine.links[link].stream = Some(stream.unwrap());
         engine.links[link].state = State::Ready;
         ask(&mut engine, MOVED, 1);
@@ -198,5 +198,87 @@ fn a_node_with_another_address_gets_nothing_more_over_its_old_connections() {
         assert_eq!(engine.link_may_redial(link), None, "a reply is due");
         engine.links[link].pop_due();
         assert_eq!(engine.link_may_redial(link), Some(LinkClose::Readdressed));
+    });
+}
+
+/// Gives both nodes users, as the first provisioning does.
+fn provisioned(topology: &Topology) -> Result<Topology, ChangeError> {
+    let access = |user: &str| {
+        Some(NodeAccess {
+            user: user.to_owned(),
+            run_id: "r".to_owned(),
+        })
+    };
+    topology.with_access(&[
+        ("node-1".to_owned(), access("ps-g1")),
+        ("node-2".to_owned(), access("ps-g1")),
+    ])
+}
+
+fn unit(quiesced: bool) -> Unit {
+    Unit {
+        task: "m1".to_owned(),
+        shards: BTreeSet::from([MOVED]),
+        user: "ps-u-m1".to_owned(),
+        quiesced,
+    }
+}
+
+#[test]
+fn a_unit_goes_over_links_of_its_own_user_and_waits_when_it_is_quiesced() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, provisioned);
+        let user = |engine: &Engine, shard| engine.links[link_of(engine, shard)].user.clone();
+        assert_eq!(user(&engine, MOVED).as_deref(), Some("ps-g1"));
+        change(&mut engine, |topology| topology.with_unit(unit(false)));
+        assert_eq!(user(&engine, MOVED).as_deref(), Some("ps-u-m1"));
+        assert_eq!(user(&engine, ShardId(0)).as_deref(), Some("ps-g1"));
+        let link = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, link);
+        change(&mut engine, |topology| {
+            topology.changed(|next| {
+                next.units[0].quiesced = true;
+                Ok(())
+            })
+        });
+        ask(&mut engine, MOVED, 2);
+        assert_eq!(engine.shared.epoch_served(), Epoch(3), "1 is under way");
+        engine.links[link].pop_due();
+        engine.end_turn();
+        assert_eq!(engine.shared.epoch_served(), Epoch(4));
+        assert!(engine.is_held(MOVED), "until it is said where it lives");
+        change(&mut engine, |topology| {
+            topology.changed(|next| {
+                next.units.clear();
+                next.placements[MOVED.index()].node = NodeIndex(1);
+                Ok(())
+            })
+        });
+        let link = link_of(&engine, MOVED);
+        assert_eq!(
+            (engine.links[link].node, engine.links[link].backlog.len()),
+            (NodeIndex(1), 1)
+        );
+        assert!(!engine.is_held(MOVED));
+    });
+}
+
+#[test]
+fn the_links_of_a_new_user_are_open_before_anything_is_held() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, provisioned);
+        let before = link_of(&engine, MOVED);
+        engine.links[before].state = State::Ready;
+        let (first_new, _) = change(&mut engine, |topology| topology.with_unit(unit(false)));
+        assert!(!engine.is_held(MOVED) && engine.links[first_new].preopens);
+        ask(&mut engine, MOVED, 1);
+        assert_eq!(engine.links[before].backlog.len(), 1, "the old one serves on");
+        engine.links[first_new].state = State::Ready;
+        engine.end_turn();
+        assert_eq!(engine.shared.epoch_served(), Epoch(3));
+        assert_eq!(engine.links[first_new].backlog.len(), 1);
     });
 }

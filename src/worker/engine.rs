@@ -25,8 +25,8 @@ use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pause::PauseSeen;
 use super::pubsub::PubSub;
-use super::session::{Client, to_u32};
-use super::shared::Shared;
+use super::session::{Access, Client, to_u32};
+use super::shared::{Settings, Shared};
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
 use crate::ids::{NodeIndex, ShardId};
@@ -58,6 +58,8 @@ pub(super) struct Door {
 pub(super) struct Engine {
     pub(super) worker: usize,
     pub(super) shared: Arc<Shared>,
+    /// The settings that this worker was told of last.
+    pub(super) settings: Arc<Settings>,
     pub(super) metrics: Arc<WorkerMetrics>,
     pub(super) topology: Arc<Topology>,
     started: Instant,
@@ -93,6 +95,7 @@ pub(super) struct Engine {
     /// The proxy is stopping: what has been read is served, nothing more is read.
     pub(super) draining: bool,
     pub(super) attention: Attention,
+    pub(super) access: Access,
     pub(super) pause: PauseSeen,
     /// Answers that took so many microseconds are looked at again.
     pub(super) slow_us: u32,
@@ -122,7 +125,7 @@ impl Attention {
     /// The slow log shows arguments.
     pub(super) const SHOWN: Self = Self(1 << 2);
 
-    /// What every request is looked at for as long as the process lives.
+    /// What every request is looked at for under these settings.
     fn of_settings(slowlog: SlowLogSettings) -> Self {
         if slowlog.show_args && slowlog.slower_than_us.is_some() {
             Self::SHOWN
@@ -156,12 +159,12 @@ impl Engine {
     pub(super) fn new(worker: usize, shared: Arc<Shared>) -> Self {
         let topology = shared.topology.load_full();
         let metrics = shared.metrics.worker(worker);
-        let slowlog = shared.slowlog.settings;
+        let settings = shared.settings.load_full();
         let pubsub = PubSub::new(worker, &shared, &topology, &metrics);
         let mut engine = Self {
             worker,
             pubsub,
-            tracking: Tracking::new(&shared.limits),
+            tracking: Tracking::new(&settings.limits),
             dedicated: Pool::default(),
             metrics,
             topology,
@@ -185,15 +188,17 @@ impl Engine {
             sweep_waker: None,
             sweep_asleep: false,
             draining: false,
-            attention: Attention::of_settings(slowlog),
+            attention: Attention::of_settings(settings.slowlog),
+            access: Access::default(),
             pause: PauseSeen::default(),
-            slow_us: slowlog.looked_at_from_us(),
+            slow_us: settings.slowlog.looked_at_from_us(),
             held_bytes: 0,
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             args: Vec::new(),
             route_scratch: route::Scratch::default(),
             shared,
+            settings,
         };
         let first = Arc::clone(&engine.topology);
         engine.add_links(&first);
@@ -202,6 +207,33 @@ impl Engine {
             engine.hold(shard, |hold| hold.paused = true);
         }
         engine
+    }
+
+    /// Takes the settings that are in force now.
+    pub(super) fn adopt_settings(&mut self) {
+        self.settings = self.shared.settings.load_full();
+        let limits = &self.settings.limits;
+        self.tracking.set_limits(limits);
+        for link in &mut self.links {
+            if let Some(node) = self.topology.nodes.get(link.node.index()) {
+                link.batches_max = limits.batches_max(&node.address);
+            }
+        }
+        let slowlog = self.settings.slowlog;
+        self.slow_us = slowlog.looked_at_from_us();
+        if Attention::of_settings(slowlog).has(Attention::SHOWN) {
+            self.attention.set(Attention::SHOWN);
+        } else {
+            self.attention.unset(Attention::SHOWN);
+            // Nobody would take what was kept of requests that are under way.
+            self.clients
+                .iter_mut()
+                .for_each(|(_, client)| client.shown_args = None);
+        }
+        // Whoever waits at a limit may be below it now.
+        self.clients.iter().for_each(|(_, client)| client.wake());
+        self.links.iter().for_each(Link::wake);
+        self.wake_sweep();
     }
 
     /// Makes the links that a topology needs and that are not there.
@@ -223,7 +255,7 @@ impl Engine {
             return;
         }
         let shared = self.links.len();
-        for _ in 0..self.shared.limits.shared_connections {
+        for _ in 0..self.settings.limits.shared_connections {
             self.add_link_pair(topology, node, &user);
         }
         let scripts = self.links.len();
@@ -248,7 +280,7 @@ impl Engine {
         let (cells, batches_max) = match topology.nodes.get(node.index()) {
             Some(described) => (
                 self.metrics.node(&described.name),
-                self.shared.limits.batches_max(&described.address),
+                self.settings.limits.batches_max(&described.address),
             ),
             None => (Arc::default(), 1),
         };
@@ -264,26 +296,34 @@ impl Engine {
 
     /// Leads the requests of a shard to its node, or to a gate.
     pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
-        let gate = Door {
-            shared: self.first_gate,
-            scripts: self.first_gate + PROTOCOLS,
+        let links = if held {
+            std::array::from_fn(|kind| self.first_gate + kind)
+        } else {
+            let topology = Arc::clone(&self.topology);
+            self.links_to(&topology, shard)
         };
-        let key = (
-            self.topology.placement(shard).node,
-            self.topology.user_of(shard).map(Arc::from),
-        );
-        let door = self.doors.get(&key).copied().filter(|_| !held);
-        debug_assert!(held || door.is_some(), "the links of {key:?} were made before");
-        let connection = match door {
-            Some(_) => shard.index() % self.shared.limits.shared_connections,
-            None => 0,
-        };
-        let door = door.unwrap_or(gate);
+        let (shared, scripts) = links.split_at(PROTOCOLS);
         for protocol in 0..PROTOCOLS {
             let at = shard.index() * PROTOCOLS + protocol;
-            self.lanes[at].link = to_u32(door.shared + connection * PROTOCOLS + protocol);
-            self.script_lanes[at].link = to_u32(door.scripts + protocol);
+            self.lanes[at].link = to_u32(shared[protocol]);
+            self.script_lanes[at].link = to_u32(scripts[protocol]);
         }
+    }
+
+    /// The links that a shard's requests go over by a topology whose links were made: shared ones, then those that run code.
+    pub(super) fn links_to(&self, topology: &Topology, shard: ShardId) -> [usize; GATES] {
+        let key = (
+            topology.placement(shard).node,
+            topology.user_of(shard).map(Arc::from),
+        );
+        let door = self.doors.get(&key).copied();
+        debug_assert!(door.is_some(), "the links of {key:?} were made before");
+        let connection = shard.index() % self.settings.limits.shared_connections;
+        // A door that is not there would be a gate: requests wait instead of going astray.
+        let (shared, scripts) = door.map_or((self.first_gate, self.first_gate + PROTOCOLS), |door| {
+            (door.shared + connection * PROTOCOLS, door.scripts)
+        });
+        [shared, shared + 1, scripts, scripts + 1]
     }
 
     /// The links that have no node: where requests of held shards wait.
@@ -300,6 +340,7 @@ impl Engine {
         if self.pause_changed(pause) {
             self.look_at_pause(pause);
         }
+        self.look_at_users();
     }
 
     /// Ends a turn: what it brought is passed on.

@@ -22,8 +22,10 @@ use crate::resp::Protocol;
 pub(super) struct Hold {
     /// An operator's order.
     pub(super) paused: bool,
-    /// It is on its way to another node.
+    /// It is on its way to another node, or to another user.
     pub(super) moving: bool,
+    /// Nothing of it may be under way, by order of who moves it.
+    pub(super) quiesced: bool,
 }
 
 impl Engine {
@@ -42,7 +44,9 @@ impl Engine {
     pub(super) fn why_held(&self, shard: ShardId) -> &'static str {
         match self.held.get(&shard) {
             Some(Hold { paused: true, .. }) => "it is paused",
-            Some(Hold { moving: true, .. }) => "it is on its way to another node",
+            Some(Hold { quiesced: true, .. } | Hold { moving: true, .. }) => {
+                "it is on its way to another node"
+            }
             Some(_) | None => "it was held",
         }
     }
@@ -91,7 +95,7 @@ impl Engine {
         }
     }
 
-    fn links_of(&self, shard: ShardId) -> [usize; 2 * PROTOCOLS] {
+    pub(super) fn links_of(&self, shard: ShardId) -> [usize; 2 * PROTOCOLS] {
         let [resp2, resp3] = [Protocol::Resp2, Protocol::Resp3];
         [
             self.lane(shard, resp2),
@@ -120,7 +124,7 @@ impl Engine {
         if self.links[gate].backlog.is_empty() {
             return;
         }
-        let hold_max = u64::try_from(self.shared.limits.hold.as_micros()).unwrap_or(u64::MAX);
+        let hold_max = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
         let now = self.now32();
         for entry in self.links[gate].backlog.take_older(now, hold_max) {
             self.metrics.limits[Limit::HoldMax].inc();

@@ -257,7 +257,7 @@ impl Engine {
             FanOut::Dbsize => (Rule::Sum, sharded()),
             FanOut::Keys => (
                 Rule::Concat {
-                    max: self.shared.limits.keys,
+                    max: self.settings.limits.keys,
                 },
                 sharded(),
             ),
@@ -381,7 +381,7 @@ impl Engine {
                 } => {
                     let over = merge.is_over_cap()
                         || merge.has_failed()
-                        || merge.held_bytes() > self.shared.limits.output_hard;
+                        || merge.held_bytes() > self.settings.limits.output_hard;
                     (gather.outstanding < WAVE && !over && *next < targets.len()).then(|| {
                         frame.extend_from_slice(asked);
                         *next += 1;
@@ -389,7 +389,7 @@ impl Engine {
                     })
                 }
                 Work::Walk(walk) if gather.outstanding == 0 => match walk.step() {
-                    Step::Ask(shard) if walk.held_bytes() <= self.shared.limits.output_hard => {
+                    Step::Ask(shard) if walk.held_bytes() <= self.settings.limits.output_hard => {
                         walk.write_frame(&mut frame);
                         Some((shard, 0))
                     }
@@ -501,7 +501,7 @@ impl Engine {
         let mut reply = self.spares.take();
         match &gather.work {
             Work::Merge { merge, .. } => {
-                if merge.held_bytes() > self.shared.limits.output_hard {
+                if merge.held_bytes() > self.settings.limits.output_hard {
                     self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR the reply is larger than output_bytes_hard; ask for less at once";
                     reply.extend_from_slice(&resp::error_line(line));

@@ -25,6 +25,7 @@ mod pause;
 mod pubsub;
 pub mod registry;
 pub mod scripts;
+mod secured;
 mod session;
 pub mod shared;
 pub mod slowlog;
@@ -33,6 +34,7 @@ mod sweep;
 #[cfg(test)]
 mod testing;
 mod tracking;
+pub mod users;
 
 use std::cell::RefCell;
 use std::io;
@@ -67,6 +69,8 @@ pub enum Order {
     Accept {
         /// Its socket.
         socket: Accepted,
+        /// Its TLS session, if it came to a listener that speaks TLS.
+        session: Option<Box<rustls::Connection>>,
         /// Its address, for `CLIENT LIST`.
         address: String,
         /// The address that it connected to.
@@ -74,6 +78,8 @@ pub enum Order {
         /// Its place among all clients; given back when it leaves.
         permit: ClientPermit,
     },
+    /// Take the settings and the users that are in force now. The sender is dropped when that is done.
+    Settings(mpsc::Sender<()>),
     /// Let clients go as soon as they are answered.
     Drain,
 }
@@ -199,10 +205,11 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
     match order {
         Order::Accept {
             socket,
+            session,
             address,
             local_address,
             permit,
-        } => match accept(engine, socket, address, local_address) {
+        } => match accept(engine, (socket, session), address, local_address) {
             Ok(index) => {
                 let engine = Rc::clone(engine);
                 sessions.spawn_local(async move {
@@ -212,6 +219,14 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
             }
             Err(error) => tracing::debug!(event = "accept_failed", %error),
         },
+        Order::Settings(done) => {
+            let mut engine = engine.borrow_mut();
+            // A turn begins with a look at the users.
+            engine.begin_turn();
+            engine.adopt_settings();
+            engine.end_turn();
+            drop(done);
+        }
         Order::Drain => engine
             .borrow()
             .clients
@@ -222,13 +237,13 @@ fn handle_order(engine: &Rc<RefCell<Engine>>, order: Order, sessions: &mut JoinS
 
 fn accept(
     engine: &Rc<RefCell<Engine>>,
-    socket: Accepted,
+    (socket, session): (Accepted, Option<Box<rustls::Connection>>),
     address: String,
     local_address: String,
 ) -> io::Result<usize> {
-    let stream = Stream::adopt(socket)?;
+    let stream = Stream::adopt(socket, session)?;
     let mut engine = engine.borrow_mut();
-    stream.configure(engine.shared.limits.keepalive, None)?;
+    stream.configure(engine.settings.limits.keepalive, None)?;
     engine.begin_turn();
     let info = Arc::new(ClientInfo::new(
         engine.shared.registry.next_id(),
@@ -239,8 +254,8 @@ fn accept(
     ));
     engine.shared.registry.insert(Arc::clone(&info));
     let generation = engine.next_generation();
-    let authenticated = engine.shared.password.is_none();
-    let client = Client::new(generation, info, stream, authenticated, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     engine.metrics.connections_total.inc();
     Ok(engine.clients.insert(client))

@@ -105,7 +105,7 @@ impl OutBuf {
     }
 
     /// Writes what the socket takes. `Ok(true)` when all is written, `Ok(false)` when the socket is full.
-    pub(super) fn write_to(&mut self, stream: &Stream, spares: &mut Spares) -> io::Result<bool> {
+    pub(super) fn write_to(&mut self, stream: &mut Stream, spares: &mut Spares) -> io::Result<bool> {
         while !self.is_empty() {
             match self.write_once(stream) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -119,7 +119,7 @@ impl OutBuf {
         Ok(true)
     }
 
-    fn write_once(&self, stream: &Stream) -> io::Result<usize> {
+    fn write_once(&self, stream: &mut Stream) -> io::Result<usize> {
         let tail = &self.tail[self.written..];
         if self.chunks.is_empty() {
             return stream.try_write(tail);

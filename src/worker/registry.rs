@@ -211,14 +211,27 @@ pub struct ClientInfo {
 }
 
 /// What a client says of itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Names {
+    /// The user that it is.
+    pub user: Arc<str>,
     /// `CLIENT SETNAME`.
     pub name: String,
     /// `CLIENT SETINFO LIB-NAME`.
     pub lib_name: String,
     /// `CLIENT SETINFO LIB-VER`.
     pub lib_ver: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            user: "default".into(),
+            name: String::new(),
+            lib_name: String::new(),
+            lib_ver: String::new(),
+        }
+    }
 }
 
 impl ClientInfo {
@@ -342,12 +355,6 @@ impl ClientInfo {
         }
     }
 
-    /// The user that it has authenticated as; there is one only.
-    #[must_use]
-    pub const fn user(&self) -> &'static str {
-        "default"
-    }
-
     /// Seconds since it connected.
     #[must_use]
     pub fn age_seconds(&self, now_ms: u64) -> i64 {
@@ -411,7 +418,7 @@ impl ClientInfo {
             " cmd={} user={} redir=-1 resp={} lib-name={} lib-ver={} tot-net-in={} tot-net-out={} tot-cmds={} worker={} \
              in-flight={}",
             command.map_or("NULL", |spec| spec.name),
-            self.user(),
+            names.user,
             self.protocol.load(Relaxed),
             names.lib_name,
             names.lib_ver,

@@ -5,7 +5,10 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, Release},
+};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -13,17 +16,20 @@ use arc_swap::ArcSwap;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha1::{Digest as _, Sha1};
 use sha2::Sha256;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::Registry;
 use super::scripts::ScriptCache;
-use super::slowlog::SlowLog;
-use crate::config::{AclUsers, Batches, OnEmpty, OnGap, PasswordHash, Secret};
+use super::slowlog::{SlowLog, SlowLogSettings};
+use super::users::{Attempts, Users};
+use crate::acl::Rights;
+use crate::config::{AclUsers, Batches, OnEmpty, OnGap, Secret};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
-use crate::resp::RequestLimits;
+use crate::resp::{RequestLimits, Value};
+use crate::tls::ClientSide;
 use crate::topology::{Address, SuccessionError, Topology};
 
 /// The limits of the data plane; each has a named outcome.
@@ -96,6 +102,8 @@ pub struct NodeCredentials {
     pub username: Option<String>,
     /// Password, if nodes want one.
     pub password: Option<Secret>,
+    /// TLS, if it is spoken with those that are reached over TCP.
+    pub tls: Option<ClientSide>,
 }
 
 impl fmt::Debug for NodeCredentials {
@@ -157,8 +165,10 @@ pub struct NodeShared {
     pub dedicated: Arc<AtomicUsize>,
     /// Rung by a link that finds the node empty.
     pub empty: Notify,
-    /// Rung by a link that cannot log in as the user that the topology names.
+    /// Rung by a link that cannot log in as the user that the topology names, or finds another run of the node.
     pub users: Notify,
+    /// Tells connections that could not be made to try again: there is another reason to hope than time.
+    pub again: Notify,
 }
 
 /// How one topology follows the other, and what changes with it.
@@ -231,32 +241,62 @@ impl ClusterNode {
     }
 }
 
-/// What all workers share.
-pub struct Shared {
+/// A `PRESHARD` request of a client of the data port.
+#[derive(Debug)]
+pub struct AdminRequest {
+    /// Its bytes.
+    pub frame: Vec<u8>,
+    /// What its client may do.
+    pub rights: Rights,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Value>,
+}
+
+/// Such requests that may wait for the control side.
+pub const ADMIN_REQUESTS_MAX: usize = 64;
+
+/// What a running proxy may be told to do otherwise. Exchanged as a whole; each worker keeps the one that it was told of
+/// last ([`Order::Settings`](super::Order::Settings)), so that no request looks for a newer one.
+#[derive(Clone, Debug)]
+pub struct Settings {
     /// Limits of the data plane.
     pub limits: Limits,
-    /// The clients' password, if there is one.
-    pub password: Option<PasswordHash>,
     /// Towards nodes, unless the topology says otherwise.
     pub credentials: NodeCredentials,
     /// Towards nodes, for what administers them.
     pub admin_credentials: NodeCredentials,
-    /// What the passwords of preshard's own users on nodes are made of.
-    pub node_secret: OnceLock<Secret>,
-    /// Whether preshard makes users of its own on nodes.
-    pub acl_users: AclUsers,
     /// What to do with a node that comes back empty.
     pub on_empty: OnEmpty,
     /// What to do with subscribers that may have missed messages.
     pub on_gap: OnGap,
     /// Redis version to claim instead of the nodes' lowest.
     pub redis_version: Option<String>,
+    /// `maxclients`.
+    pub max_clients: usize,
+    /// Which requests are slow.
+    pub slowlog: SlowLogSettings,
+}
+
+/// What all workers share.
+pub struct Shared {
+    /// The settings in force.
+    pub settings: ArcSwap<Settings>,
+    /// Who may connect; see [`Self::replace_users`].
+    pub users: ArcSwap<Users>,
+    /// How often the users were replaced.
+    pub users_generation: AtomicU64,
+    /// Wrong passwords of clients.
+    pub attempts: Attempts,
+    /// Takes `PRESHARD` requests of the data port to the control side.
+    pub admin_requests: mpsc::Sender<AdminRequest>,
+    /// What the passwords of preshard's own users on nodes are made of.
+    pub node_secret: OnceLock<Secret>,
+    /// Whether preshard makes users of its own on nodes.
+    pub acl_users: AclUsers,
     /// Whether, and as what, it answers clients in cluster mode.
     pub cluster: Option<ClusterNode>,
     /// Address that INFO and CONFIG GET show.
     pub data_address: RwLock<String>,
-    /// `maxclients`.
-    pub max_clients: usize,
     /// Path of the config file.
     pub config_file: PathBuf,
     /// The topology that is served.
@@ -318,6 +358,15 @@ impl Shared {
         }
     }
 
+    /// Puts other users in force. Each worker takes them up in its next turn, within a tenth of a second: a client keeps
+    /// its connection and has the new rights from its next request on, unless its user is gone or off, or it listens
+    /// to what it may not hear any more; then it is closed. A changed password closes nobody, as in Redis.
+    pub fn replace_users(&self, mut users: Users) {
+        users.inherit(&self.users.load());
+        self.users.store(Arc::new(users));
+        self.users_generation.fetch_add(1, Release);
+    }
+
     /// What INFO and HELLO call the mode.
     #[must_use]
     pub const fn redis_mode(&self) -> &'static str {
@@ -331,13 +380,22 @@ impl Shared {
     /// How to log in as one of preshard's own users, or as the config says.
     #[must_use]
     pub fn credentials_of(&self, user: Option<&str>) -> NodeCredentials {
+        let settings = self.settings.load();
         match (user, self.node_secret.get()) {
             (Some(user), Some(secret)) => NodeCredentials {
                 username: Some(user.to_owned()),
                 password: Some(user_password(secret, user)),
+                tls: settings.credentials.tls.clone(),
             },
-            (Some(_), None) | (None, _) => self.credentials.clone(),
+            (Some(_), None) | (None, _) => settings.credentials.clone(),
         }
+    }
+
+    /// As whom the control side asks a node, and how long that may take, as the settings are now.
+    #[must_use]
+    pub fn admin_login(&self) -> (NodeCredentials, Duration) {
+        let settings = self.settings.load();
+        (settings.admin_credentials.clone(), settings.limits.connect)
     }
 
     /// What all workers share of a node. A position that no topology of this process has had is a node of its own.
@@ -397,7 +455,7 @@ impl Shared {
     /// The version of Redis that clients are told: the setting, or the lowest of the nodes.
     #[must_use]
     pub fn redis_version(&self) -> String {
-        if let Some(version) = &self.redis_version {
+        if let Some(version) = &self.settings.load().redis_version {
             return version.clone();
         }
         let nodes = self.nodes.load();

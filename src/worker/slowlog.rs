@@ -63,10 +63,8 @@ pub struct SlowEntry {
 }
 
 /// The slow requests of all workers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SlowLog {
-    /// What is kept.
-    pub settings: SlowLogSettings,
     ring: Mutex<Ring>,
 }
 
@@ -80,27 +78,16 @@ struct Ring {
 pub(super) type ShownArgs = BTreeMap<u32, Vec<Vec<u8>>>;
 
 impl SlowLog {
-    /// An empty one.
-    #[must_use]
-    pub fn new(settings: SlowLogSettings) -> Self {
-        Self {
-            settings,
-            ring: Mutex::default(),
-        }
-    }
-
     fn ring(&self) -> MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds an entry; gives it its id.
-    fn add(&self, mut entry: SlowEntry) {
+    /// Adds an entry, of `entries_max` at most; gives it its id.
+    fn add(&self, mut entry: SlowEntry, entries_max: usize) {
         let mut ring = self.ring();
         entry.id = ring.next_id;
         ring.next_id += 1;
-        if ring.entries.len() >= self.settings.entries_max {
-            ring.entries.pop_back();
-        }
+        ring.entries.truncate(entries_max.saturating_sub(1));
         ring.entries.push_front(Arc::new(entry));
     }
 
@@ -140,7 +127,7 @@ impl Engine {
             .head_seq
             .wrapping_add(u32::try_from(place).unwrap_or(u32::MAX));
         let shown = client.shown_args.as_mut().and_then(|shown| shown.remove(&seq));
-        let slower_than = self.shared.slowlog.settings.slower_than_us;
+        let slower_than = self.settings.slowlog.slower_than_us;
         let Some(spec) = command::all()
             .get(slot.command.index())
             .filter(|spec| is_logged(spec, slot.class))
@@ -149,14 +136,15 @@ impl Engine {
             return;
         };
         let at = SystemTime::now().duration_since(UNIX_EPOCH);
-        self.shared.slowlog.add(SlowEntry {
+        let entry = SlowEntry {
             id: 0,
             at: at.map_or(0, |at| at.as_secs()),
             took_us: took,
             args: shown.unwrap_or_else(|| name_and_size(spec, slot.bytes)),
             address: client.info.address.clone(),
             name: client.info.names().name.clone(),
-        });
+        };
+        self.shared.slowlog.add(entry, self.settings.slowlog.entries_max);
         self.metrics.slowlog_entries.inc();
     }
 
@@ -231,14 +219,10 @@ mod tests {
 
     #[test]
     fn the_newest_are_kept_and_ids_go_on() {
-        let log = SlowLog::new(SlowLogSettings {
-            slower_than_us: Some(1),
-            entries_max: 3,
-            show_args: false,
-        });
+        let log = SlowLog::default();
         ["a", "b", "c", "d"]
             .into_iter()
-            .for_each(|name| log.add(entry(name)));
+            .for_each(|name| log.add(entry(name), 3));
         let seen = |count| -> Vec<(u64, Vec<u8>)> {
             let entries = log.newest(count).into_iter();
             entries.map(|entry| (entry.id, entry.args[0].clone())).collect()
@@ -247,8 +231,12 @@ mod tests {
         assert_eq!((seen(usize::MAX).len(), log.len()), (3, 3));
         log.reset();
         assert!(log.is_empty());
-        log.add(entry("e"));
+        log.add(entry("e"), 3);
         assert_eq!(seen(9), [(4, b"e".to_vec())]);
+        ["f", "g", "h"]
+            .into_iter()
+            .for_each(|name| log.add(entry(name), 2));
+        assert_eq!(log.len(), 2, "a lower limit counts from the next entry on");
     }
 
     #[test]

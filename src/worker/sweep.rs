@@ -57,6 +57,7 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                 clients_at = engine.now;
                 engine.client_deadlines();
                 engine.dedicated_deadlines();
+                engine.ask_recalled();
                 if engine.draining {
                     engine.stop_waiting();
                 }
@@ -138,7 +139,7 @@ impl Engine {
 
     /// Clients that wait, stall or idle for too long.
     fn client_deadlines(&mut self) {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let now_ms = self.shared.now_ms();
         let (stall, idle, handshake) = (limits.output_stall, limits.idle, limits.handshake);
         let queue_wait = self.queue_wait_max();
@@ -154,6 +155,9 @@ impl Engine {
             let wait_max = if held { hold } else { queue_wait };
             if client.pause == Pause::Queue && waited(client.paused_at) >= wait_max {
                 client.refuse_when_full = true;
+                client.wake();
+            }
+            if client.password_due_ms.is_some_and(|due| due <= now_ms) {
                 client.wake();
             }
             let lingered = client.lingering_until.is_some_and(|until| until <= self.now);

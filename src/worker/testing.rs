@@ -4,21 +4,23 @@ use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
 
 use super::engine::Engine;
 use super::pause::ClientPause;
 use super::pubsub::Directory;
 use super::registry::{ClientInfo, Registry};
 use super::session::Client;
-use super::shared::{Limits, NodeCredentials, NodesView, Shared, Succession};
+use super::shared::{Limits, NodeCredentials, NodesView, Settings, Shared, Succession};
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
+use super::users::{Attempts, Users};
 use crate::command;
 use crate::config::{AclUsers, Batches, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
@@ -82,18 +84,28 @@ pub(super) fn engine(limits: Limits) -> Engine {
         max_clients: 100,
     });
     let shared = Shared {
-        limits,
-        password: None,
-        credentials: NodeCredentials::default(),
-        admin_credentials: NodeCredentials::default(),
+        settings: ArcSwap::from_pointee(Settings {
+            limits,
+            credentials: NodeCredentials::default(),
+            admin_credentials: NodeCredentials::default(),
+            on_empty: OnEmpty::Serve,
+            on_gap: OnGap::Resubscribe,
+            redis_version: None,
+            max_clients: 100,
+            slowlog: SlowLogSettings {
+                slower_than_us: None,
+                entries_max: 128,
+                show_args: false,
+            },
+        }),
+        users: ArcSwap::from_pointee(Users::open()),
+        users_generation: AtomicU64::new(0),
+        attempts: Attempts::default(),
+        admin_requests: mpsc::channel(1).0,
         node_secret: OnceLock::new(),
         acl_users: AclUsers::Auto,
-        on_empty: OnEmpty::Serve,
-        on_gap: OnGap::Resubscribe,
-        redis_version: None,
         cluster: None,
         data_address: RwLock::default(),
-        max_clients: 100,
         config_file: PathBuf::new(),
         succession: Succession::new(&topology, 1),
         topology: ArcSwap::from_pointee(topology),
@@ -102,11 +114,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         scripts: Arc::default(),
         behind: tokio::sync::Notify::new(),
         pause: ClientPause::default(),
-        slowlog: SlowLog::new(SlowLogSettings {
-            slower_than_us: None,
-            entries_max: 128,
-            show_args: false,
-        }),
+        slowlog: SlowLog::default(),
         channels: Arc::new(Directory::new(1)),
         nodes: ArcSwap::from_pointee(NodesView::default()),
         draining: AtomicBool::new(false),
@@ -133,11 +141,12 @@ pub(super) async fn connect(engine: &mut Engine) -> Peer {
     let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     socket.set_nonblocking(true).unwrap();
     let (accepted, _) = listener.accept().unwrap();
-    let stream = Stream::adopt(Accepted::Tcp(accepted)).unwrap();
+    let stream = Stream::adopt(Accepted::Tcp(accepted), None).unwrap();
     let generation = engine.next_generation();
     let id = engine.shared.registry.next_id();
     let info = Arc::new(ClientInfo::new(id, String::new(), String::new(), 0, 0));
-    let client = Client::new(generation, info, stream, true, engine.now);
+    let users = engine.shared.users.load_full();
+    let client = Client::new(generation, info, stream, &users, engine.now);
     engine.metrics.client_connections[client.wire()].add(1);
     let index = engine.clients.insert(client);
     let peer = Peer {

@@ -305,7 +305,10 @@ pub(crate) fn assert_same(
             );
         }
         let more = found.keys().find(|key| !expected.contains_key(*key));
-        assert_eq!(more, None, "{what}: database {db}: on the target only");
+        assert!(
+            more.is_none(),
+            "{what}: database {db}: {more:?} is on the target only"
+        );
     }
     for db in [0, OTHER, OTHER + MOVED, METADATA] {
         target.well(&format!("SELECT {db}"));

@@ -405,6 +405,7 @@ fn few_rights_are_enough() {
         end.credentials = NodeCredentials {
             username: Some("mover".to_owned()),
             password: Some(Secret::new("secret".to_owned())),
+            ..NodeCredentials::default()
         };
     }
     let runtime = runtime();

@@ -34,7 +34,7 @@ fn shape(reply: &Reply, id: &str, port: u16) -> String {
         .replace(&format!(":{port}@{}", u32::from(port) + 10_000), ":<port>@<bus>")
         .replace(&format!(":{port}@0"), ":<port>@<bus>")
         .replace(&format!(":{port}"), ":<port>");
-    ["0", "1"].iter().fold(text, |text, epoch| {
+    ["0", "1", "2"].iter().fold(text, |text, epoch| {
         text.replace(&format!("epoch:{epoch}"), "epoch:<n>")
             .replace(&format!("- 0 0 {epoch} connected"), "- 0 0 <n> connected")
     })

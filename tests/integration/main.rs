@@ -18,6 +18,7 @@
     reason = "a test that cannot go on should stop, loudly, where it is"
 )]
 
+mod access;
 mod admin;
 mod audit;
 mod blocking;
@@ -32,17 +33,22 @@ mod desync;
 mod differential;
 mod etcd;
 mod faults;
+mod fleet;
 mod handshakes;
 mod harness;
 mod hostile;
 mod limits;
+mod nodes;
 mod pause;
 mod plan;
 mod pubsub;
+mod reload;
 mod replicas;
 mod scripts;
 mod silence;
 mod slowlog;
 mod startup;
+mod tls;
 mod tracking;
 mod transactions;
+mod users;

@@ -6,7 +6,7 @@ mod load;
 
 use std::time::Duration;
 
-use crate::harness::{Client, Node, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_until};
+use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -31,7 +31,12 @@ fn invalidated(client: &mut Client) -> Vec<String> {
 
 fn expect(client: &mut Client, keys: &[&str]) {
     for key in keys {
-        assert_eq!(invalidated(client), [*key]);
+        let mut told = invalidated(client);
+        while told == ["preshard:mark"] {
+            // Who is told of all keys is told of preshard's own too: it is raised after the topology has changed.
+            told = invalidated(client);
+        }
+        assert_eq!(told, [*key]);
     }
 }
 
@@ -70,13 +75,10 @@ fn nothing_is_left(nodes: &[Node], proxy: &Proxy) {
 
 #[test]
 fn a_key_that_was_read_is_told_once_whoever_changes_it() {
-    let (nodes, proxy) = small();
-    let elsewhere = Scratch::new("second");
-    let store = elsewhere.file("topology.json");
-    std::fs::copy(&proxy.store, &store).unwrap();
-    let second = Setup::of(&[nodes[0].address(), nodes[1].address()])
-        .store(&store.display().to_string())
-        .start();
+    let etcd = Etcd::start(1);
+    let nodes = [Node::start(), Node::start()];
+    let setup = Setup::of(&[nodes[0].address(), nodes[1].address()]).store(&etcd.store("shop"));
+    let (proxy, second) = (setup.start(), setup.start());
     let mut client = tracking(&proxy, "");
     let (mut writer, mut foreign) = (proxy.client(), second.client());
     let keys: Vec<String> = (0..8).map(|shard| key_in(shard, 8, "k")).collect();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 
+use preshard::rdb::Family;
 use preshard::resp::Value;
 
 use crate::server::{Server, array, bytes};
@@ -23,6 +24,12 @@ const PACKINGS: [(&str, [&str; 3]); 3] = [
 
 /// Fills the source.
 pub(crate) fn fill(source: &mut Server) {
+    // So that snapshots say of each key how recently, or how often, it was used.
+    let policy = match source.target.family {
+        Family::Redis => "allkeys-lru",
+        Family::Valkey => "allkeys-lfu",
+    };
+    source.well(&format!("CONFIG SET maxmemory-policy {policy}"));
     for (name, [entries, value, list]) in PACKINGS {
         for kind in ["hash", "zset"] {
             source.well(&format!("CONFIG SET {kind}-max-ziplist-entries {entries}"));
@@ -40,7 +47,7 @@ pub(crate) fn fill(source: &mut Server) {
         streams(source, name);
         source.well(&format!("SELECT {UNWANTED}"));
         collections(source, &format!("other-{name}"));
-        if source.expires_fields() {
+        if source.target.expires_fields() {
             source.well(&format!("SELECT {FIELDS}"));
             expiring_fields(source, name);
         }
@@ -349,7 +356,7 @@ fn hash(server: &mut Server, key: &[u8]) -> String {
         .collect();
     let count = (all.len() / 2).to_string();
     let mut expiries = vec![Value::Int(-1); all.len() / 2];
-    if server.expires_fields() {
+    if server.target.expires_fields() {
         let ask: Vec<&[u8]> = [b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()]
             .into_iter()
             .chain(all.iter().step_by(2).map(Vec::as_slice))

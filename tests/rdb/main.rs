@@ -11,6 +11,7 @@
 )]
 
 mod data;
+#[allow(dead_code, reason = "the tests of the copy need more of it")]
 mod server;
 mod snapshot;
 mod stream;

@@ -64,7 +64,9 @@ impl Server {
         let folder = std::env::temp_dir().join(format!("preshard-rdb-{}-{number}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("s");
-        let mut process = Command::new(program(name).expect("a server at hand"))
+        let mut command = Command::new(program(name).expect("a server at hand"));
+        die_with_parent(&mut command);
+        let mut process = command
             .args([
                 "--port",
                 "0",
@@ -207,6 +209,24 @@ impl Drop for Server {
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.folder);
     }
+}
+
+/// Makes the server die when the test that starts it ends, so that an aborted one leaves none behind.
+#[allow(unsafe_code, reason = "one plain system call")]
+fn die_with_parent(command: &mut Command) {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::process::CommandExt;
+        // SAFETY: prctl(PR_SET_PDEATHSIG) is async-signal-safe and touches no memory of the parent.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = command;
 }
 
 pub(crate) fn is_error(value: &Value) -> bool {

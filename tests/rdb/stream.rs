@@ -156,7 +156,7 @@ fn line(source: &Server, random: &mut fastrand::Rng) -> String {
     if random.u8(0..200) == 0 {
         return "FLUSHDB".to_owned();
     }
-    let lines = if source.expires_fields() && random.u8(0..8) == 0 {
+    let lines = if source.target.expires_fields() && random.u8(0..8) == 0 {
         &FIELD_LINES[..]
     } else {
         &LINES[..]

@@ -193,7 +193,7 @@ async fn clients_and_tools_can_connect() {
 async fn nothing_is_told_before_the_password() {
     let listener = listen(&with_password(), quick()).await;
     assert_eq!(
-        listener.context.config.admin.password,
+        listener.context.live.config().admin.password,
         Some(PasswordHash::of(b"password"))
     );
     let mut client = listener.client().await;

@@ -17,18 +17,19 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 
 use super::{Fleet, RETRY};
-use crate::control::{MarkOf, check_nodes, read_marks};
+use crate::control::highest_epoch;
 use crate::ids::Epoch;
-use crate::store::{ProxyRecord, Revision, Snapshot, StoreError};
+use crate::store::{ProxyRecord, Revision, Snapshot, StoreError, Term};
 use crate::topology::Topology;
 
 /// How long a change waits for the other proxies.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it is tried to find out what became of a save.
 const RESOLVE_MAX: Duration = Duration::from_secs(5);
-/// Times that another proxy may be faster.
-const RACES_MAX: u32 = 10;
-const RACE_PACE: Duration = Duration::from_millis(10);
+/// So long other proxies may be faster again and again.
+const RACES_MAX: Duration = Duration::from_secs(5);
+/// Longest pause before the next attempt; by chance, so that two proxies do not go on meeting.
+const RACE_PAUSE: Duration = Duration::from_millis(30);
 /// Between two looks whether all workers here serve what was adopted.
 const WORKERS_PACE: Duration = Duration::from_millis(1);
 
@@ -70,6 +71,19 @@ impl Fleet {
         &self,
         make: impl Fn(&Topology) -> Result<Topology, String> + Send + Sync,
     ) -> Result<Changed, String> {
+        self.change_in(None, PATIENCE, make).await
+    }
+
+    /// The same, done only if `term` still lasts when it is stored, and waiting so long for the other proxies.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub async fn change_in(
+        &self,
+        term: Option<Term>,
+        patience: Duration,
+        make: impl Fn(&Topology) -> Result<Topology, String> + Send + Sync,
+    ) -> Result<Changed, String> {
         let next = |base: Option<&Topology>| {
             let base = base.ok_or("the topology store is empty; restore it with PRESHARD TOPOLOGY LOAD")?;
             let epoch = Epoch(
@@ -80,7 +94,7 @@ impl Fleet {
             );
             Ok(Topology { epoch, ..make(base)? })
         };
-        self.commit(&next).await
+        self.commit(&next, term, patience).await
     }
 
     /// Puts a saved topology in force. Its epoch becomes higher than any that the store or a node has seen. `force`: although
@@ -90,18 +104,19 @@ impl Fleet {
     /// As [`Self::change`].
     pub async fn restore(&self, saved: &Topology, force: bool) -> Result<Changed, String> {
         let served = self.shared.topology.load_full();
-        let highest = self.highest_epoch(saved, force).await?;
+        let may_follow = |base: &Topology| {
+            let elsewhere = saved.tell_placed_elsewhere(base).filter(|_| !force);
+            let elsewhere = elsewhere
+                .map(|why| format!("{why}. If the keys are where it says, say TOPOLOGY LOAD <json> FORCE"));
+            saved.tell_other_cluster(base).or(elsewhere).map_or(Ok(()), Err)
+        };
+        may_follow(&served)?;
+        let (credentials, deadline) = self.shared.admin_login();
+        let highest = highest_epoch(saved, &credentials, deadline, force).await?;
         let next = |base: Option<&Topology>| {
             // What is in force, be it that the store has it or not.
             let base = base.filter(|base| base.epoch >= served.epoch).unwrap_or(&served);
-            if let Some(why) = saved.tell_other_cluster(base) {
-                return Err(why);
-            }
-            if let Some(why) = saved.tell_placed_elsewhere(base).filter(|_| !force) {
-                return Err(format!(
-                    "{why}. If the keys are where it says, say TOPOLOGY LOAD <json> FORCE"
-                ));
-            }
+            may_follow(base)?;
             let highest = highest.max(base.epoch).max(served.epoch);
             let epoch = Epoch(
                 highest
@@ -111,35 +126,10 @@ impl Fleet {
             );
             Ok(Topology {
                 epoch,
-                ..saved.clone()
+                ..saved.clone().with_logins_of(base)
             })
         };
-        self.commit(&next).await
-    }
-
-    /// The highest epoch that the nodes of a topology carry, if all of them may serve it.
-    async fn highest_epoch(&self, saved: &Topology, force: bool) -> Result<Epoch, String> {
-        let (credentials, deadline) = (&self.shared.admin_credentials, self.shared.limits.connect);
-        let mut highest = Epoch(0);
-        for mark in read_marks(saved, credentials, deadline).await {
-            if let MarkOf::Found(Some(mark)) = mark {
-                highest = highest.max(mark.epoch);
-            }
-        }
-        let looked_at = Topology {
-            epoch: highest.max(saved.epoch),
-            ..saved.clone()
-        };
-        let found = Box::pin(check_nodes(&looked_at, credentials, deadline, false)).await;
-        let problems = found.problems.iter();
-        let fatal: Vec<String> = problems
-            .filter(|problem| !(force && problem.unreachable))
-            .map(ToString::to_string)
-            .collect();
-        if fatal.is_empty() {
-            return Ok(highest);
-        }
-        Err(fatal.join("; "))
+        self.commit(&next, None, PATIENCE).await
     }
 
     /// Waits until every proxy that lives serves at least this epoch, and names those that do not in time.
@@ -182,13 +172,21 @@ impl Fleet {
     async fn commit(
         &self,
         make: &(dyn Fn(Option<&Topology>) -> Result<Topology, String> + Send + Sync),
+        term: Option<Term>,
+        patience: Duration,
     ) -> Result<Changed, String> {
         let one = self.changing.lock().await;
-        for race in 0..RACES_MAX {
+        let start = Instant::now();
+        while start.elapsed() < RACES_MAX {
+            let before = self.shared.topology.load().epoch;
             let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
             let base = stored.topology.as_deref();
             let served = self.shared.topology.load_full();
             let next = make(base)?;
+            if next.epoch <= served.epoch && next.epoch > before {
+                // Another proxy's change has come here since the store was read.
+                continue;
+            }
             if next.epoch <= served.epoch {
                 return Err(format!(
                     "epoch {} is stored and epoch {} is served: the store is old. Nothing was changed; restore it with \
@@ -203,25 +201,25 @@ impl Fleet {
             // What this proxy could not take over, the others could not either.
             let taken_over = next.clone().succeed(&served);
             drop(taken_over.map_err(|error| error.to_string())?);
-            if let Some(written) = self.save(&next, stored.revision).await? {
+            if let Some(written) = self.save(&next, stored.revision, term).await? {
                 drop(one);
-                return Ok(self.publish(next, written).await);
+                return Ok(self.publish(next, written, patience).await);
             }
-            sleep(RACE_PACE.mul_f64(f64::from(race + 1) * fastrand::f64())).await;
+            sleep(RACE_PAUSE.mul_f64(fastrand::f64())).await;
         }
         Err(format!(
-            "other proxies changed the topology {RACES_MAX} times meanwhile; nothing was changed, try again"
+            "other proxies changed the topology all the time for {RACES_MAX:?}; nothing was changed, try again"
         ))
     }
 
-    async fn publish(&self, next: Topology, written: Revision) -> Changed {
+    async fn publish(&self, next: Topology, written: Revision, patience: Duration) -> Changed {
         let epoch = next.epoch;
         self.made.fetch_max(epoch.0, Relaxed);
         self.revision.fetch_max(written.0, Relaxed);
         self.changes.fetch_add(1, Relaxed);
         tracing::info!(event = "topology_changed", epoch = epoch.0);
         self.adopt(&next);
-        let waiting = self.acknowledged(epoch, written, PATIENCE).await;
+        let waiting = self.acknowledged(epoch, written, patience).await;
         for proxy in &waiting {
             tracing::info!(event = "proxy_behind", proxy = proxy.id, epoch = proxy.epoch);
         }
@@ -229,10 +227,15 @@ impl Fleet {
     }
 
     /// Saves; nothing if another proxy was faster, and an error if nothing was changed or nobody knows.
-    async fn save(&self, next: &Topology, over: Revision) -> Result<Option<Revision>, String> {
+    async fn save(
+        &self,
+        next: &Topology,
+        over: Revision,
+        term: Option<Term>,
+    ) -> Result<Option<Revision>, String> {
         let start = Instant::now();
         loop {
-            match self.store.save(next, over, None).await {
+            match self.store.save(next, over, term).await {
                 Ok(written) => return Ok(Some(written)),
                 Err(error @ StoreError::Unconfirmed { .. }) => {
                     tracing::error!(event = "topology_unconfirmed", %error);

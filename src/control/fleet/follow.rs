@@ -12,8 +12,9 @@ use tokio::time::sleep;
 use super::{Fleet, RETRY};
 use crate::store::Snapshot;
 
-/// Links that wait ring again and again; the store is not asked more often than this.
-const CATCH_UP_PACE: Duration = Duration::from_millis(50);
+/// Links that wait ring again and again; the store is not asked more often than this, and less often while it has nothing new.
+const CATCH_UP_PACE: Duration = Duration::from_millis(20);
+const CATCH_UP_PACE_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn follow(fleet: Arc<Fleet>) {
     let mut watch = fleet.store.watch();
@@ -36,8 +37,10 @@ pub(super) async fn follow(fleet: Arc<Fleet>) {
 
 /// A node carries a mark of a higher epoch than is served here: the news is on its way, or the watch is deaf.
 pub(super) async fn catch_up(fleet: Arc<Fleet>) {
+    let mut pace = CATCH_UP_PACE;
     loop {
         fleet.shared.behind.notified().await;
+        let before = fleet.shared.topology.load().epoch;
         match fleet.store.load().await {
             Ok(stored) => {
                 if let Some(topology) = &stored.topology {
@@ -46,7 +49,13 @@ pub(super) async fn catch_up(fleet: Arc<Fleet>) {
             }
             Err(error) => fleet.note_error(&error),
         }
-        sleep(CATCH_UP_PACE).await;
+        let is_news = fleet.shared.topology.load().epoch > before;
+        pace = if is_news {
+            CATCH_UP_PACE
+        } else {
+            (pace * 2).min(CATCH_UP_PACE_MAX)
+        };
+        sleep(pace).await;
     }
 }
 

@@ -83,6 +83,23 @@ impl Fleet {
         ballot.map(|_| None)
     }
 
+    /// Whether this proxy leads in `term` at a moment after this was asked, as the store says and no clock.
+    pub(in crate::control) async fn confirm(&self, term: Term) -> Result<bool, StoreError> {
+        let id = format!("leading-{term}");
+        let over = match self.store.record(&id).await? {
+            Some(record) => record.revision,
+            None => Revision::NONE,
+        };
+        match self.store.put_record(&id, "{}", over, Some(term)).await {
+            Ok(written) => {
+                self.store.delete_record(&id, written, Some(term)).await?;
+                Ok(true)
+            }
+            Err(StoreError::Deposed { .. } | StoreError::Changed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Until the lease ends or the proxy stops.
     async fn lead(&self, won: &Won, stopped: &mut watch::Receiver<bool>) {
         let term = won.term;

@@ -22,8 +22,8 @@ pub(super) async fn keep_raised(fleet: Arc<Fleet>) {
         let topology = fleet.shared.topology.load_full();
         let is_mine = fleet.made.load(Relaxed) == topology.epoch.0 || fleet.leads().is_some();
         if topology.epoch > raised && is_mine {
-            let (credentials, deadline) = (&fleet.shared.admin_credentials, fleet.shared.limits.connect);
-            if raise_marks(&topology, credentials, deadline).await {
+            let (credentials, deadline) = fleet.shared.admin_login();
+            if raise_marks(&topology, &credentials, deadline).await {
                 raised = topology.epoch;
             }
         }

@@ -32,13 +32,13 @@ pub use change::{Changed, PATIENCE};
 use crate::ids::Epoch;
 use crate::metrics::FleetFigures;
 use crate::store::{FleetStore, Lease, ProxyRecord, Snapshot, StoreError, Term};
-use crate::topology::Topology;
+use crate::topology::{SuccessionError, Topology};
 use crate::worker::shared::Shared;
 
 /// After a call without an answer.
 const RETRY: Duration = Duration::from_millis(250);
 /// A store that is silent for so long is worth a line.
-const SILENCE_TOLD: Duration = Duration::from_secs(3);
+const SILENCE_TOLD: Duration = Duration::from_secs(5);
 /// What the store gets to hear of the end of a proxy.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -53,12 +53,14 @@ pub struct Fleet {
     /// When the topology in force was written.
     revision: AtomicI64,
     leading: Mutex<Option<Leading>>,
-    registration: watch::Sender<Option<Lease>>,
+    registration: Mutex<Option<Lease>>,
     contact: Mutex<Contact>,
     /// One change at a time: those of one proxy need not race each other.
     changing: tokio::sync::Mutex<()>,
     /// The last epoch that was made here.
     made: AtomicU64,
+    /// The last epoch that this process could not take over.
+    refused: AtomicU64,
     errors: AtomicU64,
     changes: AtomicU64,
     resyncs: AtomicU64,
@@ -113,10 +115,11 @@ impl Fleet {
             adopted: watch::Sender::new(epoch),
             revision: AtomicI64::new(0),
             leading: Mutex::default(),
-            registration: watch::Sender::default(),
+            registration: Mutex::default(),
             contact: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
             made: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             resyncs: AtomicU64::new(0),
@@ -160,7 +163,7 @@ impl Fleet {
 
     /// Tells the store that this proxy is gone.
     pub async fn leave(&self) {
-        let Some(lease) = self.registration.send_replace(None) else {
+        let Some(lease) = lock(&self.registration).take() else {
             return;
         };
         // If it hears nothing, the lease ends by itself.
@@ -200,6 +203,12 @@ impl Fleet {
             leader,
             lost,
         }
+    }
+
+    /// All that proxies tell each other, as it is known here, and when that changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.subscribe()
     }
 
     /// What the store has, to be read and written beside the topology.
@@ -249,7 +258,14 @@ impl Fleet {
                 );
                 self.adopted.send_replace(topology.epoch);
             }
-            Err(error) => tracing::error!(event = "topology_refused", epoch = topology.epoch.0, %error),
+            // Another task was faster.
+            Err(SuccessionError::NotNewer { .. }) => {}
+            Err(error) => {
+                // It stays in the store, and is told once.
+                if self.refused.swap(topology.epoch.0, Relaxed) != topology.epoch.0 {
+                    tracing::error!(event = "topology_refused", epoch = topology.epoch.0, %error, "served is what was served");
+                }
+            }
         }
     }
 
@@ -283,7 +299,7 @@ impl Fleet {
         if let Some((since, _)) = before.lost.filter(|_| before.told) {
             tracing::info!(
                 event = "store_reachable",
-                after_ms = since.elapsed().as_millis() as u64
+                silent = ?since.elapsed()
             );
         }
     }

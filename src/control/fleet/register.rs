@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval_at, sleep};
 
-use super::{Fleet, RETRY};
+use super::{Fleet, RETRY, lock};
 use crate::store::{Lease, ProxyRecord, Revision, StoreError};
 
 /// After so long without a sign of life a proxy counts as gone.
@@ -30,7 +30,7 @@ pub(super) async fn stay_registered(fleet: Arc<Fleet>) {
     loop {
         match fleet.store.grant(PROXY_TTL).await {
             Ok(lease) => {
-                fleet.registration.send_replace(Some(lease));
+                *lock(&fleet.registration) = Some(lease);
                 fleet.hold_registration(lease).await;
                 tracing::debug!(event = "registration_ended");
             }

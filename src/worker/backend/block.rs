@@ -90,7 +90,7 @@ impl Engine {
             self.large_reply(index, entry.owner);
             return;
         }
-        if link.partial.len() <= self.shared.limits.output_hard {
+        if link.partial.len() <= self.settings.limits.output_hard {
             return;
         }
         self.metrics.limits[Limit::ReplyBytes].inc();

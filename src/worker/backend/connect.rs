@@ -1,7 +1,7 @@
 //! From an address to a link that may be trusted: connected, logged in, the right node, every database there.
 //!
 //! ```text
-//!  connect ─▶ HELLO 3 | AUTH ─▶ INFO server ─▶ SELECT metadata, GET mark ─▶ SELECT every db that the topology places
+//!  connect ─▶ TLS, if it is set ─▶ HELLO 3 | AUTH ─▶ INFO server ─▶ SELECT metadata, GET mark ─▶ SELECT every db that the topology places
 //! ```
 //!
 //! A pipelined SELECT that fails would let the commands behind it run in the database before: another shard's. So
@@ -14,9 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::fill::write_select;
 use super::link::User;
@@ -27,7 +26,7 @@ use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
 use crate::worker::engine::Engine;
-use crate::worker::shared::Shared;
+use crate::worker::shared::{Settings, Shared};
 use crate::worker::stream::Stream;
 
 /// An unacknowledged byte ends a connection to a node after this long.
@@ -40,6 +39,7 @@ const PREPARED_PACE: Duration = Duration::from_millis(5);
 /// What is to be connected.
 pub(in crate::worker) struct Order {
     shared: Arc<Shared>,
+    settings: Arc<Settings>,
     topology: Arc<Topology>,
     node: NodeIndex,
     protocol: Protocol,
@@ -78,6 +78,7 @@ impl Engine {
     pub(super) fn connect_order(&self, index: usize) -> Order {
         Order {
             shared: Arc::clone(&self.shared),
+            settings: Arc::clone(&self.settings),
             topology: Arc::clone(&self.topology),
             node: self.links[index].node,
             protocol: self.links[index].protocol,
@@ -107,6 +108,7 @@ impl Engine {
         Order {
             user,
             shared: Arc::clone(&self.shared),
+            settings: Arc::clone(&self.settings),
             topology: Arc::clone(&self.topology),
             node,
             protocol,
@@ -132,7 +134,7 @@ impl Order {
 
 /// Connects and checks a node.
 pub(in crate::worker) async fn connect(order: Order) -> Result<Ready, ConnectError> {
-    let limit = order.shared.limits.connect;
+    let limit = order.settings.limits.connect;
     match timeout(limit, Box::pin(handshake(&order))).await {
         Ok(result) => result,
         Err(_) => Err(ConnectError::Timeout(limit)),
@@ -150,10 +152,19 @@ pub(in crate::worker) async fn ask_once(order: &Order, words: &[&[u8]]) -> Resul
 
 async fn open(order: &Order) -> Result<Talk, ConnectError> {
     let stream = match &order.topology.node(order.node).address {
-        Address::Tcp { host, port } => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+        Address::Tcp { host, port } => {
+            let socket = TcpStream::connect((host.as_str(), *port)).await?;
+            match &order.settings.credentials.tls {
+                None => Stream::Tcp(socket),
+                Some(tls) => {
+                    let (socket, session) = tls.connect(host, socket).await?.into_inner();
+                    Stream::secured(socket, session.into())
+                }
+            }
+        }
         Address::Unix(path) => Stream::Unix(UnixStream::connect::<&Path>(path.as_ref()).await?),
     };
-    stream.configure(order.shared.limits.keepalive, Some(USER_TIMEOUT))?;
+    stream.configure(order.settings.limits.keepalive, Some(USER_TIMEOUT))?;
     Ok(Talk {
         stream,
         read: Vec::new(),
@@ -242,7 +253,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
     let expected = Mark::expected(&order.topology, order.node);
     let mut standing = expected.standing(read_mark(talk).await?.as_deref());
     if standing == Standing::Unmarked {
-        if order.shared.on_empty == OnEmpty::Refuse {
+        if order.settings.on_empty == OnEmpty::Refuse {
             let line =
                 "it carries no mark: it came back without its data, and [nodes] on_empty is \"refuse\"";
             return Err(ConnectError::Identity(line.to_owned()));
@@ -277,6 +288,9 @@ async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Resu
 /// The node has seen a later epoch than this link was ordered for: that is a topology which is on its way here. The control side
 /// is told to fetch it, and the link waits. How long is bounded by the whole of connecting.
 async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError> {
+    // Shorter than the whole, so that it is this which is told.
+    let longest = order.settings.limits.connect / 2;
+    let start = Instant::now();
     loop {
         let now = order.shared.topology.load_full();
         if now.epoch >= epoch {
@@ -288,6 +302,13 @@ async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError
                     "the topology has changed, and the node with it".to_owned(),
                 )),
             };
+        }
+        if start.elapsed() >= longest {
+            return Err(ConnectError::Identity(format!(
+                "it has seen epoch {epoch}, and epoch {} is served: the topology store is old, or does not answer; if it is old, \
+                 restore it with PRESHARD TOPOLOGY LOAD",
+                now.epoch
+            )));
         }
         order.shared.behind.notify_one();
         sleep(PREPARED_PACE).await;
@@ -369,11 +390,7 @@ impl Talk {
         if !self.read.is_empty() {
             return Err(ConnectError::NotRedis);
         }
-        match &mut self.stream {
-            Stream::Tcp(stream) => stream.write_all(bytes).await?,
-            Stream::Unix(stream) => stream.write_all(bytes).await?,
-        }
-        Ok(())
+        Ok(self.stream.write_all(bytes).await?)
     }
 
     /// The next reply, raw. Pushes cannot come: nothing on a shared link subscribes.
@@ -392,11 +409,7 @@ impl Talk {
             if self.read.len() > HANDSHAKE_BYTES_MAX {
                 return Err(ConnectError::NotRedis);
             }
-            let count = match &mut self.stream {
-                Stream::Tcp(stream) => stream.read_buf(&mut self.read).await?,
-                Stream::Unix(stream) => stream.read_buf(&mut self.read).await?,
-            };
-            if count == 0 {
+            if self.stream.read_buf(&mut self.read).await? == 0 {
                 return Err(ConnectError::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }

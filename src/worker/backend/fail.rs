@@ -87,7 +87,7 @@ impl Engine {
         if self.links[index].state == State::Gate {
             return self.expire_held(index);
         }
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
         if deadline == 0 {
             return;

@@ -47,7 +47,9 @@ impl Engine {
                 return Ok(());
             }
             let link = &mut self.links[index];
-            let Some(stream) = &link.stream else { return Ok(()) };
+            let Some(stream) = &mut link.stream else {
+                return Ok(());
+            };
             match link.out.write_to(stream, &mut self.spares) {
                 Ok(true) => {}
                 Ok(false) => link.write_blocked = true,
@@ -60,7 +62,7 @@ impl Engine {
     /// Moves queued requests into the link's output. Returns whether there is anything to write.
     fn link_fill(&mut self, index: usize) -> bool {
         let link = &mut self.links[index];
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let waits = link.batches.len() >= link.batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
         if link.backlog.is_empty() || waits || link.state != State::Ready || link.redials {
             return false;
@@ -123,7 +125,7 @@ impl Engine {
     /// Lets clients on that waited for room in a link's queue, when there is some.
     pub(in crate::worker) fn admit_waiting(&mut self, index: usize) {
         let link = &self.links[index];
-        if !link.waiting.is_empty() && link.backlog.len() <= self.shared.limits.node_queue / 2 {
+        if !link.waiting.is_empty() && link.backlog.len() <= self.settings.limits.node_queue / 2 {
             self.wake_waiting(index);
         }
     }

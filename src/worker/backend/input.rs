@@ -193,7 +193,7 @@ impl Engine {
                 generation,
                 part,
             } => {
-                if held > self.shared.limits.output_hard {
+                if held > self.settings.limits.output_hard {
                     self.metrics.limits[Limit::ReplyBytes].inc();
                     let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
                     self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));

@@ -72,6 +72,8 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) user: User,
     /// Writes that may be unanswered.
     pub(in crate::worker) batches_max: usize,
+    /// It is to be opened though nothing waits for it yet.
+    pub(in crate::worker) preopens: bool,
     /// Nothing more is sent over this connection: it is closed when all is answered, and made anew.
     pub(in crate::worker) redials: bool,
     /// Counters of its node.
@@ -133,6 +135,7 @@ impl Link {
             protocol,
             user,
             batches_max: 1,
+            preopens: false,
             redials: false,
             cells,
             reported_down: false,

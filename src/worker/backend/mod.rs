@@ -22,7 +22,9 @@ mod link;
 mod queue;
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -36,6 +38,7 @@ pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
 use super::engine::Engine;
 use crate::metrics::LinkClose;
+use crate::worker::shared::NodeShared;
 
 /// Reads of one link in one turn.
 const READS_PER_TURN: usize = 4;
@@ -46,8 +49,12 @@ const FLAPPING: Duration = Duration::from_millis(100);
 /// Keeps one link connected from the first request that needs it on.
 pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
     wanted(&engine, index).await;
+    let of_node = engine.borrow().node_of_link(index);
     let mut backoff = BACKOFF_MIN;
     loop {
+        // Before it is tried, so that a bell is heard that rings meanwhile.
+        let mut again = pin!(of_node.again.notified());
+        again.as_mut().enable();
         if engine.borrow_mut().has_left(index) {
             wanted(&engine, index).await;
         }
@@ -69,8 +76,12 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
                 engine.end_turn();
             }
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
-        backoff = (backoff * 2).min(engine.borrow().shared.limits.backoff_max);
+        tokio::select! {
+            () = again => backoff = BACKOFF_MIN,
+            () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+            }
+        }
     }
 }
 
@@ -94,6 +105,10 @@ async fn serve_link(engine: &Rc<RefCell<Engine>>, index: usize, ready: Ready) ->
     engine.begin_turn();
     engine.link_closed(index, why);
     engine.end_turn();
+    if why == LinkClose::Readdressed {
+        // It was well: the next one is made at once.
+        return FLAPPING;
+    }
     Duration::from_micros(engine.now - opened)
 }
 
@@ -102,7 +117,7 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         let link = &mut engine.links[index];
-        if !link.backlog.is_empty() {
+        if !link.backlog.is_empty() || std::mem::take(&mut link.preopens) {
             link.state = State::Connecting;
             return Poll::Ready(());
         }
@@ -113,6 +128,10 @@ async fn wanted(engine: &Rc<RefCell<Engine>>, index: usize) {
 }
 
 impl Engine {
+    fn node_of_link(&self, index: usize) -> Arc<NodeShared> {
+        self.shared.node(self.links[index].node)
+    }
+
     fn link_turn(&mut self, index: usize, cx: &mut Context<'_>) -> Poll<LinkClose> {
         let link = &mut self.links[index];
         if link
@@ -175,7 +194,7 @@ impl Engine {
         link.cells.link_failed();
         if !std::mem::replace(&mut link.reported_down, true) {
             let node = self.node_name(self.links[index].node);
-            tracing::warn!(event = "node_down", node, worker = self.worker, %error);
+            tracing::warn!(event = "node_down", node, worker = self.worker, user = self.links[index].user.as_deref(), %error);
         }
         self.link_down(index);
     }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
-use super::{Dedicated, End, Job};
+use super::{Dedicated, End, Job, RECALLED};
 use crate::ids::DbIndex;
 use crate::resp::{self, ReplyScanner};
 use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
@@ -131,13 +131,8 @@ impl Connection {
             return Poll::Ready(Ended(NOT_SENT));
         }
         if slot.end != End::No && self.half_closed_at.is_none() {
-            if let End::Stop(line) = slot.end
-                && self.stage != Stage::Asked
-            {
-                return Poll::Ready(Ended(line));
-            }
             if self.stage != Stage::Asked {
-                return Poll::Ready(Ended(NOT_SENT));
+                return Poll::Ready(Ended(unasked(slot.end)));
             }
             self.stream.shutdown_write();
             self.half_closed_at = Some(now);
@@ -202,7 +197,7 @@ impl Connection {
 
     fn write(&mut self, engine: &mut Engine, cx: &mut Context<'_>) -> Result<(), Ended> {
         while !self.out.is_empty() {
-            match self.out.write_to(&self.stream, &mut engine.spares) {
+            match self.out.write_to(&mut self.stream, &mut engine.spares) {
                 Ok(true) => return Ok(()),
                 Ok(false) => match self.stream.poll_write_ready(cx) {
                     Poll::Pending => return Ok(()),
@@ -239,7 +234,9 @@ impl Connection {
     fn closed(&self, engine: &mut Engine, dedicated: Dedicated) -> Ended {
         // A node that reads the end of a connection ends what waits on it, and that has done nothing.
         match engine.dedicated.slot(dedicated).map(|slot| slot.end) {
-            Some(End::Stop(line)) if self.frames_seen == 0 && self.input.is_empty() => Ended(line),
+            Some(end @ (End::Stop(_) | End::Recall)) if self.frames_seen == 0 && self.input.is_empty() => {
+                Ended(unasked(end))
+            }
             _ => self.lost(),
         }
     }
@@ -283,7 +280,7 @@ impl Connection {
         }
         self.input = input;
         self.input.drain(..start);
-        if self.input.len() > engine.shared.limits.output_hard {
+        if self.input.len() > engine.settings.limits.output_hard {
             outcome = outcome.and(Err(Ended(LARGE)));
         }
         outcome
@@ -378,6 +375,15 @@ impl Connection {
             return Err(Ended(NOT_SENT));
         }
         Ok(())
+    }
+}
+
+/// What becomes of a request that the node has not run.
+const fn unasked(end: End) -> &'static str {
+    match end {
+        End::Stop(line) => line,
+        End::Recall => RECALLED,
+        End::No | End::Close | End::Gone => NOT_SENT,
     }
 }
 

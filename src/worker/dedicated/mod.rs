@@ -21,10 +21,12 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
+use std::time::Duration;
 
 use slab::Slab;
 
 use super::engine::Engine;
+use crate::command::Waiting;
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics::Limit;
 use crate::resp::Protocol;
@@ -39,6 +41,8 @@ const IDLE_MAX: usize = 16;
 pub(super) struct Pool {
     slots: Slab<Slot>,
     idle: BTreeMap<(NodeIndex, bool), Vec<usize>>,
+    /// Waits that were given up, to be asked again.
+    recalled: Vec<Job>,
     /// Where new tasks find the engine.
     engine: Weak<RefCell<Engine>>,
 }
@@ -73,11 +77,13 @@ enum End {
     Gone,
     /// Half-closed; what was asked is answered by what comes, or by this line: it has not run.
     Stop(&'static str),
+    /// Half-closed; what was asked is answered by what comes, or asked again where its shard is then.
+    Recall,
 }
 
+/// Not told to anybody: the request is asked again.
+const RECALLED: &str = "TRYAGAIN preshard: it was given up before it was answered; it has not run";
 const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
-const MOVES: &str = "TRYAGAIN preshard: its shard goes to another node; it has not run";
-const READDRESSED: &str = "TRYAGAIN preshard: its node was replaced; it has not run";
 
 /// What is asked over a connection.
 #[derive(Debug)]
@@ -96,6 +102,8 @@ pub(super) struct Job {
     pub(super) fenced: bool,
     /// It is a transaction: the first frame must be `+OK`.
     pub(super) transaction: bool,
+    /// It waits for data and can be asked again elsewhere, as long as it has not been answered.
+    pub(super) again: Option<Box<Waiting>>,
     /// Worker time when it came.
     pub(super) since: u64,
     /// Worker time at which its client is told that no answer came. None: it may wait for ever.
@@ -200,7 +208,7 @@ impl Engine {
     /// A place for one more connection to a node.
     pub(super) fn place_at(&self, node: NodeIndex) -> Result<Place, String> {
         let count = &self.shared.node(node).dedicated;
-        Place::take(count, self.shared.limits.dedicated).ok_or_else(|| {
+        Place::take(count, self.settings.limits.dedicated).ok_or_else(|| {
             self.metrics.limits[Limit::Dedicated].inc();
             format!(
                 "TRYAGAIN preshard: all connections to node {} for commands that wait are in use ([nodes] dedicated_max); \
@@ -246,38 +254,104 @@ impl Engine {
         }
     }
 
-    /// Ends connections whose request, or whose watched keys, are of one of these shards.
-    pub(super) fn end_dedicated(&mut self, of_these: impl Fn(ShardId) -> bool) {
-        let watches = |client: usize| self.clients.get(client).and_then(|client| client.watching);
+    /// Gives up the connections to shards that go elsewhere, or to all shards of a node: what waits there is asked again
+    /// later, what is watched counts as changed, and what does not wait is answered soon.
+    pub(super) fn recall_dedicated(&mut self, node: Option<NodeIndex>, of_these: impl Fn(ShardId) -> bool) {
+        let mut unwatched = Vec::new();
+        let watched = |client: usize| self.clients.get(client).and_then(|client| client.watching);
         for (_, slot) in &mut self.dedicated.slots {
-            let asks = slot.job.as_ref().is_some_and(|job| of_these(job.shard));
-            let watched = slot.pinned.and_then(|(client, _)| watches(client));
-            if slot.end == End::No && (asks || watched.is_some_and(|watching| of_these(watching.shard))) {
-                slot.end = End::Stop(MOVES);
-                slot.wake();
+            let watching = slot.pinned.and_then(|(client, _)| watched(client));
+            let concerned = node.map_or_else(
+                || {
+                    slot.job.as_ref().is_some_and(|job| of_these(job.shard))
+                        || watching.is_some_and(|watching| of_these(watching.shard))
+                },
+                |node| slot.node == node,
+            );
+            if !concerned || slot.end != End::No {
+                continue;
+            }
+            slot.spoilt = true;
+            match &slot.job {
+                Some(job) if job.again.is_some() => slot.end = End::Recall,
+                // It is answered soon; then the connection goes.
+                Some(_) => continue,
+                None => {
+                    slot.end = End::Close;
+                    unwatched.extend(slot.pinned);
+                }
+            }
+            slot.wake();
+        }
+        if let Some(node) = node {
+            self.dedicated.idle.retain(|(of, _), _| *of != node);
+        }
+        for (client, generation) in unwatched {
+            self.watch_moved(client, generation);
+        }
+    }
+
+    /// A wait was given up and has not been answered: it is asked again when its shard is not held.
+    fn dedicated_recalled(&mut self, job: Job) {
+        if let Some((client, generation, _)) = job.owner
+            && !self.client_is_gone(client as usize, generation)
+        {
+            let client = &mut self.clients[client as usize];
+            client.waits_at = None;
+            client.info.waits(None);
+            client.publish();
+            self.dedicated.recalled.push(job);
+        }
+    }
+
+    /// Asks again what was given up, of shards that are not held. Called when something was released, and by the sweep.
+    pub(super) fn ask_recalled(&mut self) {
+        let hold_us = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
+        for mut job in std::mem::take(&mut self.dedicated.recalled) {
+            let Some((client, generation, seq)) = job.owner else {
+                continue;
+            };
+            let index = client as usize;
+            if self.client_is_gone(index, generation) {
+                continue;
+            }
+            let line = if self.is_held(job.shard) {
+                if self.now.saturating_sub(job.since) < hold_us || job.deadline.is_none() {
+                    self.dedicated.recalled.push(job);
+                    continue;
+                }
+                Err(format!(
+                    "TRYAGAIN preshard: {}; it has not run",
+                    self.why_held(job.shard)
+                ))
+            } else {
+                self.dedicated_to(index, job.shard)
+            };
+            match line {
+                Ok(at) => {
+                    let waited = Duration::from_micros(self.now.saturating_sub(job.since));
+                    if let Some(again) = &job.again {
+                        job.bytes = again.frame_after(waited);
+                    }
+                    job.db = self.topology.placement(job.shard).db;
+                    self.ask_own(index, at, job);
+                }
+                Err(line) => {
+                    let reply = crate::resp::error_line(&line);
+                    self.complete_dedicated(client, generation, seq, &reply, false);
+                }
             }
         }
     }
 
-    /// Ends all connections to a node.
-    pub(super) fn end_dedicated_to(&mut self, node: NodeIndex) {
-        self.dedicated.idle.retain(|(of, _), _| *of != node);
-        for (_, slot) in &mut self.dedicated.slots {
-            if slot.node == node && slot.end == End::No {
-                slot.end = if slot.job.is_some() {
-                    End::Stop(READDRESSED)
-                } else {
-                    End::Close
-                };
-                slot.wake();
-            }
-        }
-    }
-
-    /// Whether some connection carries a request of one of these shards.
+    /// Whether some connection carries a request of one of these shards that reaches keys.
     pub(super) fn dedicated_to_any(&self, of_these: impl Fn(ShardId) -> bool) -> bool {
         let mut slots = self.dedicated.slots.iter();
-        slots.any(|(_, slot)| slot.job.as_ref().is_some_and(|job| of_these(job.shard)))
+        slots.any(|(_, slot)| {
+            slot.job
+                .as_ref()
+                .is_some_and(|job| of_these(job.shard) && !job.keeps_all)
+        })
     }
 
     /// Closes connections that were not used for long; answers what waited too long. Called by the sweep.
@@ -347,13 +421,18 @@ impl Engine {
         if self.dedicated.slot(dedicated).is_none() {
             return;
         }
-        let slot = self.dedicated.slots.remove(dedicated.index);
+        let mut slot = self.dedicated.slots.remove(dedicated.index);
         let key = (slot.node, slot.protocol == Protocol::Resp3);
         if let Some(idle) = self.dedicated.idle.get_mut(&key) {
             idle.retain(|&index| index != dedicated.index);
         }
         if let Some((client, generation)) = slot.pinned {
             self.watch_lost(client, generation);
+        }
+        if line == RECALLED
+            && let Some(job) = slot.job.take()
+        {
+            self.dedicated_recalled(job);
         }
         if let Some((client, generation, seq)) = slot.job.and_then(|job| job.owner) {
             let reply = crate::resp::error_line(line);

@@ -104,7 +104,7 @@ impl Engine {
             Some(format!(
                 "ERR more than {SUBSCRIPTIONS_MAX} channels and patterns of one client"
             ))
-        } else if memory > self.shared.limits.request_memory {
+        } else if memory > self.settings.limits.request_memory {
             self.metrics.limits[Limit::RequestBytesTotal].inc();
             Some("ERR subscriptions need more than request_memory_max".to_owned())
         } else {

@@ -48,7 +48,7 @@ impl Engine {
                 }
                 Ok(None) => {
                     scanned = input.len() - at;
-                    if skips || scanned > self.shared.limits.output_hard {
+                    if skips || scanned > self.settings.limits.output_hard {
                         if !std::mem::replace(&mut skips, true) {
                             self.too_large(node, &input[at..], &mut subs);
                         }
@@ -145,7 +145,7 @@ impl Engine {
         if !std::mem::replace(&mut client.unflushed, true) {
             self.pubsub.unflushed.push_back((index, generation));
         }
-        if client.output_bytes() > self.shared.limits.output_hard {
+        if client.output_bytes() > self.settings.limits.output_hard {
             self.listener_over(index, generation);
         }
     }

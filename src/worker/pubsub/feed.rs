@@ -10,6 +10,7 @@
 //! not keep requests waiting. A node that confirms nothing, or does not answer a `PING`, is connected anew.
 
 use std::cell::RefCell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -81,9 +82,12 @@ enum Turn {
 
 /// Keeps a node heard as long as somebody listens.
 pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: NodeIndex) {
+    let of_node = engine.borrow().shared.node(node);
     let mut backoff = BACKOFF_MIN;
     loop {
         wanted(&engine, node).await;
+        let mut again = pin!(of_node.again.notified());
+        again.as_mut().enable();
         let order = engine.borrow().feed_order(node);
         let address = order.address().clone();
         match connect(order).await {
@@ -101,8 +105,12 @@ pub(in crate::worker) async fn keep_feed(engine: Rc<RefCell<Engine>>, node: Node
                 engine.end_turn();
             }
         }
-        tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)).await;
-        backoff = (backoff * 2).min(engine.borrow().shared.limits.backoff_max);
+        tokio::select! {
+            () = again => backoff = BACKOFF_MIN,
+            () = tokio::time::sleep(backoff.mul_f64(0.5 + fastrand::f64() * 0.5)) => {
+                backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
+            }
+        }
     }
 }
 
@@ -267,7 +275,9 @@ impl Engine {
             *output = Vec::new();
         }
         while !feed.out.is_empty() {
-            let Some(stream) = &feed.stream else { return Ok(()) };
+            let Some(stream) = &mut feed.stream else {
+                return Ok(());
+            };
             if feed.write_blocked {
                 match stream.poll_write_ready(cx) {
                     Poll::Pending => return Ok(()),
@@ -345,7 +355,7 @@ impl Engine {
             let name = self.node_name(node);
             tracing::warn!(event = "subscriptions_interrupted", node = name, worker = self.worker, reason = ?why);
         }
-        if wanted && self.shared.on_gap == OnGap::Close {
+        if wanted && self.settings.on_gap == OnGap::Close {
             self.close_listeners();
         }
         let state = if wanted { State::Connecting } else { State::Off };
@@ -402,7 +412,7 @@ impl Engine {
 
     /// Looks for feeds that nobody needs, and nodes that say nothing. Called by the sweep.
     pub(in crate::worker) fn feed_deadlines(&mut self) {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let patience = match limits.request_timeout_us {
             0 => limits.silence_max_us,
             timeout => timeout,

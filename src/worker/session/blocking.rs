@@ -9,7 +9,7 @@ use super::client::Via;
 use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
 use super::local::{number, wrong_subcommand};
-use crate::command::{Spec, Wait, wait_of};
+use crate::command::{Spec, Wait, Waiting, wait_of};
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::RequestClass;
 use crate::resp::{self, Args};
@@ -30,6 +30,8 @@ pub(in crate::worker) struct Watching {
     pub(in crate::worker) keys: u32,
     /// Its connection is lost: whether the keys have changed cannot be known.
     pub(in crate::worker) lost: bool,
+    /// It was given up because the keys go elsewhere: for the client they have changed.
+    pub(in crate::worker) moved: bool,
 }
 
 impl Engine {
@@ -59,7 +61,8 @@ impl Engine {
             Wait::No => Some(SLACK),
         };
         self.count_request(index, spec);
-        let job = self.job(index, spec, shard, (frame.to_vec(), 1), limit);
+        let mut job = self.job(index, spec, shard, (frame.to_vec(), 1), limit);
+        job.again = Waiting::of(spec, args).map(Box::new);
         self.ask_own(index, at, job);
         Taken::Yes
     }
@@ -117,6 +120,7 @@ impl Engine {
             shard,
             keys: watching.map_or(0, |watching| watching.keys) + to_u32(args.len() - 1),
             lost: false,
+            moved: false,
         });
         let job = self.job(
             index,
@@ -178,6 +182,7 @@ impl Engine {
             keeps_all: false,
             fenced: false,
             transaction: false,
+            again: None,
             since: self.now,
             deadline: self.answer_limit().map(|limit| self.now + micros(limit)),
         };
@@ -211,6 +216,17 @@ impl Engine {
         }
     }
 
+    /// What a client watches goes elsewhere, so that nobody can tell any more whether it has changed: its transaction will
+    /// be undone, as if it had.
+    pub(in crate::worker) fn watch_moved(&mut self, index: usize, generation: u32) {
+        if !self.client_is_gone(index, generation)
+            && let Some(watching) = &mut self.clients[index].watching
+        {
+            watching.lost = true;
+            watching.moved = true;
+        }
+    }
+
     /// A client that needs a connection of its own to a held shard waits, unread.
     pub(super) fn wait_while_held(&mut self, index: usize, shard: ShardId) -> Option<Taken> {
         self.is_held(shard).then(|| {
@@ -228,7 +244,11 @@ impl Engine {
     }
 
     /// A connection of its own to a shard's node, unless that is down.
-    pub(super) fn dedicated_to(&mut self, index: usize, shard: ShardId) -> Result<Dedicated, String> {
+    pub(in crate::worker) fn dedicated_to(
+        &mut self,
+        index: usize,
+        shard: ShardId,
+    ) -> Result<Dedicated, String> {
         let protocol = self.clients[index].protocol;
         let lane = self.lane(shard, protocol);
         if let Admission::Down(line) = self.admission(lane) {
@@ -269,12 +289,13 @@ impl Engine {
             keeps_all: false,
             fenced: false,
             transaction: false,
+            again: None,
             since: self.now,
             deadline: limit.map(|limit| self.now + micros(limit)),
         }
     }
 
-    pub(super) fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
+    pub(in crate::worker) fn ask_own(&mut self, index: usize, at: Dedicated, job: Job) {
         self.clients[index].waits_at = Some(at);
         self.clients[index].publish();
         self.ask_dedicated(at, job);
@@ -337,7 +358,7 @@ impl Engine {
 
     /// How long a node may take for what does not wait.
     fn answer_limit(&self) -> Option<Duration> {
-        match self.shared.limits.request_timeout_us {
+        match self.settings.limits.request_timeout_us {
             0 => None,
             deadline => Some(Duration::from_micros(deadline)),
         }

@@ -25,6 +25,7 @@ use crate::worker::registry::{ClientFlags, ClientInfo};
 use crate::worker::slowlog::ShownArgs;
 use crate::worker::stream::Stream;
 use crate::worker::tracking::Held;
+use crate::worker::users::{Counted, User, Users};
 
 /// A request that is not answered.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +93,8 @@ pub(in crate::worker) enum Pause {
     Barrier,
     /// Clients are paused (`CLIENT PAUSE`).
     Clients,
+    /// Its password is not looked at yet, since wrong ones came lately.
+    Password,
 }
 
 /// Which connections to nodes carry what a client has in flight. Two kinds at once could overtake each other.
@@ -126,6 +129,8 @@ impl Special {
     pub(in crate::worker) const SUBSCRIBING: Self = Self(1 << 5);
     /// What it reads is noted, for its cache.
     pub(in crate::worker) const TRACKING: Self = Self(1 << 6);
+    /// Its user may not do everything: each request is looked at.
+    pub(in crate::worker) const LIMITED: Self = Self(1 << 7);
 
     /// Whether requests get no reply now.
     #[inline]
@@ -168,6 +173,12 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) protocol: Protocol,
     pub(in crate::worker) db: u16,
     pub(in crate::worker) authenticated: bool,
+    /// Who it is; while it is not authenticated, who it would be if it gave no name.
+    pub(in crate::worker) user: Arc<User>,
+    /// It counts as a client of its user.
+    pub(in crate::worker) counted: Option<Counted>,
+    /// When its password is looked at, if that waits.
+    pub(in crate::worker) password_due_ms: Option<u64>,
     pub(in crate::worker) special: Special,
     pub(in crate::worker) via: Via,
     /// Its last request, if that was a script called by its sum and nothing else was in flight.
@@ -238,10 +249,10 @@ impl Client {
         generation: u32,
         info: Arc<ClientInfo>,
         stream: Stream,
-        authenticated: bool,
+        users: &Users,
         now: u64,
     ) -> Self {
-        Self {
+        let mut client = Self {
             generation,
             stream,
             waker: None,
@@ -254,7 +265,10 @@ impl Client {
             active_ms: info.connected_ms,
             protocol: Protocol::Resp2,
             db: 0,
-            authenticated,
+            authenticated: false,
+            user: Arc::clone(users.default_user()),
+            counted: None,
+            password_due_ms: None,
             special: Special::NONE,
             via: Via::Shared,
             called_by_sum: None,
@@ -292,7 +306,11 @@ impl Client {
             closed: None,
             lingering_until: None,
             info,
+        };
+        if users.are_open() {
+            client.become_user(users.default_user());
         }
+        client
     }
 
     /// Reply bytes that are held for the client, those of replies in the making included.
@@ -313,7 +331,7 @@ impl Client {
         let waits = match self.pause {
             Pause::Barrier => self.waits_at.is_some(),
             Pause::Clients => true,
-            Pause::No | Pause::Limits | Pause::Queue => false,
+            Pause::No | Pause::Limits | Pause::Queue | Pause::Password => false,
         };
         waits
             && self

@@ -108,6 +108,12 @@ impl Engine {
             self.answer_error(index, if hello { NOAUTH_HELLO } else { NOAUTH });
             return Some(Taken::Yes);
         }
+        if client.special.has(Special::LIMITED)
+            && let Some(taken) = self.refused_by_rules(index, spec, args)
+        {
+            return Some(taken);
+        }
+        let client = &self.clients[index];
         if client.special.has(Special::SUBSCRIBING) && !is_subscription(spec) {
             return Some(self.wait_for_answers(index));
         }
@@ -342,7 +348,7 @@ impl Engine {
                 return Self::refusal_of(link, shard).map_or(Admission::Yes, Admission::Down);
             }
         }
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         if link.backlog.len() >= limits.node_queue || link.backlog.bytes() >= limits.node_queue_bytes {
             return Admission::Full;
         }
@@ -396,7 +402,7 @@ impl Engine {
 
     /// How long a client may wait for room in a node's queue.
     pub(in crate::worker) fn queue_wait_max(&self) -> Duration {
-        match self.shared.limits.request_timeout_us {
+        match self.settings.limits.request_timeout_us {
             0 => Duration::MAX,
             deadline => Duration::from_micros(deadline / 2),
         }

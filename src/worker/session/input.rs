@@ -99,7 +99,7 @@ impl Engine {
         partial.buf.reserve(growth);
         debug_assert!(partial.buf.chunk_mut().len() >= growth);
         self.account_held(index);
-        if self.held_bytes <= self.shared.limits.request_memory {
+        if self.held_bytes <= self.settings.limits.request_memory {
             return true;
         }
         self.metrics.limits[Limit::RequestBytesTotal].inc();
@@ -135,7 +135,7 @@ impl Engine {
             }
             let rest = &bytes[at..];
             let limits = if self.clients[index].authenticated {
-                self.shared.limits.request
+                self.settings.limits.request
             } else {
                 RequestLimits::BEFORE_AUTH
             };
@@ -206,7 +206,7 @@ impl Engine {
         let mut args = Vec::new();
         let limits = RequestLimits {
             inline_max: 0,
-            ..self.shared.limits.request
+            ..self.settings.limits.request
         };
         match RequestScanner::default().scan(&frame, &mut args, &limits) {
             Scan::Frame { .. } => self.handle_request(index, &frame, &args),
@@ -231,7 +231,12 @@ impl Engine {
             }
             None => {
                 let generation = self.clients[index].generation;
-                self.close_client(index, generation, Disconnect::ProtocolError);
+                let why = if *error == ProtocolError::TlsHello {
+                    Disconnect::TlsHello
+                } else {
+                    Disconnect::ProtocolError
+                };
+                self.close_client(index, generation, why);
             }
         }
     }
@@ -239,7 +244,7 @@ impl Engine {
     /// Whether the next request of a client may be handled now; notes why not.
     #[inline]
     fn takes_requests(&mut self, index: usize) -> bool {
-        let limits = &self.shared.limits;
+        let limits = &self.settings.limits;
         let client = &mut self.clients[index];
         if client.closing.is_some() || client.closed.is_some() {
             return false;

@@ -10,6 +10,7 @@
 //! come, hands it to the engine, and writes what the socket takes. Replies are mostly written by the link's task
 //! that brought them, so a session is not even woken for them.
 
+mod access;
 mod blocking;
 mod client;
 mod dispatch;
@@ -34,6 +35,7 @@ use std::task::{Context, Poll};
 use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
+pub(super) use access::Access;
 pub(super) use client::{Client, Marks, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;

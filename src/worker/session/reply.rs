@@ -129,7 +129,7 @@ impl Engine {
         if place > 0 {
             client.slots[place].bytes = 0;
             client.park(place, reply, &mut self.spares);
-            if client.output_bytes() > self.shared.limits.output_hard {
+            if client.output_bytes() > self.settings.limits.output_hard {
                 self.output_over(index);
             }
             return;
@@ -175,7 +175,7 @@ impl Engine {
                 self.spares.give(std::mem::take(&mut client.parked));
             }
         }
-        if client.output_bytes() > self.shared.limits.output_hard {
+        if client.output_bytes() > self.settings.limits.output_hard {
             self.output_over(index);
             return;
         }
@@ -229,7 +229,7 @@ impl Engine {
 
     /// Closes a client that would have to hold more than the limit with `held` bytes of a reply in the making.
     pub(in crate::worker) fn client_output_over(&mut self, index: usize, held: usize) -> bool {
-        let over = self.clients[index].output_bytes() + held > self.shared.limits.output_hard;
+        let over = self.clients[index].output_bytes() + held > self.settings.limits.output_hard;
         if over {
             self.output_over(index);
         }
@@ -250,7 +250,7 @@ impl Engine {
         }
         let client = &mut self.clients[index];
         client.gathered += more;
-        if client.output_bytes() - held > self.shared.limits.output_hard {
+        if client.output_bytes() - held > self.settings.limits.output_hard {
             self.output_over(index);
         }
     }
@@ -350,7 +350,7 @@ impl Engine {
     pub(in crate::worker) fn flush_client(&mut self, index: usize) {
         let client = &mut self.clients[index];
         let before = client.out.len();
-        match client.out.write_to(&client.stream, &mut self.spares) {
+        match client.out.write_to(&mut client.stream, &mut self.spares) {
             Ok(done) => {
                 let written = before - client.out.len();
                 client.transmitted += written as u64;

@@ -17,7 +17,7 @@ use super::input::Taken;
 use crate::command::{Class, Local, Spec, Transaction};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, Limit, RequestClass};
-use crate::resp::Args;
+use crate::resp::{Args, Protocol};
 use crate::route::{self, Place};
 use crate::worker::backend::{Shape, push_fence};
 use crate::worker::engine::Engine;
@@ -72,6 +72,11 @@ impl Queued {
 
     pub(in crate::worker) const fn may_write(&self) -> bool {
         self.may_write
+    }
+
+    /// `EXEC` will run nothing.
+    pub(super) const fn fail(&mut self) {
+        self.failed = true;
     }
 }
 
@@ -164,7 +169,7 @@ impl Engine {
     fn queue(&mut self, index: usize, spec: &'static Spec, place: Place, args: &Args<'_>) {
         let may_write = self.may_write(index, spec, args);
         let frame = args.frame();
-        let bytes_max = self.shared.limits.in_flight_bytes;
+        let bytes_max = self.settings.limits.in_flight_bytes;
         let Some(queued) = &mut self.clients[index].transaction else {
             return;
         };
@@ -201,7 +206,7 @@ impl Engine {
         }
         self.count_request(index, spec);
         self.answer(index, b"+QUEUED\r\n", RequestClass::Local);
-        if self.held_bytes > self.shared.limits.request_memory {
+        if self.held_bytes > self.settings.limits.request_memory {
             self.metrics.limits[Limit::RequestBytesTotal].inc();
             let generation = self.clients[index].generation;
             self.close_client(index, generation, Disconnect::Memory);
@@ -274,6 +279,14 @@ impl Engine {
             self.count_request(index, spec);
             self.drop_transaction(index);
             self.release_watch(index);
+            if watching.moved {
+                let none: &[u8] = match self.clients[index].protocol {
+                    Protocol::Resp2 => b"*-1\r\n",
+                    Protocol::Resp3 => b"_\r\n",
+                };
+                self.answer(index, none, RequestClass::Multi);
+                return Taken::Yes;
+            }
             self.answer_error(
                 index,
                 "EXECABORT preshard: the connection that watched its keys was lost; it has not run",
@@ -301,7 +314,7 @@ impl Engine {
     /// `EXEC` will run nothing.
     pub(super) fn transaction_failed(&mut self, index: usize) {
         if let Some(queued) = &mut self.clients[index].transaction {
-            queued.failed = true;
+            queued.fail();
         }
     }
 

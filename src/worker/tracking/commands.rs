@@ -49,7 +49,7 @@ impl Engine {
         }
         let memory = self.held_bytes + self.pubsub.hub.bytes() + self.tracking.bytes();
         if !asked.prefixes.is_empty()
-            && memory + Tracker::cost(&asked.prefixes) > self.shared.limits.request_memory
+            && memory + Tracker::cost(&asked.prefixes) > self.settings.limits.request_memory
         {
             self.metrics.limits[Limit::RequestBytesTotal].inc();
             self.answer_error(index, "ERR prefixes need more than request_memory_max");

@@ -37,17 +37,25 @@ pub(super) struct Tracking {
     emptied: bool,
 }
 
+fn limits_of(limits: &shared::Limits) -> Limits {
+    Limits {
+        keys: limits.tracking_keys,
+        bytes: limits.request_memory / 4,
+    }
+}
+
 impl Tracking {
     pub(super) fn new(limits: &shared::Limits) -> Self {
-        let limits = Limits {
-            keys: limits.tracking_keys,
-            bytes: limits.request_memory / 4,
-        };
         Self {
-            tracker: Tracker::new(limits),
+            tracker: Tracker::new(limits_of(limits)),
             asked: HashMap::new(),
             emptied: false,
         }
+    }
+
+    /// Other limits: what is beyond them goes when the next key comes.
+    pub(super) fn set_limits(&mut self, limits: &shared::Limits) {
+        self.tracker.set_limits(limits_of(limits));
     }
 
     /// Whether no client tracks.

@@ -68,7 +68,7 @@ impl Engine {
         // What is queued was scanned under these limits, or tighter ones.
         let limits = RequestLimits {
             bulk_max: usize::MAX,
-            ..self.shared.limits.request
+            ..self.settings.limits.request
         };
         while at < bytes.len() {
             ranges.clear();

@@ -78,6 +78,10 @@ pub(super) type Broadcast = BTreeMap<Rc<[u8]>, (usize, Vec<u8>)>;
 pub(super) type Tell = (usize, Bytes);
 
 impl Tracker {
+    pub(super) const fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,

@@ -12,6 +12,8 @@ use super::sys;
 #[derive(Debug)]
 pub(crate) struct Etcd {
     members: Vec<Member>,
+    /// CA, certificate and key, if it speaks TLS with its clients, which must show certificates then.
+    tls: Option<[String; 3]>,
 }
 
 #[derive(Debug)]
@@ -43,7 +45,16 @@ impl Etcd {
         };
         Self {
             members: (0..count).map(member).collect(),
+            tls: None,
         }
+    }
+
+    /// One member that speaks TLS and wants certificates: CA, certificate, key. Who asks it waits until it is up.
+    pub(crate) fn start_tls(files: [String; 3]) -> Self {
+        let mut etcd = Self::planned(1);
+        etcd.tls = Some(files);
+        etcd.start_member(0);
+        etcd
     }
 
     pub(crate) fn start_member(&mut self, number: usize) {
@@ -53,7 +64,8 @@ impl Etcd {
             .map(|member| format!("{}=http://127.0.0.1:{}", member.name, member.peer))
             .collect();
         let member = &mut self.members[number];
-        let client = format!("http://127.0.0.1:{}", member.client);
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://127.0.0.1:{}", member.client);
         let peer = format!("http://127.0.0.1:{}", member.peer);
         let log = std::fs::File::create(member.dir.file("etcd.log")).unwrap();
         let mut command = Command::new("etcd");
@@ -76,6 +88,10 @@ impl Etcd {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        if let Some([ca, certificate, key]) = &self.tls {
+            command.args(["--client-cert-auth", "--trusted-ca-file", ca]);
+            command.args(["--cert-file", certificate, "--key-file", key]);
+        }
         sys::die_with_parent(&mut command);
         member.child = Some(command.spawn().unwrap_or_else(|error| {
             panic!("cannot start etcd: {error}. Run ./setup.sh, which installs what is missing")
@@ -96,6 +112,49 @@ impl Etcd {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// SIGSTOP: it keeps its connections and says nothing.
+    pub(crate) fn freeze(&self, number: usize) {
+        self.signal(number, libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self, number: usize) {
+        self.signal(number, libc::SIGCONT);
+    }
+
+    fn signal(&self, number: usize, signal: libc::c_int) {
+        let child = self.members[number].child.as_ref();
+        sys::send_signal(child.expect("a member that runs").id(), signal);
+    }
+
+    /// A member that was killed loses its data, as one whose disk was exchanged.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
+    pub(crate) fn forget(&self, number: usize) {
+        std::fs::remove_dir_all(self.members[number].dir.file("data")).unwrap();
+    }
+
+    /// The revision that a member is at.
+    pub(crate) fn revision(&self, number: usize) -> u64 {
+        let answer = self.post(number, "kv/range", r#"{"key":"cmVhZHk="}"#).unwrap();
+        let (_, rest) = answer.split_once(r#""revision":""#).unwrap();
+        rest.split('"').next().unwrap().parse().unwrap()
+    }
+
+    /// Throws the history away, up to now.
+    #[allow(
+        dead_code,
+        reason = "only the store's own tests, which stand on this harness too, need it"
+    )]
+    pub(crate) fn compact(&self, number: usize) {
+        let revision = self.revision(number);
+        let body = format!(r#"{{"revision":"{revision}","physical":true}}"#);
+        let answer = self.post(number, "kv/compaction", &body).unwrap();
+        assert!(answer.contains("200 OK"), "{answer}");
     }
 
     /// The store below `name`, all members named.

@@ -1,5 +1,6 @@
 //! What the tests stand on: real nodes, the real proxy, a client that sees bytes, a relay that breaks things.
 
+mod certificates;
 mod chaos;
 mod etcd;
 mod node;
@@ -9,10 +10,11 @@ pub(crate) mod relay;
 pub(crate) mod sys;
 pub(crate) mod wire;
 
+pub(crate) use certificates::Certificates;
 pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
-pub(crate) use process::{Scratch, wait_for, wait_until};
+pub(crate) use process::{Scratch, free_port, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};
 pub(crate) use wire::{Client, Reply};
 

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,10 +22,13 @@ pub(crate) struct Setup {
     nodes: Vec<String>,
     topology: Vec<String>,
     slowlog: Vec<String>,
+    admin: Vec<String>,
+    tls: Vec<String>,
+    users: Vec<String>,
     store: Option<String>,
     listen: String,
     open_files: Option<u32>,
-    announced: &'static [&'static str],
+    announced: Vec<&'static str>,
 }
 
 /// A running proxy.
@@ -38,7 +42,7 @@ pub(crate) struct Proxy {
     log: Log,
     /// The store's path, for a second proxy or a look.
     pub(crate) store: String,
-    _dir: Arc<Scratch>,
+    dir: Arc<Scratch>,
 }
 
 /// What a proxy printed, both streams, as it comes.
@@ -59,6 +63,12 @@ impl Launch {
     pub(crate) fn log(&self) -> String {
         self.log.text()
     }
+
+    /// SIGKILL.
+    pub(crate) fn end(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
 
 // === impl Setup ===
@@ -74,10 +84,13 @@ impl Setup {
             nodes: Vec::new(),
             topology: Vec::new(),
             slowlog: Vec::new(),
+            admin: Vec::new(),
+            tls: Vec::new(),
+            users: Vec::new(),
             store: None,
             listen: "\"127.0.0.1:0\"".to_owned(),
             open_files: None,
-            announced: &[],
+            announced: Vec::new(),
         }
     }
 
@@ -104,6 +117,32 @@ impl Setup {
         self
     }
 
+    /// A line of `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        self.admin.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[tls]`.
+    pub(crate) fn tls(mut self, line: &str) -> Self {
+        self.tls.push(line.to_owned());
+        self
+    }
+
+    /// A `[[user]]`: its name, its password, and further lines.
+    pub(crate) fn user(mut self, name: &str, password: &str, lines: &str) -> Self {
+        let hash = sha256(password);
+        self.users.push(format!(
+            "[[user]]\nname = \"{name}\"\npassword_sha256 = \"{hash}\"\n{lines}\n"
+        ));
+        self
+    }
+
+    /// The tables of all its users.
+    pub(crate) fn users(&self) -> String {
+        self.users.concat()
+    }
+
     /// Other addresses than one free port, as TOML; the first must be TCP.
     pub(crate) fn listen(mut self, addresses: &str) -> Self {
         addresses.clone_into(&mut self.listen);
@@ -112,7 +151,13 @@ impl Setup {
 
     /// Events that may be logged as warnings or errors; any other one fails the test.
     pub(crate) fn announce(mut self, events: &'static [&'static str]) -> Self {
-        self.announced = events;
+        self.announced = events.to_vec();
+        self
+    }
+
+    /// The same, and those that were announced before.
+    pub(crate) fn announce_also(mut self, events: &[&'static str]) -> Self {
+        self.announced.extend(events);
         self
     }
 
@@ -157,7 +202,11 @@ impl Setup {
             lines.iter().for_each(|line| writeln!(text, "{line}").unwrap())
         };
         lines(&mut text, &self.proxy);
-        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[nodes]\n");
+        text.push_str("[admin]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n");
+        lines(&mut text, &self.admin);
+        text.push_str("[tls]\n");
+        lines(&mut text, &self.tls);
+        text.push_str("[nodes]\n");
         lines(&mut text, &self.nodes);
         text.push_str("[slowlog]\n");
         lines(&mut text, &self.slowlog);
@@ -176,6 +225,7 @@ impl Setup {
             )
             .unwrap();
         }
+        lines(&mut text, &self.users);
         text
     }
 
@@ -248,7 +298,7 @@ impl Setup {
             child,
             log,
             store,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -269,6 +319,16 @@ impl Setup {
 pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
     let (mut child, log) = spawn(Command::new(env!("CARGO_BIN_EXE_preshard")).args(arguments));
     (end_of(&mut child, Duration::from_secs(30), &log), log.text())
+}
+
+/// As an operator makes it.
+fn sha256(password: &str) -> String {
+    let script = "printf %s \"$0\" | sha256sum";
+    let output = Command::new("sh")
+        .args(["-c", script, password])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
 }
 
 fn spawn(command: &mut Command) -> (Child, Log) {
@@ -325,6 +385,18 @@ impl Proxy {
         client
     }
 
+    /// The address of a listener, by the name that it is announced with.
+    pub(crate) fn address(&self, listener: &str) -> SocketAddr {
+        let line = self.log.line_after(&format!("listening {listener}="));
+        line.and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("no listener {listener}"))
+    }
+
+    /// The config file that it was started with.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.file("preshard.toml")
+    }
+
     /// A client of the admin port.
     pub(crate) fn admin_client(&self) -> Client {
         Client::connect(self.admin.expect("an admin listener"))
@@ -347,6 +419,22 @@ impl Proxy {
     pub(crate) fn assert_alive(&self, after: &str) {
         let reply = self.client().ask("PING");
         assert_eq!(reply, Reply::Simple("PONG".to_owned()), "after {after}");
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGSTOP.
+    pub(crate) fn freeze(&self) {
+        sys::send_signal(self.pid(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub(crate) fn thaw(&self) {
+        sys::send_signal(self.pid(), libc::SIGCONT);
     }
 
     /// SIGTERM.

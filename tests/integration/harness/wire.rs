@@ -3,7 +3,10 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rustls::{ClientConfig, ClientConnection};
 
 /// How long a reply may take before a test gives up.
 const REPLY_LIMIT: Duration = Duration::from_secs(15);
@@ -28,6 +31,7 @@ pub(crate) enum Reply {
 #[derive(Debug)]
 pub(crate) struct Client {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     read: Vec<u8>,
     start: usize,
     pub(crate) limit: Duration,
@@ -45,10 +49,42 @@ impl Client {
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
+            tls: None,
             read: Vec::new(),
             start: 0,
             limit: REPLY_LIMIT,
         })
+    }
+
+    /// Speaks TLS with a server that must be `localhost`; the handshake is made with the first bytes.
+    pub(crate) fn secured(mut self, config: &Arc<ClientConfig>) -> Self {
+        let name = "localhost".try_into().unwrap();
+        let session = ClientConnection::new(Arc::clone(config), name).unwrap();
+        self.tls = Some(Box::new(session));
+        self
+    }
+
+    /// The certificate that the server has shown.
+    pub(crate) fn shown_certificate(&self) -> Vec<u8> {
+        let session = self.tls.as_ref().expect("it speaks TLS");
+        session.peer_certificates().expect("a handshake")[0].to_vec()
+    }
+
+    /// Whether the server has said that nothing follows, before it closed.
+    pub(crate) fn was_told_the_end(&mut self) -> bool {
+        let session = self.tls.as_mut().expect("it speaks TLS");
+        session.reader().read(&mut [0]).is_ok_and(|read| read == 0)
+    }
+
+    /// Ends the sending side, over TLS by its word and the socket's end.
+    pub(crate) fn end_sending(&mut self) {
+        if let Some(session) = &mut self.tls {
+            session.send_close_notify();
+            while session.wants_write() {
+                session.write_tls(&mut self.stream).unwrap();
+            }
+        }
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
@@ -57,16 +93,21 @@ impl Client {
 
     /// Sends raw bytes.
     pub(crate) fn send(&mut self, bytes: &[u8]) {
-        self.stream.set_write_timeout(Some(self.limit)).unwrap();
-        self.stream
-            .write_all(bytes)
+        self.try_send(bytes)
             .unwrap_or_else(|error| panic!("cannot send: {error}"));
     }
 
     /// Sends raw bytes; the other side may have closed already.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.stream.set_write_timeout(Some(self.limit)).unwrap();
-        self.stream.write_all(bytes)
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(session) => {
+                let mut stream = rustls::Stream::new(&mut **session, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+        }
     }
 
     /// Sends one command.
@@ -125,7 +166,11 @@ impl Client {
         }
         self.stream.set_read_timeout(Some(left))?;
         let mut chunk = [0; 65536];
-        match self.stream.read(&mut chunk) {
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut chunk),
+            Some(session) => rustls::Stream::new(&mut **session, &mut self.stream).read(&mut chunk),
+        };
+        match read {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => {
                 self.read.extend_from_slice(&chunk[..count]);

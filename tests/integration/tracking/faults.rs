@@ -121,6 +121,8 @@ fn while_a_node_is_not_heard_its_keys_are_dropped_right_behind_their_replies() {
     // The node refuses to tell of changes when it is asked again: its other commands go on.
     let nodes = vec![Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        // preshard's own user would get its rights back at once.
+        .nodes("acl_users = \"off\"")
         .announce(NODE_AWAY)
         .start();
     let mut client = tracking(&proxy, "");

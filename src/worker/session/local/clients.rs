@@ -76,7 +76,7 @@ impl Engine {
         if ids && args.try_get(3).is_some_and(|id| number(id).is_none()) {
             return Err("ERR Invalid client ID".to_owned());
         }
-        let filter = Filter::parse(args, own, false, self.topology.pinned + 1)?;
+        let filter = self.filter(args, own, false)?;
         let now = self.now_ms();
         let mut text = String::new();
         for info in self.shared.registry.list() {
@@ -88,6 +88,12 @@ impl Engine {
         Ok(verbatim(text))
     }
 
+    fn filter(&self, args: &Args<'_>, own: u64, skips_own: bool) -> Result<Filter, String> {
+        let users = self.shared.users.load();
+        let known = |user: &[u8]| users.find(user).is_some();
+        Filter::parse(args, own, skips_own, (self.topology.pinned + 1, &known))
+    }
+
     fn client_kill(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
         let own = self.clients[index].info.id;
         if args.len() == 3 {
@@ -96,7 +102,7 @@ impl Engine {
                 _ => Ok(ok()),
             };
         }
-        let filter = Filter::parse(args, own, true, self.topology.pinned + 1)?;
+        let filter = self.filter(args, own, true)?;
         let count = self.kill_matching(index, &filter);
         Ok(Value::Int(i64::try_from(count).unwrap_or(i64::MAX)))
     }

@@ -7,7 +7,7 @@ use crate::worker::engine::Engine;
 impl Engine {
     pub(super) fn config_get(&self, args: &Args<'_>) -> Value {
         let patterns: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
-        let settings = self.settings();
+        let settings = self.shown_settings();
         let wanted = settings.into_iter().filter(|(name, _)| {
             patterns
                 .iter()
@@ -20,15 +20,15 @@ impl Engine {
         )
     }
 
-    fn settings(&self) -> Vec<(&'static str, String)> {
-        let limits = &self.shared.limits;
+    fn shown_settings(&self) -> Vec<(&'static str, String)> {
+        let limits = &self.settings.limits;
         let nodes = self.shared.nodes.load();
         let policy = nodes
             .nodes
             .iter()
             .map(|node| node.maxmemory_policy.clone())
             .find(|policy| !policy.is_empty());
-        let slowlog = self.shared.slowlog.settings;
+        let slowlog = self.settings.slowlog;
         let slower_than = slowlog
             .slower_than_us
             .map_or_else(|| "-1".to_owned(), |micros| micros.to_string());
@@ -43,7 +43,7 @@ impl Engine {
             ("bind", String::new()),
             ("cluster-enabled", cluster.to_owned()),
             ("databases", (self.topology.pinned + 1).to_string()),
-            ("maxclients", self.shared.max_clients.to_string()),
+            ("maxclients", self.settings.max_clients.to_string()),
             ("maxmemory", "0".to_owned()),
             (
                 "maxmemory-policy",

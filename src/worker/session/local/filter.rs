@@ -37,6 +37,9 @@ enum Condition {
     IdleAtLeast(i64),
 }
 
+/// How many databases there are, and whether a name is a user's.
+pub(super) type Known<'a> = (u16, &'a dyn Fn(&[u8]) -> bool);
+
 impl Filter {
     /// The client that has this address.
     pub(super) fn of_address(address: &[u8]) -> Self {
@@ -48,7 +51,12 @@ impl Filter {
 
     /// The filters from argument 2 on. `own` is the client that asks, which is left out unless it says otherwise where
     /// `skips_own` holds.
-    pub(super) fn parse(args: &Args<'_>, own: u64, skips_own: bool, dbs: u16) -> Result<Self, String> {
+    pub(super) fn parse(
+        args: &Args<'_>,
+        own: u64,
+        skips_own: bool,
+        known: Known<'_>,
+    ) -> Result<Self, String> {
         let mut filter = Self {
             conditions: Vec::new(),
             skip: skips_own.then_some(own),
@@ -81,7 +89,7 @@ impl Filter {
                 }
                 (b"maxage", true) => Condition::AgeAtLeast(seconds("maxage", value)?),
                 (b"idle", true) => Condition::IdleAtLeast(seconds("idle", value)?),
-                _ => condition(name, value, dbs)?,
+                _ => condition(name, value, known)?,
             };
             filter.conditions.push((holds, condition));
         }
@@ -108,7 +116,7 @@ impl Condition {
                 .rsplit_once(':')
                 .is_some_and(|(host, _)| host == ip || host.trim_matches(['[', ']']) == ip),
             Self::Type(kind) => info.kind() == *kind,
-            Self::User(user) => info.user() == user,
+            Self::User(user) => *info.names().user == **user,
             Self::Name(name) => info.names().name == *name,
             Self::LibName(name) => info.names().lib_name == *name,
             Self::LibVer(version) => info.names().lib_ver == *version,
@@ -122,13 +130,14 @@ impl Condition {
 }
 
 /// A filter that takes one value and may be denied.
-fn condition(name: &[u8], value: &[u8], dbs: u16) -> Result<Condition, String> {
+fn condition(name: &[u8], value: &[u8], (dbs, is_user): Known<'_>) -> Result<Condition, String> {
     Ok(match name {
         b"addr" => Condition::Address(text(value)),
         b"laddr" => Condition::LocalAddress(text(value)),
         b"ip" => Condition::Ip(text(value)),
         b"type" => Condition::Type(client_type(value)?),
-        b"user" => Condition::User(user(value)?),
+        b"user" if !is_user(value) => return Err(format!("ERR No such user '{}'", text(value))),
+        b"user" => Condition::User(text(value)),
         b"name" => Condition::Name(text(value)),
         b"lib-name" => Condition::LibName(text(value)),
         b"lib-ver" => Condition::LibVer(text(value)),
@@ -168,14 +177,6 @@ fn client_type(word: &[u8]) -> Result<ClientType, String> {
     ClientType::parse(word).ok_or_else(|| format!("ERR Unknown client type '{}'", text(word)))
 }
 
-/// The only user is `default`.
-fn user(name: &[u8]) -> Result<String, String> {
-    match name {
-        b"default" => Ok("default".to_owned()),
-        _ => Err(format!("ERR No such user '{}'", text(name))),
-    }
-}
-
 fn text(word: &[u8]) -> String {
     String::from_utf8_lossy(word).into_owned()
 }
@@ -192,7 +193,8 @@ mod tests {
         write_request(&mut frame, &words);
         let mut ranges = Vec::new();
         let _ = RequestScanner::default().scan(&frame, &mut ranges, &RequestLimits::default());
-        Filter::parse(&Args::new(&frame, &ranges), own, true, 5)
+        let known = |user: &[u8]| matches!(user, b"default" | b"app");
+        Filter::parse(&Args::new(&frame, &ranges), own, true, (5, &known))
     }
 
     fn clients() -> Vec<ClientInfo> {
@@ -238,6 +240,7 @@ mod tests {
             ("CLIENT KILL MAXAGE 5 SKIPME no", vec![1, 2]),
             ("CLIENT KILL IDLE 10 SKIPME no", vec![1]),
             ("CLIENT KILL USER default SKIPME no", vec![1, 2, 3]),
+            ("CLIENT KILL USER app SKIPME no", vec![]),
             ("CLIENT KILL NAME web SKIPME no", vec![3]),
             ("CLIENT KILL NOT-NAME web NOT-ID 1", vec![2]),
             ("CLIENT KILL LIB-NAME redis-py SKIPME no", vec![3]),

@@ -10,7 +10,6 @@ use crate::worker::registry::{NAME_MAX, is_client_name};
 use crate::worker::session::client::Special;
 use crate::worker::session::dispatch::NOAUTH_HELLO;
 
-const WRONGPASS: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const NOT_CONFIGURED: &str = "ERR AUTH <password> called without any password configured for the default user. Are \
                               you sure your configuration is correct?";
 
@@ -82,28 +81,12 @@ impl Engine {
 
     fn auth(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
         match args.len() {
-            2 if self.shared.password.is_none() => Err(NOT_CONFIGURED.to_owned()),
+            2 if self.shared.users.load().default_user().nopass => Err(NOT_CONFIGURED.to_owned()),
             2 => self.log_in(index, None, args.get(1)),
             3 => self.log_in(index, Some(args.get(1)), args.get(2)),
             _ => Err("ERR syntax error".to_owned()),
         }
         .map(|()| ok())
-    }
-
-    fn log_in(&mut self, index: usize, user: Option<&[u8]>, password: &[u8]) -> Result<(), String> {
-        let known = user.is_none_or(|user| user == b"default");
-        // Compared in any case: how long it takes must not tell which half was wrong.
-        let right = self
-            .shared
-            .password
-            .as_ref()
-            .is_none_or(|expected| expected.matches(password));
-        if known && right {
-            self.clients[index].authenticated = true;
-            return Ok(());
-        }
-        self.metrics.auth_failures.inc();
-        Err(WRONGPASS.to_owned())
     }
 
     fn select(&mut self, index: usize, args: &Args<'_>) -> Result<Value, String> {
@@ -117,13 +100,12 @@ impl Engine {
 
     fn reset(&mut self, index: usize) -> Value {
         self.set_protocol(index, Protocol::Resp2);
-        let authenticated = self.shared.password.is_none();
         self.drop_transaction(index);
         self.release_watch(index);
         self.forget_listener(index);
         self.show_subscriptions(index);
+        self.forget_user(index);
         let client = &mut self.clients[index];
-        client.authenticated = authenticated;
         client.special.unset(Special::SILENT);
         client.special.unset(Special::SKIPS_NEXT);
         client.no_evict = false;

@@ -105,7 +105,7 @@ impl Engine {
         let subscribed = self.shared.registry.count(ClientFlags::PUBSUB);
         fields(&[
             ("connected_clients", &totals.client_connections.to_string()),
-            ("maxclients", &self.shared.max_clients.to_string()),
+            ("maxclients", &self.settings.max_clients.to_string()),
             ("blocked_clients", &blocked.to_string()),
             ("tracking_clients", &totals.tracking_clients.to_string()),
             ("pubsub_clients", &subscribed.to_string()),

@@ -3,14 +3,17 @@
 //! None of them touches a node, so a storm of reconnects costs the nodes nothing. What they tell of nodes is what
 //! the control side heard last.
 
+mod acl;
 mod clients;
 mod cluster;
 mod config;
 mod filter;
 mod hello;
 mod info;
+mod preshard;
 mod slowlog;
 
+use super::access::named_user;
 use super::input::Taken;
 use crate::command::{self, Local, Spec};
 use crate::metrics::{Disconnect, RequestClass};
@@ -32,11 +35,17 @@ impl Engine {
             // The protocol may change, or what pushes may come: what was asked before must be answered in the old way.
             return self.wait_for_answers(index);
         }
+        if let Some(user) = named_user(local, args)
+            && self.password_waits(index, user)
+        {
+            return Taken::NotNow;
+        }
         match local {
             // These count themselves, once they are sure to be answered.
             Local::ClientTracking => return self.client_tracking(index, spec, args),
             Local::KillCode => return self.kill_code(index, spec),
             Local::Wait => return self.wait_for_replicas(index, spec, args),
+            Local::Preshard => return self.preshard(index, spec, args),
             _ => self.count_request(index, spec),
         }
         match local {
@@ -71,6 +80,7 @@ impl Engine {
             | Local::ClientUnblock
             | Local::KillCode
             | Local::Ping
+            | Local::Preshard
             | Local::Quit
             | Local::Wait => return None,
             Local::Echo => Value::bulk(args.get(1)),
@@ -109,7 +119,9 @@ impl Engine {
             | Local::ClientTrackinginfo
             | Local::ClientUnpause => self.client_command(index, local, args),
             Local::Cluster(cluster) => self.cluster_command(spec, cluster, args),
-            Local::AclWhoami => Value::bulk("default"),
+            Local::AclDryrun | Local::AclGetuser | Local::AclList | Local::AclUsers | Local::AclWhoami => {
+                self.acl_command(index, local, args)
+            }
             Local::ModuleList | Local::LatencyHistory | Local::LatencyLatest => Value::Array(Vec::new()),
             Local::SlowlogGet | Local::SlowlogLen | Local::SlowlogReset => self.slowlog(local, args),
             Local::LatencyHistogram => Value::Map(Vec::new()),
@@ -117,9 +129,6 @@ impl Engine {
             Local::LatencyGraph => Value::error("ERR No samples available for event"),
             Local::LatencyDoctor => Value::bulk("preshard keeps no latency events; look at its metrics."),
             Local::MemoryDoctor => Value::bulk("preshard stores no data; ask the nodes."),
-            Local::Preshard => Value::error(
-                "NOPERM PRESHARD commands are answered on the admin listener ([admin] listen), not on this one",
-            ),
         })
     }
 

@@ -1,0 +1,349 @@
+//! The cutover: a few milliseconds in which the shards' requests wait, and at whose end another node has them.
+//!
+//! ```text
+//!  prepare   R and U made on the source ─▶ topology: unit as U, rest as R ─▶ every proxy says so ─▶ O deleted
+//!  quiesce   topology: the unit is held ─▶ every proxy says that nothing of it is under way      ┐
+//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         │ the pause
+//!  drain     the target has everything up to F; the counts agree                                 │
+//!  seal      the applier's user is deleted                                                       │
+//!  commit    topology: the shards live on the target          ◀── the point of no return         ┘
+//! ```
+//!
+//! The freeze is kept by the source itself: a proxy that has heard of nothing is refused by it. Before the commit, whatever
+//! is wrong gives the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing
+//! ends by a timeout of its own.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::drive::{Driven, Running};
+use super::ledger::Ledger;
+use super::task::State;
+use crate::command::{UNIT_PREFIX, traffic_rules};
+use crate::control::fence::words;
+use crate::control::{AskError, make_users};
+use crate::resp::Value;
+use crate::store::StoreError;
+use crate::topology::{NodeAccess, Topology, Unit};
+
+/// How long proxies have to take over new users.
+const PREPARE_MAX: Duration = Duration::from_secs(10);
+/// Expiries that come within this time after the pass are put right in the pause.
+const HORIZON: Duration = Duration::from_secs(10);
+
+/// Why a move does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Nothing has moved; it may be tried again.
+    #[error("{0}")]
+    Retry(String),
+    /// Nothing has moved, and it ends.
+    #[error("{0}")]
+    Final(String),
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        Self::Retry(error.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Retry(error.to_string())
+    }
+}
+
+/// One attempt.
+pub(super) struct Cutover<'a> {
+    pub(super) driven: &'a Driven<'a>,
+    pub(super) attempt: u32,
+    pub(super) max_pause: Duration,
+}
+
+impl Cutover<'_> {
+    /// Cuts over. Returns how long the shards were held.
+    pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
+        let user = self.prepare().await?;
+        copy.copy()?
+            .until_streaming()
+            .await
+            .map_err(|error| Failure::Final(error.to_string()))?;
+        copy.copy()?
+            .unpark(HORIZON)
+            .await
+            .map_err(|error| Failure::Retry(error.to_string()))?;
+        ledger.enter(State::CuttingOver).await?;
+        let mut source = self.driven.client(&self.driven.source).await?;
+        let mut target = self.driven.client(&self.driven.target).await?;
+        let begun = Instant::now();
+        match self.pause(copy, &user, &mut source, &mut target).await {
+            Ok(()) => {
+                let pause = begun.elapsed();
+                self.tidy(&user, &mut source, &mut target).await;
+                Ok(pause)
+            }
+            Err(failure) => {
+                if self.driven.has_moved().await? {
+                    return Ok(begun.elapsed());
+                }
+                // The target may have been told to forget parked expiries: the copy goes on as before.
+                let thawed = match copy.copy() {
+                    Ok(copy) => copy.thaw().await.map_err(|error| error.to_string()),
+                    Err(stopped) => Err(stopped.to_string()),
+                };
+                self.driven.release().await?;
+                match (failure, thawed) {
+                    (Failure::Retry(why), Ok(())) => Err(Failure::Retry(why)),
+                    (Failure::Retry(why), Err(error)) => Err(Failure::Final(format!("{why}; {error}"))),
+                    (failure @ Failure::Final(_), _) => Err(failure),
+                }
+            }
+        }
+    }
+
+    /// Gives the unit a user of its own, and all other shards of the source a new one, so that the old one can go.
+    async fn prepare(&self) -> Result<String, Failure> {
+        let driven = self.driven;
+        let topology = driven.shared.topology.load_full();
+        let source = driven.node(&topology, &driven.source)?;
+        let access = topology.access.get(&source).cloned().ok_or_else(|| {
+            Failure::Final(format!(
+                "node '{}' has no users of preshard, so it cannot be fenced",
+                driven.source
+            ))
+        })?;
+        let rest = next_user(&access.user);
+        let user = format!("{UNIT_PREFIX}{}-{}-{}", driven.id, driven.term, self.attempt);
+        let mut client = driven.client(&driven.source).await?;
+        let users = [(rest.clone(), traffic_rules()), (user.clone(), traffic_rules())];
+        make_users(
+            &mut client,
+            driven.metadata(),
+            driven.term,
+            driven.secret()?,
+            &users,
+        )
+        .await?;
+        let unit = Unit {
+            task: driven.id.clone(),
+            shards: driven.shards.clone(),
+            user: user.clone(),
+            quiesced: false,
+        };
+        let changed = driven
+            .fleet
+            .change_in(Some(driven.term), PREPARE_MAX, |topology| {
+                let next = topology.with_access(&[(
+                    driven.source.clone(),
+                    Some(NodeAccess {
+                        user: rest.clone(),
+                        run_id: access.run_id.clone(),
+                    }),
+                )]);
+                let next = next.and_then(|next| next.with_unit(unit.clone()));
+                next.map_err(|error| error.to_string())
+            })
+            .await;
+        let changed = changed.map_err(Failure::Retry)?;
+        if let Some(why) = changed.warning() {
+            driven.release().await?;
+            return Err(Failure::Retry(why));
+        }
+        // Whoever has not heard of it loses the source here, and comes back when he has.
+        let command = words(["ACL", "DELUSER", &access.user]);
+        driven.act(&mut client, &[command]).await?;
+        Ok(user)
+    }
+
+    async fn pause(
+        &self,
+        copy: &mut Running,
+        user: &str,
+        source: &mut crate::control::NodeClient,
+        target: &mut crate::control::NodeClient,
+    ) -> Result<(), Failure> {
+        let driven = self.driven;
+        let quiesced = driven
+            .fleet
+            .change_in(Some(driven.term), self.max_pause, |topology| {
+                driven.quiesced(topology)
+            })
+            .await
+            .map_err(Failure::Retry)?;
+        if let Some(why) = quiesced.warning() {
+            return Err(Failure::Retry(why));
+        }
+        let freeze = [
+            words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
+            words(["INFO", "replication"]),
+        ];
+        let replies = driven.act(source, &freeze).await?;
+        let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
+        match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(Failure::Retry(error.to_string())),
+            Err(_) => {
+                return Err(Failure::Retry(format!(
+                    "the target was not in step within {:?}",
+                    self.max_pause
+                )));
+            }
+        }
+        let counts = copy
+            .copy()?
+            .counts()
+            .await
+            .map_err(|error| Failure::Retry(error.to_string()))?;
+        for count in counts {
+            let lasting = (
+                count.source_keys - count.source_expires.min(count.source_keys),
+                count.target_keys - count.target_expires.min(count.target_keys),
+            );
+            if lasting.0 != lasting.1 {
+                return Err(Failure::Final(format!(
+                    "database {} has {} keys without expiry on the source and {} on the target; the move has been given up, and \
+                     nothing has moved",
+                    count.source_db, lasting.0, lasting.1
+                )));
+            }
+        }
+        copy.stop().await?;
+        let seal = [words(["ACL", "DELUSER", &driven.applier()])];
+        driven.act(target, &seal).await?;
+        driven.commit().await
+    }
+
+    /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
+    async fn tidy(
+        &self,
+        user: &str,
+        source: &mut crate::control::NodeClient,
+        target: &mut crate::control::NodeClient,
+    ) {
+        let driven = self.driven;
+        let left = [
+            words(["ACL", "DELUSER", user]),
+            driven.copies("HSET", Some(&driven.id)),
+        ];
+        let gone = [driven.copies("HDEL", None)];
+        for (client, commands) in [(source, &left[..]), (target, &gone[..])] {
+            if let Err(error) = driven.act(client, commands).await {
+                tracing::info!(event = "move_not_tidied", task = driven.id, %error);
+            }
+        }
+    }
+}
+
+impl Driven<'_> {
+    fn quiesced(&self, topology: &Topology) -> Result<Topology, String> {
+        let next = topology.changed(|next| {
+            next.units
+                .iter_mut()
+                .filter(|unit| unit.task == self.id)
+                .for_each(|unit| unit.quiesced = true);
+            Ok(())
+        });
+        next.map_err(|error| error.to_string())
+    }
+
+    /// The point of no return.
+    async fn commit(&self) -> Result<(), Failure> {
+        let committed = self
+            .fleet
+            .change_in(Some(self.term), PREPARE_MAX, |topology| {
+                let target = topology.node_named(&self.target).ok_or("the target has left")?;
+                let next = topology.changed(|next| {
+                    next.units.retain(|unit| unit.task != self.id);
+                    for shard in &self.shards {
+                        next.placements[shard.index()].node = target;
+                    }
+                    Ok(())
+                });
+                next.map_err(|error| error.to_string())
+            })
+            .await;
+        match committed {
+            Ok(changed) => {
+                if let Some(why) = changed.warning() {
+                    tracing::warn!(event = "proxies_behind", task = self.id, why);
+                }
+                Ok(())
+            }
+            // Whether it was done is asked before anything else is.
+            Err(why) => Err(Failure::Retry(why)),
+        }
+    }
+
+    /// Gives the shards back to the source's own user, which was never frozen.
+    pub(super) async fn release(&self) -> Result<(), Failure> {
+        let served = self.shared.topology.load_full();
+        let Some(unit) = served.units.iter().find(|unit| unit.task == self.id) else {
+            return Ok(());
+        };
+        let user = unit.user.clone();
+        let released = self.fleet.change_in(Some(self.term), PREPARE_MAX, |topology| {
+            let next = topology.changed(|next| {
+                next.units.retain(|unit| unit.task != self.id);
+                Ok(())
+            });
+            next.map_err(|error| error.to_string())
+        });
+        released.await.map_err(Failure::Retry)?;
+        let mut client = self.client(&self.source).await?;
+        self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
+        Ok(())
+    }
+}
+
+/// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
+fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
+    let info = replies.last().and_then(Value::as_bytes).unwrap_or_default();
+    let info = String::from_utf8_lossy(info);
+    let field = |name: &str| {
+        let mut lines = info.lines();
+        lines
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
+    if field("role") != Some("master") {
+        return Err(Failure::Final("the source is no primary any more".to_owned()));
+    }
+    if field("master_replid") != Some(replid) {
+        return Err(Failure::Final(
+            "the source has another history than the copy".to_owned(),
+        ));
+    }
+    let offset = field("master_repl_offset").and_then(|offset| offset.parse().ok());
+    offset.ok_or_else(|| Failure::Final("the source does not say its offset".to_owned()))
+}
+
+/// `ps-g8` behind `ps-g7`.
+fn next_user(user: &str) -> String {
+    let digits = user.len() - user.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let number: u64 = user[digits..].parse().unwrap_or(0);
+    format!("{}{}", &user[..digits], number.saturating_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbered() {
+        assert_eq!(next_user("ps-g1"), "ps-g2");
+        assert_eq!(next_user("ps-g99"), "ps-g100");
+        assert_eq!(next_user("odd"), "odd1");
+    }
+
+    #[test]
+    fn a_source_with_another_history_is_not_frozen_at_any_offset() {
+        let info = |text: &str| [Value::OK, Value::bulk(text)];
+        let good = "role:master\r\nmaster_replid:abc\r\nmaster_repl_offset:42\r\n";
+        assert_eq!(frozen_offset(&info(good), "abc").unwrap(), 42);
+        assert!(frozen_offset(&info(good), "abd").is_err());
+        assert!(frozen_offset(&info("role:slave\r\n"), "abc").is_err());
+        assert!(frozen_offset(&[], "abc").is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! The record of one move while it is driven: written with the leader's term, so that nobody else writes it.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::task::{Move, State, Wish};
+use crate::control::Fleet;
+use crate::store::{Record, Revision, StoreError, Term};
+
+/// Times that an operator may write a record just before we do.
+const RACES_MAX: usize = 5;
+
+/// A record, and how it was when it was read last.
+#[derive(Debug)]
+pub(super) struct Ledger<'a> {
+    fleet: &'a Fleet,
+    pub(super) id: String,
+    revision: Revision,
+    pub(super) term: Term,
+    pub(super) task: Move,
+}
+
+impl<'a> Ledger<'a> {
+    /// The record of a move as it stands now; none if it is of something else, or cannot be read.
+    pub(super) async fn open(fleet: &'a Fleet, record: &Record, term: Term) -> Option<Self> {
+        let now = fleet.store().record(&record.id).await.ok()??;
+        Some(Self {
+            fleet,
+            revision: now.revision,
+            term,
+            task: Move::decode(&now.document)?,
+            id: now.id,
+        })
+    }
+
+    /// Writes what has changed. What an operator wishes meanwhile is kept.
+    ///
+    /// # Errors
+    /// The store gives no answer, or another proxy leads.
+    pub(super) async fn write(&mut self, change: impl Fn(&mut Move)) -> Result<(), StoreError> {
+        change(&mut self.task);
+        if self.task.state.is_over() && self.task.finished == 0 {
+            self.task.finished = unix_now();
+        }
+        for _ in 0..RACES_MAX {
+            let store = self.fleet.store();
+            let document = self.task.encode();
+            match store
+                .put_record(&self.id, &document, self.revision, Some(self.term))
+                .await
+            {
+                Ok(revision) => {
+                    self.revision = revision;
+                    return Ok(());
+                }
+                Err(error @ StoreError::Changed { .. }) => {
+                    let Some(record) = store.record(&self.id).await? else {
+                        return Err(error);
+                    };
+                    self.revision = record.revision;
+                    if let Some(theirs) = Move::decode(&record.document) {
+                        self.task.wish = theirs.wish;
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what an operator wishes now.
+    pub(super) async fn wish(&mut self) -> Result<Option<Wish>, StoreError> {
+        if let Some(record) = self.fleet.store().record(&self.id).await? {
+            self.revision = record.revision;
+            self.task.wish = Move::decode(&record.document).and_then(|task| task.wish);
+        }
+        Ok(self.task.wish)
+    }
+
+    /// The state alone.
+    pub(super) async fn enter(&mut self, state: State) -> Result<(), StoreError> {
+        tracing::info!(event = "move_state", task = self.id, state = ?state);
+        self.write(|task| task.state = state).await
+    }
+}
+
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

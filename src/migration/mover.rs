@@ -1,0 +1,307 @@
+//! The moves of a cluster: orders come in on any proxy, the leader carries them out, one at a time for each node.
+//!
+//! ```text
+//!  any proxy   order ─▶ does it make sense? ─▶ a record (planned)          wish ─▶ written into the record
+//!                                                   │ the store tells
+//!  the leader  ◀────────────────────────────────────┘  both nodes free? ─▶ drive … ─▶ the record says how it ended
+//! ```
+//!
+//! A leader that dies leaves the record and the topology; the next one begins the move again, or notes that it was done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::drive::{drive, finalize};
+use super::ledger::unix_now;
+use super::task::{Move, State, Wish};
+use crate::control::{Fleet, NodeClient};
+use crate::ids::{NodeIndex, ShardId};
+use crate::resp::Value;
+use crate::store::{Record, Revision, StoreError, Term};
+use crate::topology::Topology;
+use crate::topology::codec::ranges;
+use crate::worker::shared::Shared;
+
+/// Between two looks at the records when nothing is told.
+const PACE: Duration = Duration::from_secs(1);
+/// How long a wish is waited for.
+const WISH_MAX: Duration = Duration::from_secs(10);
+const WISH_PACE: Duration = Duration::from_millis(50);
+/// The longest that shards are held, unless it is said.
+pub const MAX_PAUSE_MS: u64 = 500;
+
+/// What an operator orders.
+#[derive(Clone, Debug)]
+pub struct MoveOrder {
+    /// The shards.
+    pub shards: Vec<ShardId>,
+    /// The name of the node that is to have them.
+    pub target: String,
+    /// It cuts over only when it is told to.
+    pub manual: bool,
+    /// Bytes in a second.
+    pub rate: Option<u64>,
+    /// The longest that the shards may be held, in milliseconds.
+    pub max_pause_ms: u64,
+}
+
+/// The moves of a cluster, as one of its proxies sees them.
+#[derive(Debug)]
+pub struct Mover {
+    shared: Arc<Shared>,
+    fleet: Arc<Fleet>,
+}
+
+impl Mover {
+    /// Nothing is done before [`Self::run`].
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, fleet: Arc<Fleet>) -> Arc<Self> {
+        Arc::new(Self { shared, fleet })
+    }
+
+    /// Carries moves out while this proxy leads. Runs as long as it is polled.
+    pub async fn run(self: Arc<Self>) {
+        let mut news = self.fleet.subscribe();
+        let mut running: JoinSet<()> = JoinSet::new();
+        let mut driven: BTreeMap<String, tokio::task::Id> = BTreeMap::new();
+        let mut led: Option<Term> = None;
+        loop {
+            let term = self.fleet.leads();
+            if term != led {
+                // What was driven in a term of the past is not ours any more.
+                running.shutdown().await;
+                driven.clear();
+                led = term;
+            }
+            if let Some(term) = term {
+                let records = news.borrow_and_update().records.clone();
+                self.begin(&records, term, &mut running, &mut driven);
+            }
+            tokio::select! {
+                Some(ended) = running.join_next_with_id() => {
+                    let id = match ended {
+                        Ok((id, ())) => id,
+                        Err(error) => {
+                            tracing::error!(event = "move_died", %error);
+                            error.id()
+                        }
+                    };
+                    driven.retain(|_, task| *task != id);
+                }
+                _ = timeout(PACE, news.changed()) => {}
+            }
+        }
+    }
+
+    /// Begins what waits and whose nodes are free.
+    fn begin(
+        &self,
+        records: &BTreeMap<String, Arc<Record>>,
+        term: Term,
+        running: &mut JoinSet<()>,
+        driven: &mut BTreeMap<String, tokio::task::Id>,
+    ) {
+        let moves: Vec<(&Arc<Record>, Move)> = records
+            .values()
+            .filter_map(|record| Some((record, Move::decode(&record.document)?)))
+            .collect();
+        let mut busy = BTreeSet::new();
+        for (record, task) in &moves {
+            if driven.contains_key(&record.id) {
+                busy.extend([task.source.clone(), task.target.clone()]);
+            }
+        }
+        let mut waiting: Vec<_> = moves
+            .iter()
+            .filter(|(record, task)| !driven.contains_key(&record.id) && !task.state.is_over())
+            .collect();
+        // What was begun before goes first, then what was ordered first.
+        waiting.sort_by_key(|(record, task)| (task.state == State::Planned, task.started, record.id.clone()));
+        for (record, task) in waiting {
+            if busy.contains(&task.source) || busy.contains(&task.target) {
+                continue;
+            }
+            busy.extend([task.source.clone(), task.target.clone()]);
+            let work = drive(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.fleet),
+                Arc::clone(record),
+                term,
+            );
+            driven.insert(record.id.clone(), running.spawn(work).id());
+        }
+        for (record, task) in &moves {
+            let wanted = task.state == State::Moved && task.wish == Some(Wish::Finalize);
+            if wanted && !driven.contains_key(&record.id) {
+                let work = finalize(
+                    Arc::clone(&self.shared),
+                    Arc::clone(&self.fleet),
+                    Arc::clone(record),
+                    term,
+                );
+                driven.insert(record.id.clone(), running.spawn(work).id());
+            }
+        }
+    }
+
+    /// Orders moves, one for each node that has some of the shards. Returns their ids.
+    ///
+    /// # Errors
+    /// Why it makes no sense; nothing was ordered.
+    pub async fn order(&self, order: &MoveOrder) -> Result<Vec<String>, String> {
+        let topology = self.shared.topology.load_full();
+        let target = topology
+            .node_named(&order.target)
+            .ok_or_else(|| format!("there is no node '{}'", order.target))?;
+        let mut sources: BTreeMap<NodeIndex, Vec<ShardId>> = BTreeMap::new();
+        for &shard in &order.shards {
+            let node = topology.placement(shard).node;
+            if node != target {
+                sources.entry(node).or_default().push(shard);
+            }
+        }
+        if sources.is_empty() {
+            return Err(format!(
+                "all of these shards live on node '{}' already",
+                order.target
+            ));
+        }
+        self.check_free(&topology, order).await?;
+        for &node in sources.keys().chain([&target]) {
+            self.check_node(&topology, node).await?;
+        }
+        let mut ids = Vec::new();
+        for (node, shards) in sources {
+            let task = Move {
+                kind: "move".to_owned(),
+                shards: ranges(&shards),
+                source: topology.node(node).name.clone(),
+                target: order.target.clone(),
+                manual: order.manual,
+                rate: order.rate,
+                max_pause_ms: order.max_pause_ms,
+                started: unix_now(),
+                ..Move::default()
+            };
+            let id = format!("m{:x}{:04x}", unix_now(), fastrand::u16(..));
+            let put = self
+                .fleet
+                .store()
+                .put_record(&id, &task.encode(), Revision::NONE, None)
+                .await;
+            put.map_err(|error| error.to_string())?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// None of the shards may be on its way already.
+    async fn check_free(&self, topology: &Topology, order: &MoveOrder) -> Result<(), String> {
+        let records = self
+            .fleet
+            .store()
+            .records()
+            .await
+            .map_err(|error| error.to_string())?;
+        for record in records {
+            let Some(task) = Move::decode(&record.document).filter(|task| !task.state.is_over()) else {
+                continue;
+            };
+            let shards =
+                crate::topology::codec::shard_list(&task.shards, topology.total_shards()).unwrap_or_default();
+            if let Some(shard) = order.shards.iter().find(|shard| shards.contains(shard)) {
+                return Err(format!("shard {shard} is moved by task {} already", record.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a node can give or take shards.
+    async fn check_node(&self, topology: &Topology, node: NodeIndex) -> Result<(), String> {
+        let name = &topology.node(node).name;
+        if !topology.access.contains_key(&node) {
+            return Err(format!(
+                "node '{name}' has no users of preshard ([nodes] acl_users, CHECK), so its shards cannot be fenced; moving without \
+                 is not in this version"
+            ));
+        }
+        let asked = async {
+            let address = &topology.node(node).address;
+            let (credentials, deadline) = self.shared.admin_login();
+            let mut client = NodeClient::connect(address, &credentials, deadline).await?;
+            let info = client.ask_text(&["INFO", "replication"]).await?;
+            let modules = client.ask(&["MODULE", "LIST"]).await;
+            Ok::<_, crate::control::AskError>((info, modules))
+        };
+        let (info, modules) = asked.await.map_err(|error| format!("node '{name}': {error}"))?;
+        if !info.lines().any(|line| line.trim() == "role:master") {
+            return Err(format!("node '{name}' is no primary"));
+        }
+        match modules {
+            Ok(Value::Array(modules)) if !modules.is_empty() => Err(format!(
+                "node '{name}' has modules loaded, whose values cannot be copied in this version"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what an operator wants of a task, and waits until it is so.
+    ///
+    /// # Errors
+    /// It cannot be, or has not become so in time.
+    pub async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
+        let until = Instant::now() + WISH_MAX;
+        let mut written = false;
+        loop {
+            let record = self
+                .fleet
+                .store()
+                .record(id)
+                .await
+                .map_err(|error| error.to_string())?;
+            let task = record.as_ref().and_then(|record| Move::decode(&record.document));
+            let (Some(record), Some(mut task)) = (record, task) else {
+                return Err(format!("there is no move '{id}'"));
+            };
+            match (wish, task.state) {
+                (Wish::Cancel, State::Cancelled) | (Wish::Finalize, State::Finalized) => return Ok(()),
+                (Wish::Cutover, State::CuttingOver | State::Moved | State::Finalized) => return Ok(()),
+                (Wish::Finalize, State::Moved) => {}
+                (Wish::Finalize, _) => return Err(format!("task {id} has not moved its shards")),
+                (_, state) if state.is_over() => {
+                    return Err(format!("task {id} is over: {}", task.encode_state()));
+                }
+                (Wish::Cutover, _) if !task.manual => {
+                    return Err(format!(
+                        "task {id} cuts over by itself; only a MANUAL one waits for the word"
+                    ));
+                }
+                (Wish::Cancel | Wish::Cutover, _) => {}
+            }
+            if !written {
+                task.wish = Some(wish);
+                match self
+                    .fleet
+                    .store()
+                    .put_record(id, &task.encode(), record.revision, None)
+                    .await
+                {
+                    Ok(_) => written = true,
+                    // The leader was faster.
+                    Err(StoreError::Changed { .. }) => continue,
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+            if Instant::now() >= until {
+                return Err(format!(
+                    "task {id} has been told, and has not done so within {WISH_MAX:?}; see TASK STATUS {id}"
+                ));
+            }
+            sleep(WISH_PACE).await;
+        }
+    }
+}
