@@ -185,23 +185,18 @@ fn probe(socket: &Path, stop: &AtomicBool) -> Result<Vec<Duration>> {
 }
 
 fn show(all: &[Duration]) -> String {
-    let of = |share: f64| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a place among what was measured, or a count of it: small and positive"
-        )]
-        let at = (all.len() as f64 * share) as usize;
+    let of = |share: usize| {
+        let at = all.len() * share / 1_000;
         all.get(at.min(all.len().saturating_sub(1)))
             .copied()
             .unwrap_or_default()
     };
     format!(
         "p50 {:?} p99 {:?} p99.9 {:?} max {:?}",
-        of(0.5),
-        of(0.99),
-        of(0.999),
-        of(1.0)
+        of(500),
+        of(990),
+        of(999),
+        of(1_000)
     )
 }
 
@@ -316,12 +311,8 @@ fn write_on(socket: &Path, writes: u32, stop: &AtomicBool) -> Result<()> {
     stream.write_all(&frames)?;
     let (mut chunk, begin, mut written) = (vec![0; 1 << 16], Instant::now(), 0_u32);
     while !stop.load(Ordering::Relaxed) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a place among what was measured, or a count of it: small and positive"
-        )]
-        let due = (begin.elapsed().as_secs_f64() * f64::from(writes)) as u32;
+        let due = begin.elapsed().as_millis() * u128::from(writes) / 1_000;
+        let due = u32::try_from(due).unwrap_or(u32::MAX);
         let count = due.saturating_sub(written).min(1_000);
         frames.clear();
         for n in written..written + count {

@@ -118,13 +118,12 @@ impl Copy {
         let mut steady: Option<Instant> = None;
         loop {
             self.until_attached().await?;
-            let behind = {
-                let now = progress.borrow_and_update();
-                now.phase != Phase::Streaming
-                    || now.lag_bytes() > LAG_BYTES
-                    || now.lag_ms > LAG_MS
-                    || now.source_offset.saturating_sub(now.applied_offset) > LAG_BYTES
-            };
+            progress.mark_unchanged();
+            let now = self.progress();
+            let behind = now.phase != Phase::Streaming
+                || now.lag_bytes() > LAG_BYTES
+                || now.lag_ms > LAG_MS
+                || now.source_offset.saturating_sub(now.applied_offset) > LAG_BYTES;
             if behind {
                 steady = None;
             } else if steady.get_or_insert_with(Instant::now).elapsed() >= STEADY {
@@ -176,7 +175,8 @@ impl Copy {
         }
         tokio::select! {
             biased;
-            replied = replied => replied.unwrap_or_else(|_| Err(self.why())),
+            Ok(replied) = replied => replied,
+            // The attempt has ended with the order: why, is told a moment later.
             _ = progress.wait_for(|now| now.phase != Phase::Streaming) => Err(self.why()),
         }
     }

@@ -135,8 +135,15 @@ impl Keeper {
                 let _ = reply.send(done);
                 failed.map_or(Ok(()), Err)
             }
-            Order::Drain { offset, reply } => {
-                let done = self.drain(offset).await;
+            Order::Drain { offset, mut reply } => {
+                let begin = Instant::now();
+                self.shared.freeze(offset);
+                tokio::select! {
+                    () = self.shared.applied(offset) => {}
+                    // Who asked has given up, and wants to thaw.
+                    () = reply.closed() => return Ok(()),
+                }
+                let done = self.pay(begin).await;
                 let failed = done.clone().err();
                 let _ = reply.send(done);
                 failed.map_or(Ok(()), Err)
@@ -225,10 +232,8 @@ impl Keeper {
         }
     }
 
-    async fn drain(&mut self, offset: u64) -> Result<Drained, CopyError> {
-        let begin = Instant::now();
-        self.shared.freeze(offset);
-        self.shared.applied(offset).await;
+    /// Everything up to the freeze is applied: what is still parked becomes real.
+    async fn pay(&mut self, begin: Instant) -> Result<Drained, CopyError> {
         let paid = match self.parking {
             Parking::Until { moment_ms, .. } => {
                 if self.target_now_ms() >= moment_ms {
@@ -282,7 +287,10 @@ impl Keeper {
             self.visit_debts(Walk::Unpark(moment_ms)).await?;
         }
         // It must be there at once when the source is frozen.
-        self.walker().await?.ping().await
+        if self.walker().await?.ping().await.is_err() {
+            self.walker = None;
+        }
+        Ok(())
     }
 }
 

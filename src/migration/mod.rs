@@ -13,8 +13,9 @@
 //! again. Expiries are parked on the target as long as it may be behind (`keeper`). Nothing but the named databases is ever
 //! written there, over one connection, in the source's order, each write once.
 //!
-//! What a copy needs on the source: `PSYNC`, `REPLCONF`, `INFO`, `TIME`, `PING`; without a snapshot also `SET` and `DEL` in the
-//! metadata database. On the target: all writes, `EVAL`, `SCAN`, `SELECT`, `FLUSHDB`, `RESTORE`, `INFO`, `TIME`, `PING`,
+//! What a copy needs on the source: `PSYNC`, `REPLCONF`, `INFO`, `TIME`, `PING`; without a snapshot also `SELECT`, and `SET` and
+//! `DEL` in the metadata database. On the target: all writes and transactions, `EVAL`, `SCAN`, `PEXPIRETIME` (`PTTL` before
+//! 7.0; with fields that expire `TYPE`, `HSCAN`, `HPEXPIRETIME`), `SELECT`, `FLUSHDB`, `RESTORE`, `INFO`, `TIME`, `PING`,
 //! `CLIENT ID` and `CLIENT KILL`.
 //!
 //! ```text

@@ -5,6 +5,7 @@
 //! between reading an expiry and setting it.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::CopyError;
 use super::link::cut;
@@ -277,7 +278,10 @@ impl Walker {
     }
 
     async fn script(&mut self, calls: &[Words<'_>]) -> Result<Vec<Value>, CopyError> {
+        // Whoever is cut off here leaves it counted: the target may still run it.
+        self.shared.in_flight.fetch_add(1, Ordering::SeqCst);
         let replies = self.client.ask_all(calls).await.map_err(CopyError::of_target)?;
+        self.shared.in_flight.fetch_sub(1, Ordering::SeqCst);
         let error = replies.iter().find_map(|reply| match reply {
             Value::Error(error) => Some(cut(error)),
             _ => None,

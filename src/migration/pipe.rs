@@ -21,7 +21,7 @@ use super::error::CopyError;
 use super::judge::Judge;
 use super::link::cut;
 use super::plan::Endpoint;
-use super::state::{Shared, Writer, now_ms};
+use super::state::{Shared, Writer};
 use crate::control::client::{Socket, open};
 use crate::rdb::Frames;
 use crate::resp::write_request;
@@ -177,12 +177,11 @@ impl Common {
             self.shared.in_flight.fetch_sub(bytes, Ordering::SeqCst);
         }
         let oldest = flight.batches.iter().find_map(|batch| batch.place);
+        let since = oldest.map_or(0, |oldest| oldest.received_ms);
+        self.shared.waiting_since_ms.store(since, Ordering::Relaxed);
         if let Some(place) = place {
-            let lag = oldest.map_or(0, |oldest| now_ms() - oldest.received_ms);
-            self.shared.note(|progress| {
-                progress.applied_offset = place.offset;
-                progress.lag_ms = lag.try_into().unwrap_or(0);
-            });
+            self.shared
+                .note(|progress| progress.applied_offset = place.offset);
         }
     }
 

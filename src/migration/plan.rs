@@ -55,6 +55,8 @@ pub struct CopyLimits {
     pub restarts_max: u32,
     /// Pause before it is; doubled each time.
     pub backoff: Duration,
+    /// Snapshot and stream over one connection, as for sources before 6.2: the source keeps the stream meanwhile.
+    pub one_link: bool,
     /// How values are taken apart.
     pub values: rdb::Limits,
     /// How large a request of the stream may be.
@@ -74,6 +76,7 @@ impl Default for CopyLimits {
             debts_bytes: 64 * 1024 * 1024,
             restarts_max: 5,
             backoff: Duration::from_millis(500),
+            one_link: false,
             values: rdb::Limits {
                 frames_bytes: 64 * 1024,
                 ..rdb::Limits::default()

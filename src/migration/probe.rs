@@ -87,7 +87,8 @@ pub(super) async fn look(plan: &CopyPlan, empty: bool) -> Result<Facts, CopyErro
         source_run_id: field(&server, "run_id").to_owned(),
         target_run_id: field(&about, "run_id").to_owned(),
         target: of_target,
-        two_links: of_source.family == Family::Valkey || (of_source.major, of_source.minor) >= (6, 2),
+        two_links: !plan.limits.one_link
+            && (of_source.family == Family::Valkey || (of_source.major, of_source.minor) >= (6, 2)),
         skew_ms: if skew_ms.abs() < SKEW_MIN_MS { 0 } else { skew_ms },
         source_ahead_ms,
         target_ahead_ms,

@@ -314,6 +314,7 @@ impl Shared {
         self.freeze(u64::MAX);
         drop(self.take_debts());
         self.window.store(self.limits.window, Ordering::Relaxed);
+        self.waiting_since_ms.store(0, Ordering::Relaxed);
         self.note(|progress| {
             *progress = super::state::Progress {
                 phase: Phase::Attaching,

@@ -112,7 +112,9 @@ pub(super) struct Shared {
     pub(super) window: AtomicUsize,
     debts: Mutex<Debts>,
     writers: Mutex<Vec<Writer>>,
-    /// Bytes that were sent to the target and not answered.
+    /// When the oldest write came that is not applied; 0: there is none.
+    pub(super) waiting_since_ms: AtomicI64,
+    /// Bytes that were sent to the target and not answered; a script counts as one.
     pub(super) in_flight: AtomicUsize,
 }
 
@@ -126,6 +128,7 @@ impl Shared {
             frozen_at: AtomicU64::new(u64::MAX),
             debts: Mutex::default(),
             writers: Mutex::default(),
+            waiting_since_ms: AtomicI64::new(0),
             in_flight: AtomicUsize::new(0),
         }
     }
@@ -135,7 +138,12 @@ impl Shared {
     }
 
     pub(super) fn progress(&self) -> Progress {
-        self.progress.borrow().clone()
+        let since = self.waiting_since_ms.load(Ordering::Relaxed);
+        let lag = if since == 0 { 0 } else { now_ms() - since };
+        Progress {
+            lag_ms: lag.try_into().unwrap_or(0),
+            ..self.progress.borrow().clone()
+        }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Progress> {

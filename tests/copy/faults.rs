@@ -1,5 +1,7 @@
 //! Copies where something goes wrong: either nothing of it is to be seen at the end, or the reason is told.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use preshard::migration::{Copy, CopyError, CopyLimits, CopyPlan, Phase};
@@ -79,17 +81,20 @@ fn a_cut_stream_goes_on_without_a_gap() {
 fn a_cut_snapshot_or_target_begins_again() {
     let (mut source, mut target) = pair();
     let (before, behind) = (Cutter::to(&source), Cutter::to(&target));
-    before.cut_after(300_000);
+    before.cut_after(30_000);
     let plan = CopyPlan {
         source: endpoint(before.socket.clone()),
         target: endpoint(behind.socket.clone()),
         ..plan(&source, &target, &[0, 3])
     };
     let runtime = runtime();
-    let mut writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
+    // Nobody writes yet, so that it is the snapshot that is cut.
     let mut copy = runtime.block_on(async { Copy::start(plan) });
+    wait_until(&copy, "the snapshot is cut", Duration::from_secs(20), |_| {
+        before.has_cut()
+    });
+    let mut writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
     let now = wait_streaming(&copy);
-    assert!(before.has_cut());
     assert!(now.restarts >= 1, "{now:?}");
     behind.cut();
     wait_until(&copy, "it begins again", Duration::from_secs(10), |later| {
@@ -319,11 +324,24 @@ fn orders_do_not_outlive_an_attempt() {
     let early = runtime.block_on(copy.drain_to(0));
     assert_eq!(early.unwrap_err(), CopyError::NotStreaming);
     wait_streaming(&copy);
+    // Who gives up waiting can thaw, and nothing has happened.
+    let soon = Duration::from_millis(100);
+    let waited = runtime.block_on(async { tokio::time::timeout(soon, copy.drain_to(u64::MAX - 1)).await });
+    assert!(waited.is_err());
+    runtime.block_on(copy.thaw()).unwrap();
+    assert_eq!(copy.progress().restarts, 0);
+    let swapping = Arc::new(AtomicBool::new(false));
     let swap = std::thread::spawn({
-        let mut conn = Conn::to(&source, 0);
-        move || conn.line("SWAPDB 3 20")
+        let (mut conn, swapping) = (Conn::to(&source, 0), Arc::clone(&swapping));
+        move || {
+            while !swapping.load(Ordering::Relaxed) {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            conn.line("SWAPDB 3 20")
+        }
     });
     let begin = Instant::now();
+    swapping.store(true, Ordering::Relaxed);
     let error = runtime.block_on(copy.drain_to(u64::MAX - 1)).unwrap_err();
     assert!(matches!(error, CopyError::Inapplicable(_)), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(2));

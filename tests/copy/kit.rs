@@ -139,7 +139,7 @@ fn life(random: &mut fastrand::Rng) -> u64 {
     if random.bool() {
         random.u64(20..250)
     } else {
-        random.u64(7_000..14_000)
+        random.u64(40_000..120_000)
     }
 }
 
@@ -173,7 +173,7 @@ fn request(random: &mut fastrand::Rng, fields: bool) -> Vec<Vec<String>> {
         22 => format!("EXPIRE {} 1000", key("z", random)),
         23 => format!("PERSIST {}", key("n", random)),
         24 => format!("GETEX {} PX {}", key("s", random), life(random)),
-        25 => format!("SETEX {} 9 v", key("s", random)),
+        25 => format!("SETEX {} 90 v", key("s", random)),
         26 => format!("PFADD {} {number}", key("p", random)),
         27 => format!("SETRANGE {} 5 {number}", key("r", random)),
         28 => {

@@ -3,9 +3,11 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use preshard::config::Secret;
 use preshard::ids::DbIndex;
 use preshard::migration::{Copy, CopyError, CopyPlan, Offset, Phase};
 use preshard::resp::Value;
+use preshard::worker::shared::NodeCredentials;
 
 use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
 use crate::kit::{
@@ -73,7 +75,9 @@ fn copies(from: &str, to: &str, giants: bool) {
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &dbs)) });
     runtime.block_on(copy.until_streaming()).unwrap();
     let begin = Instant::now();
-    let unparked = runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    // About half of the expiries come before.
+    let horizon = Duration::from_secs(80);
+    let unparked = runtime.block_on(copy.unpark(horizon)).unwrap();
     println!("{what}: {unparked:?} {:?}", copy.progress());
     let before: u64 = writers
         .iter()
@@ -221,6 +225,30 @@ fn expiries_are_parked_again_in_time() {
     );
 }
 
+/// As with sources that cannot send the snapshot apart.
+#[test]
+fn one_link_is_enough() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    fill(&mut source);
+    let mut writers = [
+        Writer::start(&source, PLAIN, 1),
+        Writer::start(&source, EXPIRING, 2),
+    ];
+    let mut plan = plan(&source, &target, &[PLAIN, EXPIRING]);
+    plan.limits.one_link = true;
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan) });
+    runtime.block_on(copy.until_streaming()).unwrap();
+    for writer in &mut writers {
+        writer.stop();
+    }
+    // Nothing was unparked before: the drain does all of it.
+    let dbs = [PLAIN, EXPIRING];
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &dbs, "one link");
+    assert_eq!(copy.progress().restarts, 0);
+    assert_eq!(Conn::to(&source, 0).info("sync_full"), "1");
+}
+
 /// What a stream can have, one thing after the other.
 #[test]
 fn whole_databases_and_transactions() {
@@ -359,4 +387,46 @@ fn listener(server: &Server) -> (Copy, tokio::runtime::Runtime, Server) {
     let copy = runtime.block_on(async { Copy::start(plan(server, &nowhere, &[25])) });
     wait_streaming(&copy);
     (copy, runtime, nowhere)
+}
+
+/// Users with exactly the rights that the room's story names.
+#[test]
+fn few_rights_are_enough() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let mut conn = Conn::to(&source, 3);
+    for n in 0..500 {
+        conn.line(&format!("SET key{n} {n} PX {}", 60_000 + n));
+    }
+    conn.line("ACL SETUSER mover on >secret +psync +replconf +info +time +ping");
+    let rights = "+@write +@transaction +eval +scan +select +flushdb +restore +info +time +ping +pexpiretime +client|id +client|kill";
+    Conn::to(&target, 0).line(&format!("ACL SETUSER mover on >secret ~* {rights}"));
+    let mut plan = plan(&source, &target, &[0, 3]);
+    for end in [&mut plan.source, &mut plan.target] {
+        end.credentials = NodeCredentials {
+            username: Some("mover".to_owned()),
+            password: Some(Secret::new("secret".to_owned())),
+            ..NodeCredentials::default()
+        };
+    }
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan) });
+    wait_streaming(&copy);
+    runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
+    for line in ["MULTI", "INCR key1", "PEXPIRE key1 5000", "EXEC"] {
+        conn.line(line);
+    }
+    assert_same(
+        &runtime,
+        &mut copy,
+        (&mut source, &mut target),
+        &[3],
+        "few rights",
+    );
+    // To begin again takes the rest of them.
+    runtime.block_on(copy.thaw()).unwrap();
+    conn.line("SWAPDB 3 20");
+    wait_until(&copy, "it begins again", Duration::from_secs(10), |now| {
+        now.restarts == 1 && now.phase == Phase::Streaming
+    });
+    assert_eq!(Conn::to(&target, 3 + MOVED).line("DBSIZE"), Value::Int(0));
 }
