@@ -1,5 +1,6 @@
 //! `PRESHARD SHARD …`: one shard, by its number or by a key.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::AdminContext;
@@ -52,18 +53,19 @@ pub(super) async fn pause(context: &AdminContext, word: &[u8], paused: bool) -> 
     changed.await.map(done).map_err(refusal)
 }
 
-/// The shards that a word names: one, or a list such as `0-63,80`.
+/// The shards that a word names: a list such as `0-63,80,db:3`.
 pub(super) fn listed(topology: &Topology, word: &[u8]) -> Result<Vec<ShardId>, String> {
-    let list = std::str::from_utf8(word).ok();
-    let many = list.and_then(|list| shard_list(list, topology.total_shards()).ok());
-    match many {
-        Some(mut shards) => {
-            shards.sort_unstable();
-            shards.dedup();
-            Ok(shards)
+    let mut shards = BTreeSet::new();
+    for part in word.split(|&byte| byte == b',') {
+        let text = std::str::from_utf8(part).ok().filter(|text| text.contains('-'));
+        match text.and_then(|text| shard_list(text, topology.total_shards()).ok()) {
+            Some(range) => shards.extend(range),
+            None => {
+                shards.insert(named(topology, part)?);
+            }
         }
-        None => named(topology, word).map(|shard| vec![shard]),
     }
+    Ok(shards.into_iter().collect())
 }
 
 /// The shard that a word names: its number, or `db:3` for the one that is database 3.

@@ -149,15 +149,30 @@ impl<'a> Driven<'a> {
     }
 
     /// Commands that empty databases and note that nothing of ours is in them.
-    pub(super) fn clearing(&self) -> Vec<Words> {
+    fn clearing(&self, dbs: &[DbIndex]) -> Vec<Words> {
         let mut commands = Vec::new();
-        for db in self.dbs() {
+        for db in dbs {
             commands.push(words(["SELECT", &db.to_string()]));
             commands.push(words(["FLUSHDB", "ASYNC"]));
         }
         commands.push(words(["SELECT", &self.metadata().to_string()]));
-        commands.push(self.copies("HDEL", None));
+        let noted = dbs.iter().map(|db| words(["HDEL", COPIES_KEY, &db.to_string()]));
+        commands.extend(noted);
         commands
+    }
+
+    /// The databases of this move on a node that hold a copy of ours: of any move, or of this one.
+    async fn our_copies(&self, client: &mut NodeClient, of_this_move: bool) -> Result<Vec<DbIndex>, Failure> {
+        client.ask(&["SELECT", &self.metadata().to_string()]).await?;
+        let mut ours = Vec::new();
+        for db in self.dbs() {
+            let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
+            let is_ours = task
+                .as_bytes()
+                .is_some_and(|task| !of_this_move || task == self.id.as_bytes());
+            ours.extend(is_ours.then_some(db));
+        }
+        Ok(ours)
     }
 
     /// `HSET` or `HDEL` of the databases among those that hold copies.
@@ -179,24 +194,8 @@ impl<'a> Driven<'a> {
         );
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
-        client
-            .ask(&["SELECT", &topology.metadata_db().to_string()])
-            .await?;
-        let Value::Array(known) = client.ask(&["HKEYS", COPIES_KEY]).await? else {
-            return Err(Failure::Final(format!(
-                "{COPIES_KEY} of node '{}' is no list",
-                self.target
-            )));
-        };
-        let ours: BTreeSet<String> = known
-            .iter()
-            .filter_map(Value::as_bytes)
-            .map(|db| String::from_utf8_lossy(db).into_owned())
-            .collect();
-        for db in self.dbs() {
-            if ours.contains(&db.to_string()) {
-                continue;
-            }
+        let ours = self.our_copies(&mut client, false).await?;
+        for db in self.dbs().into_iter().filter(|db| !ours.contains(db)) {
             client.ask(&["SELECT", &db.to_string()]).await?;
             if client.ask(&["DBSIZE"]).await? != Value::Int(0) {
                 return Err(Failure::Final(format!(
@@ -205,7 +204,7 @@ impl<'a> Driven<'a> {
                 )));
             }
         }
-        let mut commands = self.clearing();
+        let mut commands = self.clearing(&ours);
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         let users = [(self.applier(), applier_rules())];
@@ -236,7 +235,9 @@ impl<'a> Driven<'a> {
     pub(super) async fn undo(&self) -> Result<(), Failure> {
         self.release().await?;
         let mut client = self.client(&self.target).await?;
-        let mut commands = self.clearing();
+        // What was not noted as this move's before it began is somebody else's.
+        let ours = self.our_copies(&mut client, true).await?;
+        let mut commands = self.clearing(&ours);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
         Ok(())
@@ -378,7 +379,8 @@ impl<'a> Driven<'a> {
             return Err(Failure::Final("the shards live on the source".to_owned()));
         }
         let mut client = self.client(&self.source).await?;
-        let commands = self.clearing();
+        let ours = self.our_copies(&mut client, true).await?;
+        let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;
         Ok(())
     }

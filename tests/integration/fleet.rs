@@ -385,6 +385,6 @@ fn tasks_are_the_same_on_every_proxy() {
         assert_eq!(row.field("state").unwrap().text(), "copying");
         assert_eq!(row.field("pause_ms").unwrap().text(), "0.5");
         assert_eq!(ask(proxy, "SHOW TASKS").items(), [row]);
-        ask(proxy, "TASK CANCEL m-1").expect_error("ERR task 'm-1' is not one");
+        ask(proxy, "TASK CANCEL m-1").expect_error("ERR there is no move 'm-1'");
     }
 }

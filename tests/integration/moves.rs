@@ -15,7 +15,9 @@ fn state(admin: &mut Client, task: &str) -> (String, Reply) {
 
 /// Orders a move and waits for its end.
 fn move_shards(admin: &mut Client, shards: &str, target: &str) -> Reply {
-    let task = admin.ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}")).text();
+    let task = admin
+        .ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}"))
+        .text();
     wait_for("the move ends", PATIENCE, || {
         let (state, row) = state(admin, &task);
         assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
@@ -25,12 +27,20 @@ fn move_shards(admin: &mut Client, shards: &str, target: &str) -> Reply {
 
 /// A writer of one list: what it was acknowledged, by number.
 fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
-    let mut client = if how % 2 == 0 { proxy.client() } else { proxy.client3() };
+    let mut client = if how % 2 == 0 {
+        proxy.client()
+    } else {
+        proxy.client3()
+    };
     let mut sent = 0;
     while !stop.load(Relaxed) {
         match how % 4 {
             0 | 1 => {
-                assert_eq!(client.call(&["RPUSH", key, &sent.to_string()]).int(), sent + 1, "{key}");
+                assert_eq!(
+                    client.call(&["RPUSH", key, &sent.to_string()]).int(),
+                    sent + 1,
+                    "{key}"
+                );
                 sent += 1;
             }
             2 => {
@@ -44,7 +54,11 @@ fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
             }
             _ => {
                 let script = "return redis.call('RPUSH', KEYS[1], ARGV[1])";
-                assert_eq!(client.call(&["EVAL", script, "1", key, &sent.to_string()]).int(), sent + 1, "{key}");
+                assert_eq!(
+                    client.call(&["EVAL", script, "1", key, &sent.to_string()]).int(),
+                    sent + 1,
+                    "{key}"
+                );
                 sent += 1;
                 client.call(&["MULTI"]).expect_ok();
                 client.call(&["RPUSH", key, &sent.to_string()]);
@@ -80,21 +94,43 @@ fn shards_go_there_and_back_under_writes_and_nothing_is_lost_doubled_or_reordere
                 })
             })
             .collect();
-        for (shards, target) in [("0-3", "node-2"), ("2-5", "node-1"), ("0-7", "node-1"), ("1,3,5", "node-2")] {
+        for (shards, target) in [
+            ("0-3", "node-2"),
+            ("2-5", "node-1"),
+            ("0-7", "node-1"),
+            ("1,3,5", "node-2"),
+        ] {
             let row = move_shards(&mut admin, shards, target);
-            println!("{shards} to {target}: {} ms", row.field("pause_ms").unwrap().text());
+            println!(
+                "{shards} to {target}: {} ms",
+                row.field("pause_ms").unwrap().text()
+            );
             let task = row.field("task").unwrap().text();
             admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
         }
         stop.store(true, Relaxed);
-        writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .collect::<Vec<_>>()
     });
     assert!(lists.iter().all(|(_, count)| *count > 100), "{lists:?}");
     assert_lists(&proxy, &lists);
     let kept = nodes[0].all_keys(12).len() + nodes[1].all_keys(12).len();
     assert_eq!(kept, lists.len(), "no copy is left");
-    let users: Vec<String> = nodes[0].client().ask("ACL USERS").items().iter().map(Reply::text).collect();
-    assert!(users.iter().all(|user| !user.starts_with("ps-u-") && !user.starts_with("ps-a-")), "{users:?}");
+    let users: Vec<String> = nodes[0]
+        .client()
+        .ask("ACL USERS")
+        .items()
+        .iter()
+        .map(Reply::text)
+        .collect();
+    assert!(
+        users
+            .iter()
+            .all(|user| !user.starts_with("ps-u-") && !user.starts_with("ps-a-")),
+        "{users:?}"
+    );
 }
 
 #[test]
@@ -107,7 +143,9 @@ fn expiries_all_types_waits_and_pinned_databases_move_along() {
     client.call(&["ZADD", &key("z"), "1.5", "m"]).int();
     client.call(&["SADD", &key("u"), "m"]).int();
     client.call(&["XADD", &key("x"), "1-1", "f", "v"]).text();
-    client.call(&["XGROUP", "CREATE", &key("x"), "g", "0"]).expect_ok();
+    client
+        .call(&["XGROUP", "CREATE", &key("x"), "g", "0"])
+        .expect_ok();
     let mut pinned = proxy.client();
     pinned.ask("SELECT 1").expect_ok();
     pinned.ask("SET p v").expect_ok();
@@ -124,10 +162,15 @@ fn expiries_all_types_waits_and_pinned_databases_move_along() {
     assert_eq!(client.call(&["XLEN", &key("x")]).int(), 1);
     assert_eq!(client.call(&["XINFO", "GROUPS", &key("x")]).items().len(), 1);
     assert_eq!(pinned.ask("GET p").text(), "v");
-    wait_until("it waits there", PATIENCE, || nodes[1].info("blocked_clients") == 1);
+    wait_until("it waits there", PATIENCE, || {
+        nodes[1].info("blocked_clients") == 1
+    });
     client.call(&["RPUSH", &key("q"), "late"]).int();
     assert_eq!(waiting.reply().items()[1].text(), "late");
-    assert_eq!(admin.ask("PRESHARD SHARD INFO 0").field("node").unwrap().text(), "node-2");
+    assert_eq!(
+        admin.ask("PRESHARD SHARD INFO 0").field("node").unwrap().text(),
+        "node-2"
+    );
 }
 
 #[test]
@@ -137,19 +180,27 @@ fn a_move_waits_for_the_word_if_it_is_told_to_and_can_be_cancelled() {
     let key = key_in(0, 8, "k");
     client.call(&["SET", &key, "v"]).expect_ok();
     let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 MANUAL").text();
-    wait_until("it waits for the word", PATIENCE, || state(&mut admin, &task).0 == "ready");
+    wait_until("it waits for the word", PATIENCE, || {
+        state(&mut admin, &task).0 == "ready"
+    });
     assert_eq!(nodes[1].client_in(0).ask("DBSIZE").int(), 1, "the copy is there");
-    let error = admin.ask("PRESHARD SHARD MOVE 0-2 TO node-2").expect_error("ERR ");
+    let error = admin
+        .ask("PRESHARD SHARD MOVE 0-2 TO node-2")
+        .expect_error("ERR ");
     assert!(error.contains("is moved by task"), "{error}");
     admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
     assert_eq!(state(&mut admin, &task).0, "cancelled");
     assert_eq!(nodes[1].client_in(0).ask("DBSIZE").int(), 0, "and is gone");
     let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 MANUAL").text();
-    wait_until("it waits for the word", PATIENCE, || state(&mut admin, &task).0 == "ready");
+    wait_until("it waits for the word", PATIENCE, || {
+        state(&mut admin, &task).0 == "ready"
+    });
     admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
     wait_until("it has moved", PATIENCE, || state(&mut admin, &task).0 == "moved");
     assert_eq!(client.call(&["GET", &key]).text(), "v");
-    admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_error("ERR ");
+    admin
+        .ask(&format!("PRESHARD TASK CANCEL {task}"))
+        .expect_error("ERR ");
     admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
     assert_eq!(nodes[0].client_in(0).ask("DBSIZE").int(), 0);
 }
@@ -159,7 +210,9 @@ fn what_makes_no_sense_is_refused_and_nothing_is_ordered() {
     let (nodes, proxy) = small();
     let mut admin = proxy.admin_client();
     let mut refused = |words: &str, why: &str| {
-        let error = admin.ask(&format!("PRESHARD SHARD MOVE {words}")).expect_error("ERR ");
+        let error = admin
+            .ask(&format!("PRESHARD SHARD MOVE {words}"))
+            .expect_error("ERR ");
         assert!(error.contains(why), "{words}: {error}");
     };
     refused("0-3 TO node-1", "live on node 'node-1' already");
@@ -174,7 +227,11 @@ fn what_makes_no_sense_is_refused_and_nothing_is_ordered() {
     wait_until("it fails", PATIENCE, || state(&mut admin, &task).0 == "failed");
     let error = state(&mut admin, &task).1.field("error").unwrap().text();
     assert!(error.contains("keys that are not preshard's"), "{error}");
-    assert_eq!(nodes[1].client_in(0).ask("GET foreign").text(), "1", "and it is left alone");
+    assert_eq!(
+        nodes[1].client_in(0).ask("GET foreign").text(),
+        "1",
+        "and it is left alone"
+    );
 }
 
 /// Two proxies on etcd, one is killed in the middle of moves; the other goes on, and so do its clients.
@@ -201,9 +258,14 @@ fn a_leader_that_dies_loses_no_write_and_the_next_one_ends_its_move() {
             !matches!(state(&mut admin, &task).0.as_str(), "planned")
         });
         first.kill();
-        wait_until("the other one ends it", PATIENCE, || state(&mut admin, &task).0 == "moved");
+        wait_until("the other one ends it", PATIENCE, || {
+            state(&mut admin, &task).0 == "moved"
+        });
         stop.store(true, Relaxed);
-        writers.into_iter().map(|writer| writer.join().unwrap()).collect::<Vec<_>>()
+        writers
+            .into_iter()
+            .map(|writer| writer.join().unwrap())
+            .collect::<Vec<_>>()
     });
     assert_lists(&second, &lists);
 }
@@ -213,13 +275,21 @@ fn a_target_that_dies_in_the_middle_leaves_everything_as_it_was() {
     let mut target = Node::start();
     let source = Node::start();
     let proxy = Setup::of(&[source.address(), target.address()])
-        .announce(&["node_down", "link_closed", "copy_ended", "move_not_undone", "node_empty"])
+        .announce(&[
+            "node_down",
+            "link_closed",
+            "copy_ended",
+            "move_not_undone",
+            "node_empty",
+        ])
         .start();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = key_in(0, 8, "k");
     client.call(&["SET", &key, "v"]).expect_ok();
     let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 MANUAL").text();
-    wait_until("the copy is there", PATIENCE, || state(&mut admin, &task).0 == "ready");
+    wait_until("the copy is there", PATIENCE, || {
+        state(&mut admin, &task).0 == "ready"
+    });
     target.kill();
     assert_eq!(client.call(&["GET", &key]).text(), "v");
     target.restart();
@@ -227,5 +297,8 @@ fn a_target_that_dies_in_the_middle_leaves_everything_as_it_was() {
         matches!(state(&mut admin, &task).0.as_str(), "failed" | "ready")
     });
     assert_eq!(client.call(&["GET", &key]).text(), "v");
-    assert_eq!(admin.ask("PRESHARD SHARD INFO 0").field("node").unwrap().text(), "node-1");
+    assert_eq!(
+        admin.ask("PRESHARD SHARD INFO 0").field("node").unwrap().text(),
+        "node-1"
+    );
 }
