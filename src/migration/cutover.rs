@@ -65,15 +65,13 @@ pub(super) struct Cutover<'a> {
 impl Cutover<'_> {
     /// Cuts over. Returns how long the shards were held.
     pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
-        let user = self.prepare().await?;
-        copy.copy()?
-            .until_streaming()
-            .await
-            .map_err(|error| Failure::Final(error.to_string()))?;
-        copy.copy()?
-            .unpark(HORIZON)
-            .await
-            .map_err(|error| Failure::Retry(error.to_string()))?;
+        let user = match self.until_ready(copy).await {
+            Ok(user) => user,
+            Err(failure) => {
+                self.driven.release().await?;
+                return Err(failure);
+            }
+        };
         ledger.enter(State::CuttingOver).await?;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
@@ -103,9 +101,24 @@ impl Cutover<'_> {
         }
     }
 
+    /// All that can be done before the shards are held.
+    async fn until_ready(&self, copy: &mut Running) -> Result<String, Failure> {
+        let user = self.prepare().await?;
+        copy.copy()?
+            .until_streaming()
+            .await
+            .map_err(|error| Failure::Final(error.to_string()))?;
+        copy.copy()?
+            .unpark(HORIZON)
+            .await
+            .map_err(|error| Failure::Retry(error.to_string()))?;
+        Ok(user)
+    }
+
     /// Gives the unit a user of its own, and all other shards of the source a new one, so that the old one can go.
     async fn prepare(&self) -> Result<String, Failure> {
         let driven = self.driven;
+        driven.release().await?;
         let topology = driven.shared.topology.load_full();
         let source = driven.node(&topology, &driven.source)?;
         let access = topology.access.get(&source).cloned().ok_or_else(|| {

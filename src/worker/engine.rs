@@ -206,6 +206,9 @@ impl Engine {
         for shard in engine.topology.paused.clone() {
             engine.hold(shard, |hold| hold.paused = true);
         }
+        for shard in engine.topology.quiesced() {
+            engine.hold(shard, |hold| hold.quiesced = true);
+        }
         engine
     }
 

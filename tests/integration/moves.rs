@@ -27,7 +27,7 @@ fn move_shards(admin: &mut Client, shards: &str, target: &str) -> Reply {
 
 /// A writer of one list: what it was acknowledged, by number.
 fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
-    let mut client = if how % 2 == 0 {
+    let mut client = if how.is_multiple_of(2) {
         proxy.client()
     } else {
         proxy.client3()

@@ -15,7 +15,7 @@ use crate::ids::{DbIndex, NodeIndex};
 use crate::resp::Value;
 use crate::store::{StoreError, Term};
 use crate::topology::mark::{MARK_KEY, Standing};
-use crate::topology::{Address, NodeAccess, Topology};
+use crate::topology::{Address, NodeAccess, Topology, Unit};
 use crate::worker::shared::{NodeCredentials, NodeShared, Shared, user_password};
 
 /// Between two looks whether an empty node has been marked.
@@ -189,10 +189,18 @@ impl Look<'_> {
             return Err(ProvisionError::NotOurs("there is no secret".to_owned()));
         };
         self.take_over(client).await?;
-        let users = [
+        let mut users = vec![
             (user.to_owned(), traffic_rules()),
             (FEED_USER.to_owned(), feed_rules(MARK_KEY)),
         ];
+        // A unit that may be frozen never gets its rights back.
+        let units = self.topology.units.iter().filter(|unit| !unit.quiesced);
+        let of_node = |unit: &&Unit| self.topology.has_user(self.node, Some(&unit.user));
+        users.extend(
+            units
+                .filter(of_node)
+                .map(|unit| (unit.user.clone(), traffic_rules())),
+        );
         make_users(client, self.topology.metadata_db(), self.term, secret, &users).await?;
         Ok(self.delete_strays(client, &[user, FEED_USER]).await?)
     }

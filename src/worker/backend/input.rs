@@ -10,6 +10,7 @@
 
 use super::link::{Reading, State};
 use super::queue::{Entry, Owner, Shape};
+use crate::command::UNIT_PREFIX;
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
 use crate::worker::engine::Engine;
@@ -96,8 +97,14 @@ impl Engine {
                 seq,
             } => {
                 // What a script answers says nothing about its link.
-                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() && is_node_fault(reply) {
-                    return self.node_fault(index, entry, reply);
+                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() {
+                    if is_node_fault(reply) {
+                        return self.node_fault(index, entry, reply);
+                    }
+                    if self.is_frozen(index, reply) {
+                        self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
+                        return Ok(());
+                    }
                 }
                 self.count_reply(index, entry, reply.len());
                 self.complete(client as usize, generation, seq, reply, true);
@@ -108,8 +115,14 @@ impl Engine {
                 part,
             } => {
                 // What a script answers says nothing about its link.
-                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() && is_node_fault(reply) {
-                    return self.node_fault(index, entry, reply);
+                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() {
+                    if is_node_fault(reply) {
+                        return self.node_fault(index, entry, reply);
+                    }
+                    if self.is_frozen(index, reply) {
+                        self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
+                        return Ok(());
+                    }
                 }
                 self.count_reply(index, entry, reply.len());
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
@@ -122,6 +135,13 @@ impl Engine {
             Owner::Tombstone => {}
         }
         Ok(())
+    }
+
+    /// Whether a node refuses the requests of a unit that moves, which this proxy has not heard of yet: it has not run.
+    #[cold]
+    fn is_frozen(&self, index: usize, reply: &[u8]) -> bool {
+        let user = self.links[index].user.as_deref();
+        reply.starts_with(b"-NOPERM") && user.is_some_and(|user| user.starts_with(UNIT_PREFIX))
     }
 
     /// Counts a reply, of which the last `bytes` were not counted yet.
