@@ -266,13 +266,42 @@ fn a_unit_goes_over_links_of_its_own_user_and_waits_when_it_is_quiesced() {
 }
 
 #[test]
+fn users_come_and_go_and_links_do_not_pile_up() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, provisioned);
+        let mut links = Vec::new();
+        for number in 2..50 {
+            change(&mut engine, |topology| {
+                let access = NodeAccess {
+                    user: format!("ps-g{number}"),
+                    run_id: "r".to_owned(),
+                };
+                topology.with_access(&[("node-1".to_owned(), Some(access))])
+            });
+            let link = link_of(&engine, MOVED);
+            assert_eq!(
+                engine.links[link].user.as_deref(),
+                Some(&*format!("ps-g{number}"))
+            );
+            links.push(engine.links.len());
+        }
+        assert_eq!(links.first(), links.last());
+    });
+}
+
+#[test]
 fn the_links_of_a_new_user_are_open_before_anything_is_held() {
     in_runtime(async {
         let mut engine = engine(limits());
         change(&mut engine, provisioned);
         let before = link_of(&engine, MOVED);
         engine.links[before].state = State::Ready;
-        let (first_new, _) = change(&mut engine, |topology| topology.with_unit(unit(false)));
+        change(&mut engine, |topology| topology.with_unit(unit(false)));
+        let mut links = engine.links.iter();
+        let first_new = links
+            .position(|link| link.user.as_deref() == Some("ps-u-m1"))
+            .unwrap();
         assert!(!engine.is_held(MOVED) && engine.links[first_new].preopens);
         ask(&mut engine, MOVED, 1);
         assert_eq!(engine.links[before].backlog.len(), 1, "the old one serves on");

@@ -257,6 +257,15 @@ impl Engine {
         if self.doors.contains_key(&(node, user.clone())) {
             return;
         }
+        if let Some(key) = self.unused_door(topology, node)
+            && let Some(door) = self.doors.remove(&key)
+        {
+            for link in &mut self.links[door.shared..door.scripts + PROTOCOLS] {
+                link.user.clone_from(&user);
+            }
+            self.doors.insert((node, user), door);
+            return;
+        }
         let shared = self.links.len();
         for _ in 0..self.settings.limits.shared_connections {
             self.add_link_pair(topology, node, &user);
@@ -264,6 +273,25 @@ impl Engine {
         let scripts = self.links.len();
         self.add_link_pair(topology, node, &user);
         self.doors.insert((node, user), Door { shared, scripts });
+    }
+
+    /// Links of a user that a node has no more, and that nothing goes over: each move of shards leaves some behind.
+    fn unused_door(&self, next: &Topology, node: NodeIndex) -> Option<(NodeIndex, User)> {
+        let is_unused = |link: &Link| {
+            let empty = link.stream.is_none() && link.due.is_empty() && link.backlog.is_empty();
+            empty && link.state == State::Idle && !link.preopens
+        };
+        let mut doors = self.doors.iter();
+        let found = doors.find(|((of, user), door)| {
+            let user = user.as_deref();
+            *of == node
+                && !next.has_user(node, user)
+                && !self.topology.has_user(node, user)
+                && self.links[door.shared..door.scripts + PROTOCOLS]
+                    .iter()
+                    .all(is_unused)
+        });
+        found.map(|(key, _)| key.clone())
     }
 
     fn add_gates(&mut self, topology: &Topology) {
