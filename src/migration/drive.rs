@@ -276,7 +276,11 @@ impl<'a> Driven<'a> {
                         };
                     }
                     Ok(false) => {}
-                    Err(error) => tracing::warn!(event = "move_unclear", task = self.id, %error),
+                    Err(error) => {
+                        // What may be the only copy is not cleared: whoever leads next knows more.
+                        tracing::warn!(event = "move_unclear", task = self.id, %error);
+                        return Ended::Failed(why);
+                    }
                 }
                 if let Err(error) = self.undo().await {
                     tracing::warn!(event = "move_not_undone", task = self.id, %error);

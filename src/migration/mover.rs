@@ -136,7 +136,10 @@ impl Mover {
         }
         for (record, task) in &moves {
             let wanted = task.state == State::Moved && task.wish == Some(Wish::Finalize);
-            if wanted && !driven.contains_key(&record.id) {
+            // A move to this source may be writing where this one would clear.
+            let is_free = !busy.contains(&task.source);
+            if wanted && is_free && !driven.contains_key(&record.id) {
+                busy.insert(task.source.clone());
                 let work = finalize(
                     Arc::clone(&self.shared),
                     Arc::clone(&self.fleet),
