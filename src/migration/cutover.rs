@@ -56,6 +56,38 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// What a pause is spent on, for whoever reads the log.
+struct Steps {
+    since: Instant,
+    told: String,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            told: String::new(),
+        }
+    }
+
+    fn done(&mut self, step: &str) {
+        self.done_at(step, Instant::now());
+    }
+
+    fn done_at(&mut self, step: &str, now: Instant) {
+        let took = now.duration_since(self.since);
+        self.since = now;
+        let separator = if self.told.is_empty() { "" } else { ", " };
+        self.told += &format!("{separator}{step} {} us", took.as_micros());
+    }
+}
+
+impl std::fmt::Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
 /// One attempt.
 pub(super) struct Cutover<'a> {
     pub(super) driven: &'a Driven<'a>,
@@ -206,11 +238,13 @@ impl Cutover<'_> {
         target: &mut crate::control::NodeClient,
     ) -> Result<Instant, Failure> {
         let driven = self.driven;
+        let mut steps = Steps::new();
         let freeze = [
             words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
             words(["INFO", "replication"]),
         ];
         let replies = driven.act(source, &freeze).await?;
+        steps.done("freeze");
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
             Ok(Ok(_)) => {}
@@ -222,6 +256,7 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("drain");
         let counts = copy
             .copy()?
             .counts()
@@ -240,10 +275,16 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("counts");
         copy.stop().await?;
+        steps.done("stop");
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         driven.act(target, &seal).await?;
-        driven.commit().await
+        steps.done("seal");
+        let served = driven.commit().await?;
+        steps.done_at("commit", served);
+        tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
+        Ok(served)
     }
 
     /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
