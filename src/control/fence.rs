@@ -9,6 +9,7 @@
 //! it was looked at, so nobody needs a clock to be safe.
 
 use super::client::{AskError, NodeClient};
+use super::seeded::{Mistake, makes};
 use crate::ids::DbIndex;
 use crate::resp::Value;
 use crate::store::Term;
@@ -114,7 +115,9 @@ pub async fn act(
     commands: &[Words],
 ) -> Result<Vec<Value>, FenceError> {
     let found = watched(client, metadata).await?.unwrap_or_default();
-    if found != term.to_string() {
+    if makes(Mistake::IgnoresTerm) {
+        client.ask(&["UNWATCH"]).await?;
+    } else if found != term.to_string() {
         client.ask(&["UNWATCH"]).await?;
         return Err(FenceError::Deposed { found, ours: term });
     }

@@ -12,9 +12,9 @@
 //! came between, etcd's history tells whether ours was done before it. What cannot be found out is said to be unknown.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Fleet, RETRY};
 use crate::control::highest_epoch;
