@@ -14,16 +14,16 @@
 //! the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing ends by a timeout
 //! of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
 use super::task::State;
 use crate::command::{UNIT_PREFIX, traffic_rules};
-use crate::control::fence::words;
-use crate::control::{AskError, make_users};
+use crate::control::fence::{Words, words};
+use crate::control::{AskError, Mistake, make_users, makes};
 use crate::resp::Value;
 use crate::store::StoreError;
 use crate::topology::{NodeAccess, Topology, Unit};
@@ -239,10 +239,7 @@ impl Cutover<'_> {
     ) -> Result<Instant, Failure> {
         let driven = self.driven;
         let mut steps = Steps::new();
-        let freeze = [
-            words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
-            words(["INFO", "replication"]),
-        ];
+        let freeze = [freeze_words(user), words(["INFO", "replication"])];
         let replies = driven.act(source, &freeze).await?;
         steps.done("freeze");
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
@@ -279,6 +276,9 @@ impl Cutover<'_> {
         copy.stop().await?;
         steps.done("stop");
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
+        if makes(Mistake::SealsLate) {
+            driven.commit().await?;
+        }
         driven.act(target, &seal).await?;
         steps.done("seal");
         let served = driven.commit().await?;
@@ -358,6 +358,11 @@ impl Driven<'_> {
             return Ok(());
         };
         let user = unit.user.clone();
+        if makes(Mistake::GrantsAgain) {
+            let users = [(user.clone(), traffic_rules())];
+            let mut client = self.client(&self.source).await?;
+            make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        }
         let released = self.fleet.change_in(Some(self.term), PREPARE_MAX, |topology| {
             let next = topology.changed(|next| {
                 next.units.retain(|unit| unit.task != self.id);
@@ -370,6 +375,17 @@ impl Driven<'_> {
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
     }
+}
+
+/// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.
+fn freeze_words(user: &str) -> Words {
+    if makes(Mistake::DeletesToFreeze) {
+        return words(["ACL", "DELUSER", user]);
+    }
+    if makes(Mistake::FreezeReads) {
+        return words(["ACL", "SETUSER", user, "-@all", "+@read", "+select", "+ping"]);
+    }
+    words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"])
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
@@ -385,7 +401,7 @@ fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
     if field("role") != Some("master") {
         return Err(Failure::Final("the source is no primary any more".to_owned()));
     }
-    if field("master_replid") != Some(replid) {
+    if field("master_replid") != Some(replid) && !makes(Mistake::IgnoresRun) {
         return Err(Failure::Final(
             "the source has another history than the copy".to_owned(),
         ));
