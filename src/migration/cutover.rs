@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
 use super::task::State;
@@ -72,7 +73,9 @@ impl Cutover<'_> {
                 return Err(failure);
             }
         };
+        reached("unparked").await;
         ledger.enter(State::CuttingOver).await?;
+        reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
         let begun = Instant::now();
@@ -80,6 +83,7 @@ impl Cutover<'_> {
             Ok(()) => {
                 let pause = begun.elapsed();
                 self.tidy(&user, &mut source, &mut target).await;
+                reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
@@ -139,6 +143,7 @@ impl Cutover<'_> {
             &users,
         )
         .await?;
+        reached("users-made").await;
         let unit = Unit {
             task: driven.id.clone(),
             shards: driven.shards.clone(),
@@ -164,9 +169,11 @@ impl Cutover<'_> {
             driven.release().await?;
             return Err(Failure::Retry(why));
         }
+        reached("unit-published").await;
         // Whoever has not heard of it loses the source here, and comes back when he has.
         let command = words(["ACL", "DELUSER", &access.user]);
         driven.act(&mut client, &[command]).await?;
+        reached("old-user-deleted").await;
         Ok(user)
     }
 
@@ -188,12 +195,14 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
+        reached("quiesced").await;
         let freeze = [
             words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
             words(["INFO", "replication"]),
         ];
         let replies = driven.act(source, &freeze).await?;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
+        reached("frozen").await;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(Failure::Retry(error.to_string())),
@@ -204,6 +213,7 @@ impl Cutover<'_> {
                 )));
             }
         }
+        reached("drained").await;
         let counts = copy
             .copy()?
             .counts()
@@ -222,10 +232,14 @@ impl Cutover<'_> {
                 )));
             }
         }
+        reached("counted").await;
         copy.stop().await?;
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         driven.act(target, &seal).await?;
-        driven.commit().await
+        reached("sealed").await;
+        driven.commit().await?;
+        reached("committed").await;
+        Ok(())
     }
 
     /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
@@ -296,6 +310,7 @@ impl Driven<'_> {
             return Ok(());
         };
         let user = unit.user.clone();
+        reached("releasing").await;
         let released = self.fleet.change_in(Some(self.term), PREPARE_MAX, |topology| {
             let next = topology.changed(|next| {
                 next.units.retain(|unit| unit.task != self.id);
@@ -304,6 +319,7 @@ impl Driven<'_> {
             next.map_err(|error| error.to_string())
         });
         released.await.map_err(Failure::Retry)?;
+        reached("released").await;
         let mut client = self.client(&self.source).await?;
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
