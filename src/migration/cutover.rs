@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
 use super::task::State;
@@ -70,15 +71,16 @@ impl Steps {
         }
     }
 
-    fn done(&mut self, step: &str) {
-        self.done_at(step, Instant::now());
+    async fn done(&mut self, step: &'static str) {
+        self.done_at(step, Instant::now()).await;
     }
 
-    fn done_at(&mut self, step: &str, now: Instant) {
+    async fn done_at(&mut self, step: &'static str, now: Instant) {
         let took = now.duration_since(self.since);
         self.since = now;
         let separator = if self.told.is_empty() { "" } else { ", " };
         self.told += &format!("{separator}{step} {} us", took.as_micros());
+        reached(step).await;
     }
 }
 
@@ -105,12 +107,15 @@ impl Cutover<'_> {
                 return Err(failure);
             }
         };
+        reached("unparked").await;
         ledger.enter(State::CuttingOver).await?;
+        reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
         match self.close_and_pause(copy, &user, &mut source, &mut target).await {
             Ok(pause) => {
                 self.tidy(&user, &mut source, &mut target).await;
+                reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
@@ -170,6 +175,7 @@ impl Cutover<'_> {
             &users,
         )
         .await?;
+        reached("users-made").await;
         let unit = Unit {
             task: driven.id.clone(),
             shards: driven.shards.clone(),
@@ -195,9 +201,11 @@ impl Cutover<'_> {
             driven.release().await?;
             return Err(Failure::Retry(why));
         }
+        reached("unit-published").await;
         // Whoever has not heard of it loses the source here, and comes back when he has.
         let command = words(["ACL", "DELUSER", &access.user]);
         driven.act(&mut client, &[command]).await?;
+        reached("old-user-deleted").await;
         Ok(user)
     }
 
@@ -220,6 +228,7 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
+        reached("quiesced").await;
         driven
             .fleet
             .stage(|topology| driven.committed(topology))
@@ -241,7 +250,7 @@ impl Cutover<'_> {
         let mut steps = Steps::new();
         let freeze = [freeze_words(user), words(["INFO", "replication"])];
         let replies = driven.act(source, &freeze).await?;
-        steps.done("freeze");
+        steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
             Ok(Ok(_)) => {}
@@ -253,7 +262,7 @@ impl Cutover<'_> {
                 )));
             }
         }
-        steps.done("drain");
+        steps.done("drained").await;
         let counts = copy
             .copy()?
             .counts()
@@ -272,17 +281,16 @@ impl Cutover<'_> {
                 )));
             }
         }
-        steps.done("counts");
+        steps.done("counted").await;
         copy.stop().await?;
-        steps.done("stop");
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         if makes(Mistake::SealsLate) {
             driven.commit().await?;
         }
         driven.act(target, &seal).await?;
-        steps.done("seal");
+        steps.done("sealed").await;
         let served = driven.commit().await?;
-        steps.done_at("commit", served);
+        steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
     }
@@ -358,6 +366,7 @@ impl Driven<'_> {
             return Ok(());
         };
         let user = unit.user.clone();
+        reached("releasing").await;
         if makes(Mistake::GrantsAgain) {
             let users = [(user.clone(), traffic_rules())];
             let mut client = self.client(&self.source).await?;
@@ -371,6 +380,7 @@ impl Driven<'_> {
             next.map_err(|error| error.to_string())
         });
         released.await.map_err(Failure::Retry)?;
+        reached("released").await;
         let mut client = self.client(&self.source).await?;
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
