@@ -9,6 +9,8 @@
     reason = "a command line tool reports on its terminal, and its probes wait a millisecond"
 )]
 
+mod verify;
+
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
@@ -50,6 +52,9 @@ struct Args {
     /// Unanswered bytes at the target
     #[arg(long, default_value_t = 131_072)]
     window: usize,
+    /// Compare source and target afterwards
+    #[arg(long)]
+    verify: bool,
     /// How often
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -301,6 +306,10 @@ fn round(args: &Args, source: &Node) -> Result<()> {
         println!("  PING of the {what}: {}", show(&all));
     }
     println!("  fork of the source: {} us", source.info("latest_fork_usec")?);
+    if args.verify {
+        let key = format!("key:{}", args.keys - 1);
+        verify::verify(args, [source, &target], &runtime, &copy, &key)?;
+    }
     Ok(runtime.block_on(copy.stop())?)
 }
 

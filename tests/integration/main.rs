@@ -53,3 +53,4 @@ mod tls;
 mod tracking;
 mod transactions;
 mod users;
+mod verify;
