@@ -16,6 +16,7 @@ use tokio::time::{sleep, timeout};
 
 #[cfg(not(test))]
 use super::Copy;
+use super::arrow::reached;
 use super::cutover::{Cutover, Failure};
 use super::ledger::Ledger;
 #[cfg(test)]
@@ -211,10 +212,12 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
+        reached("cleared").await;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        reached("applier-made").await;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
@@ -237,6 +240,7 @@ impl<'a> Driven<'a> {
 
     /// Takes back what was done on the target, and gives the shards back to the source's own user.
     pub(super) async fn undo(&self) -> Result<(), Failure> {
+        reached("undoing").await;
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
@@ -244,6 +248,7 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
+        reached("undone").await;
         Ok(())
     }
 
@@ -314,10 +319,12 @@ impl<'a> Driven<'a> {
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running(Some(Copy::start(plan)));
+        reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
         }
         ledger.enter(State::Streaming).await?;
+        reached("streaming").await;
         if ledger.task.manual {
             ledger.enter(State::Ready).await?;
             loop {
@@ -394,10 +401,12 @@ impl<'a> Driven<'a> {
         if !self.has_moved().await? {
             return Err(Failure::Final("the shards live on the source".to_owned()));
         }
+        reached("finalizing").await;
         let mut client = self.client(&self.source).await?;
         let ours = self.our_copies(&mut client, true).await?;
         let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;
+        reached("finalized").await;
         Ok(())
     }
 }
@@ -443,6 +452,7 @@ pub(super) async fn drive(
         Ok(driven) => driven.run(&mut ledger).await,
         Err(why) => Ended::Failed(why),
     };
+    reached("ended").await;
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;

@@ -26,6 +26,7 @@
 //! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
+mod arrow;
 mod copy;
 mod cutover;
 mod drive;
