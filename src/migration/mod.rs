@@ -42,6 +42,8 @@ mod plan;
 mod probe;
 mod receive;
 mod run;
+#[cfg(test)]
+mod sim;
 mod spool;
 mod state;
 mod task;

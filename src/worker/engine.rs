@@ -20,7 +20,7 @@ use slab::Slab;
 use super::adopt::Adoption;
 use super::backend::{Backlog, Lane, Link, State, User, fence, nonce};
 use super::dedicated::Pool;
-use super::gate::Hold;
+use super::gate::{Held, Hold};
 use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pause::PauseSeen;
@@ -29,6 +29,7 @@ use super::session::{Access, Client, to_u32};
 use super::shared::{Settings, Shared};
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
+use crate::helper::counter::Registered;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
@@ -106,6 +107,8 @@ pub(super) struct Engine {
     pub(super) tracking: Tracking,
     pub(super) dedicated: Pool,
 
+    /// Counters that it has entered in the registries of shards.
+    pub(super) registered: Registered,
     pub(super) spares: Spares,
     pub(super) scratch: Box<[u8]>,
     pub(super) args: Vec<ArgRange>,
@@ -193,6 +196,7 @@ impl Engine {
             pause: PauseSeen::default(),
             slow_us: settings.slowlog.looked_at_from_us(),
             held_bytes: 0,
+            registered: Registered::default(),
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             args: Vec::new(),
@@ -261,7 +265,7 @@ impl Engine {
             && let Some(door) = self.doors.remove(&key)
         {
             for link in &mut self.links[door.shared..door.scripts + PROTOCOLS] {
-                link.user.clone_from(&user);
+                link.set_user(user.clone());
             }
             self.doors.insert((node, user), door);
             return;
@@ -303,7 +307,7 @@ impl Engine {
                 self.lanes.push(Lane { shard, link: 0 });
                 self.script_lanes.push(Lane { shard, link: 0 });
             }
-            self.point_lanes(shard, false);
+            self.point_lanes(shard, Held::Nothing);
         }
     }
 
@@ -325,13 +329,15 @@ impl Engine {
         }
     }
 
-    /// Leads the requests of a shard to its node, or to a gate.
-    pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
-        let links = if held {
-            std::array::from_fn(|kind| self.first_gate + kind)
-        } else {
-            let topology = Arc::clone(&self.topology);
-            self.links_to(&topology, shard)
+    /// Leads the requests of a shard to its node, or to gates.
+    pub(super) fn point_lanes(&mut self, shard: ShardId, held: Held) {
+        let gates: [usize; GATES] = std::array::from_fn(|kind| self.first_gate + kind);
+        let topology = Arc::clone(&self.topology);
+        let open = self.links_to(&topology, shard);
+        let links = match held {
+            Held::Nothing => open,
+            Held::Code => std::array::from_fn(|kind| if kind < PROTOCOLS { open[kind] } else { gates[kind] }),
+            Held::Everything => gates,
         };
         let (shared, scripts) = links.split_at(PROTOCOLS);
         for protocol in 0..PROTOCOLS {
