@@ -100,6 +100,7 @@ pub(super) fn engine(limits: Limits) -> Engine {
         }),
         users: ArcSwap::from_pointee(Users::open()),
         users_generation: AtomicU64::new(0),
+        registrations: AtomicU64::new(0),
         attempts: Attempts::default(),
         admin_requests: mpsc::channel(1).0,
         node_secret: OnceLock::new(),
