@@ -73,6 +73,11 @@ impl Copy {
         Self { shared, tasks }
     }
 
+    /// No move of the simulation asks for it.
+    pub(crate) async fn verify(&self, _: Sample, _: &watch::Sender<Checked>) -> Result<Checked, CopyError> {
+        Err(CopyError::NotStreaming)
+    }
+
     pub(crate) fn progress(&self) -> Progress {
         self.shared.progress.borrow().clone()
     }
