@@ -4,7 +4,6 @@
 //! way when it is stopped, or when its leader is not one any more.
 
 use std::collections::VecDeque;
-use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -80,11 +79,6 @@ impl Copy {
 
     pub(crate) fn progress(&self) -> Progress {
         self.shared.progress.borrow().clone()
-    }
-
-    /// Nothing is compared here: no move of the simulation is told to.
-    pub(crate) fn verify(&self, _: Sample, _: &watch::Sender<Checked>) -> Ready<Result<Checked, CopyError>> {
-        ready(Err(CopyError::NotStreaming))
     }
 
     pub(crate) async fn until_streaming(&mut self) -> Result<(), CopyError> {
