@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may name only rooms before it. `lib.rs` and `main.rs` are no rooms.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "ids",
     "resp",
     "command",
@@ -39,6 +39,7 @@ const LAYERS: [&str; 22] = [
     "admin",
     "http",
     "proxy",
+    "flush",
     "cli",
 ];
 /// Rooms that only decide, and what they must not reach for.

@@ -43,6 +43,7 @@ pub struct NodeClient {
     socket: Box<dyn Socket>,
     read: Vec<u8>,
     deadline: Duration,
+    answer_bytes_max: usize,
 }
 
 impl std::fmt::Debug for NodeClient {
@@ -68,6 +69,7 @@ impl NodeClient {
             socket: connected?,
             read: Vec::new(),
             deadline,
+            answer_bytes_max: REPLY_BYTES_MAX,
         };
         if let Some(password) = &credentials.password {
             let password = password.reveal();
@@ -77,6 +79,13 @@ impl NodeClient {
             };
         }
         Ok(client)
+    }
+
+    /// The same, for questions with large answers.
+    #[must_use]
+    pub const fn with_answers_up_to(mut self, bytes: usize) -> Self {
+        self.answer_bytes_max = bytes;
+        self
     }
 
     /// Asks one question. An error reply is an `Err`.
@@ -133,7 +142,7 @@ impl NodeClient {
         self.socket.flush().await?;
         self.read.clear();
         let limits = DecodeLimits {
-            bytes: REPLY_BYTES_MAX,
+            bytes: self.answer_bytes_max,
             ..DecodeLimits::default()
         };
         let mut values = Vec::new();
@@ -147,7 +156,7 @@ impl NodeClient {
                     values.push(value.map_err(|_| AskError::NotRedis)?);
                     start = fed;
                 }
-                Ok(None) if self.read.len() <= REPLY_BYTES_MAX => {
+                Ok(None) if self.read.len() <= self.answer_bytes_max => {
                     fed = self.read.len();
                     if self.socket.read_buf(&mut self.read).await? == 0 {
                         return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
