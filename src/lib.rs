@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "flush")]
 pub mod flush;
+pub mod helper;
 pub mod http;
 pub mod ids;
 pub mod logging;
