@@ -289,6 +289,7 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
             shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
             target: topology.nodes[target].name.clone(),
             manual,
+            verify: None,
             rate: None,
             max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
                 rng.u64(1..100)
@@ -392,9 +393,9 @@ impl Crew {
         for _ in 0..5 {
             if let Some(mover) = self.mover() {
                 match mover.order(order).await {
-                    Ok(ids) => {
-                        world.tell(|| format!("ORDER {order:?}: {ids:?}"));
-                        return ids.into_iter().next();
+                    Ok(ordered) => {
+                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.ids));
+                        return ordered.ids.into_iter().next();
                     }
                     Err(why) => world.tell(|| format!("no order: {why}")),
                 }
