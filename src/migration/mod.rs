@@ -47,6 +47,7 @@ mod sim;
 mod spool;
 mod state;
 mod task;
+mod tidy;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;

@@ -404,7 +404,7 @@ impl Engine {
                 }
                 Work::Walk(walk) if gather.outstanding == 0 => match walk.step() {
                     Step::Ask(shard) if walk.held_bytes() <= self.settings.limits.output_hard => {
-                        walk.write_frame(&mut frame);
+                        walk.write_frame(&self.topology, &mut frame);
                         Some((shard, 0))
                     }
                     Step::Ask(_) | Step::Done => None,
@@ -485,7 +485,7 @@ impl Engine {
         gather.outstanding -= 1;
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
-            Work::Walk(walk) => walk.part(outcome),
+            Work::Walk(walk) => walk.part(outcome, &self.topology),
             Work::Lottery { found, failed, .. } => match outcome {
                 Outcome::Reply(reply) if reply.starts_with(b"-") => *failed = Some(reply.to_vec()),
                 Outcome::Reply(b"$-1\r\n" | b"_\r\n") => {}
