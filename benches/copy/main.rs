@@ -10,6 +10,8 @@
     reason = "a command line tool reports on its terminal, and its probes wait a millisecond"
 )]
 
+mod verify;
+
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
@@ -52,6 +54,9 @@ struct Args {
     /// Unanswered bytes at the target
     #[arg(long, default_value_t = 131_072)]
     window: usize,
+    /// Compare source and target afterwards
+    #[arg(long)]
+    verify: bool,
     /// Keys in one call of MIGRATE, for comparison behind each round; 0: none
     #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
     migrate: Vec<u32>,
@@ -313,6 +318,10 @@ fn round(args: &Args, source: &Node) -> Result<()> {
         println!("  PING of the {what}: {}", show(&all));
     }
     println!("  fork of the source: {} us", source.info("latest_fork_usec")?);
+    if args.verify {
+        let key = format!("key:{}", args.keys - 1);
+        verify::verify(args, [source, &target], &runtime, &copy, &key)?;
+    }
     Ok(runtime.block_on(copy.stop())?)
 }
 
