@@ -42,8 +42,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 pub struct NodeClient {
     socket: Box<dyn Socket>,
     read: Vec<u8>,
+    reply_max: usize,
     deadline: Duration,
-    answer_bytes_max: usize,
 }
 
 impl std::fmt::Debug for NodeClient {
@@ -68,8 +68,8 @@ impl NodeClient {
         let mut client = Self {
             socket: connected?,
             read: Vec::new(),
+            reply_max: REPLY_BYTES_MAX,
             deadline,
-            answer_bytes_max: REPLY_BYTES_MAX,
         };
         if let Some(password) = &credentials.password {
             let password = password.reveal();
@@ -81,10 +81,10 @@ impl NodeClient {
         Ok(client)
     }
 
-    /// The same, for questions with large answers.
+    /// Takes answers of so many bytes.
     #[must_use]
-    pub const fn with_answers_up_to(mut self, bytes: usize) -> Self {
-        self.answer_bytes_max = bytes;
+    pub const fn with_reply_max(mut self, bytes: usize) -> Self {
+        self.reply_max = bytes;
         self
     }
 
@@ -142,7 +142,7 @@ impl NodeClient {
         self.socket.flush().await?;
         self.read.clear();
         let limits = DecodeLimits {
-            bytes: self.answer_bytes_max,
+            bytes: self.reply_max,
             ..DecodeLimits::default()
         };
         let mut values = Vec::new();
@@ -156,7 +156,7 @@ impl NodeClient {
                     values.push(value.map_err(|_| AskError::NotRedis)?);
                     start = fed;
                 }
-                Ok(None) if self.read.len() <= self.answer_bytes_max => {
+                Ok(None) if self.read.len() <= self.reply_max => {
                     fed = self.read.len();
                     if self.socket.read_buf(&mut self.read).await? == 0 {
                         return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
@@ -180,6 +180,10 @@ impl NodeClient {
 /// # Errors
 /// As the system says.
 pub async fn open(address: &Address, tls: Option<&ClientSide>) -> io::Result<Box<dyn Socket>> {
+    #[cfg(test)]
+    if let Some(opened) = super::testing::open(address) {
+        return opened;
+    }
     Ok(match address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;

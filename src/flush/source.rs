@@ -176,7 +176,7 @@ impl Source {
             tls: self.side.tls.clone(),
         };
         let client = NodeClient::connect(&self.side.address, &credentials, ANSWER_LIMIT).await?;
-        let mut client = client.with_answers_up_to(ANSWER_BYTES_MAX);
+        let mut client = client.with_reply_max(ANSWER_BYTES_MAX);
         for optional in [&["HELLO", "3"][..], &["CLIENT", "SETNAME", "preshard-flush"]] {
             match client.ask(optional).await {
                 Ok(_) | Err(AskError::Refused(_)) => {}
