@@ -14,14 +14,19 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+#[cfg(not(test))]
+use super::Copy;
+use super::arrow::reached;
 use super::cutover::{Cutover, Failure};
 use super::ledger::Ledger;
+#[cfg(test)]
+use super::sim::Copy;
 use super::task::{Move, State, Wish};
-use super::{Copy, CopyLimits, CopyPlan, Endpoint};
+use super::{CopyLimits, CopyPlan, Endpoint};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, NodeClient, bring_functions, make_users};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::store::Term;
@@ -207,10 +212,12 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
+        reached("cleared").await;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        reached("applier-made").await;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
@@ -233,6 +240,7 @@ impl<'a> Driven<'a> {
 
     /// Takes back what was done on the target, and gives the shards back to the source's own user.
     pub(super) async fn undo(&self) -> Result<(), Failure> {
+        reached("undoing").await;
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
@@ -240,12 +248,21 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
+        reached("undone").await;
         Ok(())
     }
 
     /// Whether the topology says that the shards live on the target. Nothing may be done before that is known, so the store is
     /// asked until it answers, or until another proxy leads.
     pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
+        if makes(Mistake::AsksNothing) {
+            let served = self.shared.topology.load();
+            let target = self.node(&served, &self.target)?;
+            return Ok(self
+                .shards
+                .iter()
+                .all(|&shard| served.placement(shard).node == target));
+        }
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
@@ -302,10 +319,12 @@ impl<'a> Driven<'a> {
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running(Some(Copy::start(plan)));
+        reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
         }
         ledger.enter(State::Streaming).await?;
+        reached("streaming").await;
         if ledger.task.manual {
             ledger.enter(State::Ready).await?;
             loop {
@@ -382,10 +401,12 @@ impl<'a> Driven<'a> {
         if !self.has_moved().await? {
             return Err(Failure::Final("the shards live on the source".to_owned()));
         }
+        reached("finalizing").await;
         let mut client = self.client(&self.source).await?;
         let ours = self.our_copies(&mut client, true).await?;
         let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;
+        reached("finalized").await;
         Ok(())
     }
 }
@@ -431,6 +452,7 @@ pub(super) async fn drive(
         Ok(driven) => driven.run(&mut ledger).await,
         Err(why) => Ended::Failed(why),
     };
+    reached("ended").await;
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;

@@ -26,6 +26,7 @@
 //! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
+mod arrow;
 mod copy;
 mod cutover;
 mod drive;
@@ -41,6 +42,8 @@ mod plan;
 mod probe;
 mod receive;
 mod run;
+#[cfg(test)]
+mod sim;
 mod spool;
 mod state;
 mod task;
