@@ -62,13 +62,8 @@ impl Others {
         println!("\n| one other client | p50 µs | p99 µs |\n|---|---|---|");
         for (name, latencies) in &mut self.phases {
             latencies.sort_unstable();
-            let at = |share: f64| {
-                latencies
-                    .get((latencies.len() as f64 * share) as usize)
-                    .copied()
-                    .unwrap_or(0)
-            };
-            println!("| {name} | {} | {} |", at(0.5), at(0.99));
+            let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(0);
+            println!("| {name} | {} | {} |", at(50), at(99));
         }
     }
 }
@@ -82,7 +77,11 @@ fn gets(port: u16, load: u32, latencies: &mut Vec<u64>) -> Result<()> {
         if due > start + PHASE {
             return Ok(());
         }
-        thread::sleep(due.saturating_duration_since(Instant::now()));
+        while let Some(left) = due.checked_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            thread::park_timeout(left);
+        }
         let mut request = Request::default();
         request.push(&["GET", &format!("other:{}", turn % 1_000)]);
         client.run(&request)?;

@@ -267,7 +267,11 @@ fn write_items(proxy: &Proxy, keys: &[String], more: &[&str], stop: &AtomicBool)
             client.command(&["TIMELINE.RANGE", key, "COUNT", "1"]);
         }
         for key in keys {
-            assert_eq!(client.reply().items()[1].items(), [Reply::from(text.as_str())], "{key}");
+            assert_eq!(
+                client.reply().items()[1].items(),
+                [Reply::from(text.as_str())],
+                "{key}"
+            );
         }
     }
     item
