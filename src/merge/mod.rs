@@ -17,9 +17,16 @@ mod scan_tests;
 #[cfg(test)]
 mod tests;
 
-use crate::command::Split;
-use crate::resp::{self, Protocol, elements};
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use crate::command::{RESERVED_PREFIX, Split, is_reserved};
+use crate::resp::{self, Elements, Protocol, bulk, elements};
 use crate::route::Splitting;
+
+/// Up to so large a first part, and for so many, room is made for all of them at once.
+const LIKELY_BYTES_MAX: usize = 1024;
+const LIKELY_PARTS_MAX: usize = 64;
 
 /// How one part of a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -39,18 +46,15 @@ pub enum Rule {
     AllOk,
     /// Integers are added.
     Sum,
-    /// Arrays of one element for each key, put back at the keys' places (`places[part]`).
-    Places {
-        /// For each part, the place of each of its elements.
-        places: Vec<Vec<u32>>,
-        /// Keys in all.
-        total: usize,
-    },
-    /// Arrays are joined, up to `max` elements.
+    /// Arrays of one element for each key, put back at the keys' places.
+    Places(Rc<Splitting>),
+    /// Arrays of keys are joined, up to `max` elements, without the keys of helpers.
     Concat {
         /// More elements than this make the command an error.
         max: usize,
     },
+    /// One node's page of `SCAN`, without the keys of helpers.
+    Page,
     /// The first part's reply stands for all (they are the same everywhere).
     First,
     /// Arrays of 0 and 1, the same length everywhere: 1 where every part says 1.
@@ -79,15 +83,9 @@ pub struct Merge {
 impl Rule {
     /// The rule of a command that was split.
     #[must_use]
-    pub fn of_split(split: Split, splitting: &Splitting) -> Self {
-        let place = |place| u32::try_from(place).unwrap_or(u32::MAX);
+    pub fn of_split(split: Split, splitting: &Rc<Splitting>) -> Self {
         match split {
-            Split::Mget => Self::Places {
-                places: (0..splitting.parts().len())
-                    .map(|part| splitting.places(part).map(place).collect())
-                    .collect(),
-                total: splitting.key_count(),
-            },
+            Split::Mget => Self::Places(Rc::clone(splitting)),
             Split::Mset => Self::AllOk,
             Split::Del | Split::Unlink | Split::Exists | Split::Touch => Self::Sum,
         }
@@ -99,8 +97,10 @@ impl Merge {
     #[must_use]
     pub fn new(rule: Rule, parts: usize, write: bool) -> Self {
         let spans = match &rule {
-            Rule::Places { total, .. } => vec![(0, 0); *total],
-            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::First | Rule::AllOnes => Vec::new(),
+            Rule::Places(splitting) => vec![(0, 0); splitting.key_count()],
+            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::Page | Rule::First | Rule::AllOnes => {
+                Vec::new()
+            }
         };
         Self {
             rule,
@@ -168,21 +168,36 @@ impl Merge {
                 self.sum = self.sum.checked_add(integer(reply)?)?;
                 Some(())
             }
-            Rule::Places { places, .. } => {
+            Rule::Places(splitting) => {
                 let mut all = elements(reply)?;
-                for &place in places.get(part)? {
+                if self.kept.is_empty() && reply.len() < LIKELY_BYTES_MAX {
+                    // The others are likely to be as large.
+                    self.kept.reserve(reply.len() * self.parts.min(LIKELY_PARTS_MAX));
+                }
+                for place in splitting.places(part) {
                     let element = all.next()?;
                     let start = u32::try_from(self.kept.len()).ok()?;
                     self.kept.extend_from_slice(element);
                     let end = u32::try_from(self.kept.len()).ok()?;
-                    *self.spans.get_mut(place as usize)? = (start, end);
+                    *self.spans.get_mut(place)? = (start, end);
                 }
                 all.next().is_none().then_some(())
             }
             Rule::Concat { .. } => {
                 let all = elements(reply)?;
-                self.kept_count += all.count_left();
-                self.kept.extend_from_slice(all.rest());
+                let (count, keys) = clients_keys(&all);
+                self.kept_count += count;
+                self.kept.extend_from_slice(&keys);
+                Some(())
+            }
+            Rule::Page => {
+                let mut page = elements(reply)?;
+                let (cursor, keys) = (page.next()?, elements(page.next()?)?);
+                let (count, keys) = clients_keys(&keys);
+                resp::write_array_header(&mut self.kept, 2);
+                self.kept.extend_from_slice(cursor);
+                resp::write_array_header(&mut self.kept, count);
+                self.kept.extend_from_slice(&keys);
                 Some(())
             }
             Rule::First => {
@@ -218,7 +233,7 @@ impl Merge {
         match &self.rule {
             Rule::AllOk => resp::write_simple(out, "OK"),
             Rule::Sum => resp::write_int(out, self.sum),
-            Rule::Places { .. } => {
+            Rule::Places(_) => {
                 resp::write_array_header(out, self.spans.len());
                 for &(start, end) in &self.spans {
                     out.extend_from_slice(&self.kept[start as usize..end as usize]);
@@ -233,7 +248,7 @@ impl Merge {
                 out.extend_from_slice(&self.kept);
             }
             Rule::First if self.kept.is_empty() => resp::write_null(out, protocol),
-            Rule::First => out.extend_from_slice(&self.kept),
+            Rule::Page | Rule::First => out.extend_from_slice(&self.kept),
             Rule::AllOnes => {
                 resp::write_array_header(out, self.ones.len());
                 self.ones
@@ -279,6 +294,22 @@ fn error_text(line: &[u8]) -> String {
         .trim_start_matches('-')
         .trim_end()
         .to_owned()
+}
+
+/// The elements of an array of keys, and how many, without those that helpers keep. Most replies have none of these.
+fn clients_keys<'a>(keys: &Elements<'a>) -> (usize, Cow<'a, [u8]>) {
+    if memchr::memmem::find(keys.rest(), RESERVED_PREFIX).is_none() {
+        return (keys.count_left(), Cow::Borrowed(keys.rest()));
+    }
+    let mut kept = Vec::new();
+    let mut count = 0;
+    for key in keys.clone() {
+        if !bulk(key).is_some_and(is_reserved) {
+            kept.extend_from_slice(key);
+            count += 1;
+        }
+    }
+    (count, Cow::Owned(kept))
 }
 
 /// The number of an integer reply, canonical or not at all.
