@@ -6,13 +6,13 @@ use super::node::refusal;
 use super::shard::listed;
 use super::value::{number, shown, text};
 use super::words::is;
-use crate::migration::{MAX_PAUSE_MS, MoveOrder, Wish};
+use crate::migration::{MoveOrder, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
-/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]`: answers the id of its task, or of its tasks.
+/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]`: answers the id of its task.
 pub(super) async fn shard_move(
     context: &AdminContext,
     args: &Args<'_>,
@@ -30,12 +30,14 @@ pub(super) async fn shard_move(
     let Some(target) = target else {
         return Err(format!("ERR there is no node '{}'", shown(args.get(rest + 2))));
     };
+    let settings = context.shared.settings.load().migration.clone();
+    let pause_ms = settings.max_pause.as_millis();
     let mut order = MoveOrder {
         shards,
         target: target.to_owned(),
         manual: false,
-        rate: None,
-        max_pause_ms: MAX_PAUSE_MS,
+        rate: settings.rate,
+        max_pause_ms: u64::try_from(pause_ms).unwrap_or(PAUSE_MS_MAX),
     };
     let mut at = rest + 3;
     while let Some(word) = args.try_get(at) {
@@ -46,24 +48,20 @@ pub(super) async fn shard_move(
                 at += 1;
                 continue;
             }
-            Some(rate) if is(word, "RATE") && rate > 0 => order.rate = Some(rate),
+            Some(rate) if is(word, "RATE") => order.rate = (rate > 0).then_some(rate),
             Some(pause) if is(word, "MAXPAUSE") && (1..=PAUSE_MS_MAX).contains(&pause) => {
                 order.max_pause_ms = pause;
             }
             Some(_) | None => {
                 return Err(format!(
-                    "ERR '{}' is no option here: MANUAL, RATE with bytes per second, MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
+                    "ERR '{}' is no option here: MANUAL, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
                     shown(word)
                 ));
             }
         }
         at += 2;
     }
-    let ids = context.mover.order(&order).await.map_err(refusal)?;
-    Ok(match ids.as_slice() {
-        [one] => text(one.as_str()),
-        many => Value::Array(many.iter().map(|id| text(id.as_str())).collect()),
-    })
+    context.mover.order(&order).await.map(text).map_err(refusal)
 }
 
 /// `TASK CUTOVER | CANCEL | FINALIZE <id>`.
