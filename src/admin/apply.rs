@@ -29,7 +29,7 @@ pub(super) async fn apply(context: &AdminContext, id: &[u8]) -> Result<Value, St
     let group = group(context, "plan", &plan.id, ways);
     let ordered = context.mover.order_group(group, Some(plan.epoch)).await;
     ordered
-        .map(text)
+        .map(|ordered| text(ordered.id))
         .map_err(|why| refusal(format!("plan '{}' is not carried out: {why}", plan.id)))
 }
 
@@ -60,7 +60,7 @@ pub(super) async fn drain(context: &AdminContext, args: &Args<'_>, rest: usize) 
     }
     let group = group(context, "drain", &name(leaving), ways(&outcome, name));
     let ordered = context.mover.order_group(group, Some(topology.epoch)).await;
-    ordered.map(text).map_err(refusal)
+    ordered.map(|ordered| text(ordered.id)).map_err(refusal)
 }
 
 /// The nodes that get the shards: those that are named, or all others.

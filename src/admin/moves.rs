@@ -4,15 +4,16 @@ use super::AdminContext;
 use super::fleet::line;
 use super::node::refusal;
 use super::shard::listed;
-use super::value::{number, shown, text};
+use super::value::{int, number, row, shown, text};
 use super::words::is;
-use crate::migration::{MoveOrder, Wish};
+use crate::migration::{MoveOrder, Ordered, Sample, Survey, Verified, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
-/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]`: answers the id of its task.
+/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task,
+/// and behind it what to know. DRY: what would come of it, and nothing is ordered.
 pub(super) async fn shard_move(
     context: &AdminContext,
     args: &Args<'_>,
@@ -38,13 +39,24 @@ pub(super) async fn shard_move(
         manual: false,
         rate: settings.rate,
         max_pause_ms: u64::try_from(pause_ms).unwrap_or(PAUSE_MS_MAX),
+        verify: None,
     };
-    let mut at = rest + 3;
+    let (mut at, mut dry) = (rest + 3, false);
     while let Some(word) = args.try_get(at) {
         let value = args.try_get(at + 1).and_then(number::<u64>);
         match value {
             _ if is(word, "MANUAL") => {
                 order.manual = true;
+                at += 1;
+                continue;
+            }
+            _ if is(word, "DRY") => {
+                dry = true;
+                at += 1;
+                continue;
+            }
+            _ if is(word, "VERIFY") => {
+                order.verify = Some(Sample::Usual);
                 at += 1;
                 continue;
             }
@@ -54,14 +66,87 @@ pub(super) async fn shard_move(
             }
             Some(_) | None => {
                 return Err(format!(
-                    "ERR '{}' is no option here: MANUAL, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
+                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
                     shown(word)
                 ));
             }
         }
         at += 2;
     }
-    context.mover.order(&order).await.map(text).map_err(refusal)
+    if dry {
+        let surveys = context.mover.survey(&order).await.map_err(refusal)?;
+        return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
+    }
+    context.mover.order(&order).await.map(ordered).map_err(refusal)
+}
+
+/// The id of a task, and behind it what an operator should know.
+fn ordered(ordered: Ordered) -> Value {
+    if ordered.warnings.is_empty() {
+        return text(ordered.id);
+    }
+    let warnings = ordered
+        .warnings
+        .into_iter()
+        .map(|warning| format!("warning: {warning}"));
+    Value::Array(std::iter::once(ordered.id).chain(warnings).map(text).collect())
+}
+
+/// What would come of a move, as a row.
+fn surveyed(survey: Survey) -> Value {
+    let list = |lines: Vec<String>| Value::Array(lines.into_iter().map(text).collect());
+    row([
+        ("source", text(survey.source)),
+        ("target", text(survey.target)),
+        ("shards", text(survey.shards)),
+        ("keys", int(survey.keys)),
+        ("bytes", int(survey.bytes)),
+        ("seconds", int(survey.seconds)),
+        (
+            "rollback",
+            text(survey.no_rollback.unwrap_or_else(|| "yes".to_owned())),
+        ),
+        ("refused", list(survey.refusals)),
+        ("warnings", list(survey.warnings)),
+    ])
+}
+
+/// One id, or several.
+fn told(ids: &[String]) -> Value {
+    match ids {
+        [one] => text(one.as_str()),
+        many => Value::Array(many.iter().map(|id| text(id.as_str())).collect()),
+    }
+}
+
+/// `SHARD VERIFY <shards|task> [SAMPLE n|ALL]`: answers the id of the task, or the ids of those whose shards are meant.
+pub(super) async fn shard_verify(
+    context: &AdminContext,
+    args: &Args<'_>,
+    rest: usize,
+) -> Result<Value, String> {
+    let word = args.get(rest);
+    let what = match listed(&context.shared.topology.load(), word) {
+        Ok(shards) => Verified::Shards(shards),
+        Err(_) if matches!(word.first(), Some(b'm' | b'p' | b'd')) => Verified::Task(shown(word)),
+        Err(error) => return Err(error),
+    };
+    let sample = match (args.try_get(rest + 1), args.try_get(rest + 2)) {
+        (None, _) => Sample::Usual,
+        (Some(word), None) if is(word, "ALL") => Sample::All,
+        (Some(word), Some(keys)) if is(word, "SAMPLE") => match number::<u64>(keys) {
+            Some(keys) if keys > 0 => Sample::Keys(keys),
+            _ => return Err(format!("ERR '{}' is no number of keys", shown(keys))),
+        },
+        (Some(word), _) => {
+            return Err(format!(
+                "ERR '{}' is no option here: SAMPLE with a number of keys, or ALL",
+                shown(word)
+            ));
+        }
+    };
+    let ids = context.mover.verify(&what, sample).await.map_err(refusal)?;
+    Ok(told(&ids))
 }
 
 /// `TASK CUTOVER | CANCEL | FINALIZE <id>`.

@@ -107,6 +107,16 @@ fn group_row(context: &AdminContext, id: &str, group: &Group, others: &[Record])
         ("children_failed", int(summary.failed)),
         ("children_cancelled", int(summary.cancelled)),
         ("shards_left", int(left)),
+        (
+            "warnings",
+            Value::Array(
+                group
+                    .warnings
+                    .iter()
+                    .map(|warning| text(warning.as_str()))
+                    .collect(),
+            ),
+        ),
         ("error", text(group.error.as_str())),
         ("started", int(group.started)),
         ("finished", int(group.finished)),

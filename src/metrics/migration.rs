@@ -56,6 +56,7 @@ const STATE: LabelName = super::family::fixed("state", || {
         ("planned", "waits for its nodes"),
         ("copying", "the snapshot is copied"),
         ("streaming", "the target follows the source"),
+        ("verifying", "source and target are compared"),
         ("ready", "waits for the word to cut over"),
         ("cutting-over", "the shards are on their way"),
         (

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::task::{Move, State, Wish};
+use super::verify::{Sample, Verification};
 use crate::ids::ShardId;
 use crate::topology::Topology;
 use crate::topology::codec::{ranges, shard_list};
@@ -25,7 +26,9 @@ const CHUNK_SHARDS: usize = 64;
 const CHUNKS_MAX: usize = 96;
 /// So many failed children, and no further ones are begun.
 const FAILURES_MAX: usize = 3;
-/// Characters of an error that are kept.
+/// Warnings that are kept.
+const WARNINGS_MAX: usize = 8;
+/// Characters of an error, or of a warning, that are kept.
 const ERROR_CHARS: usize = 400;
 
 /// Shards that go from one node to another.
@@ -66,6 +69,9 @@ pub struct Group {
     /// Its children cut over only when they are told to.
     #[serde(default)]
     pub manual: bool,
+    /// Source and target are compared before each cutover.
+    #[serde(default)]
+    pub verify: Option<Sample>,
     /// Bytes to the target in a second; none: as fast as it can.
     #[serde(default)]
     pub rate: Option<u64>,
@@ -89,6 +95,9 @@ pub struct Group {
     /// Unix seconds; 0: it is not over.
     #[serde(default)]
     pub finished: u64,
+    /// What an operator should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
@@ -211,6 +220,16 @@ impl Group {
     #[must_use]
     pub fn encode(&self) -> String {
         serde_json::json!(self).to_string()
+    }
+
+    /// Adds what an operator should know, a few lines at most, each once.
+    pub(super) fn note_warnings(&mut self, more: impl Iterator<Item = String>) {
+        for warning in more {
+            let warning: String = warning.chars().take(ERROR_CHARS).collect();
+            if self.warnings.len() < WARNINGS_MAX && !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
     }
 
     /// The name of a child.
@@ -385,6 +404,7 @@ impl Group {
             manual: self.manual,
             rate: self.rate,
             max_pause_ms: self.max_pause_ms,
+            verify: self.verify.map(Verification::asked),
             started: self.started,
             ..Move::default()
         }
@@ -407,6 +427,11 @@ impl Group {
 
     /// Tells the children what an operator wants.
     fn pass_on(&mut self, children: &Children, step: &mut Step) {
+        let is_clear = |child: &Move| child.state == State::Finalized;
+        if self.state == State::Moved && !children.is_empty() && children.values().all(is_clear) {
+            // Each by its own word, or because it was there for long enough.
+            self.state = State::Finalized;
+        }
         let Some(wish) = self.wish else { return };
         let concerned = |child: &Move| match wish {
             Wish::Cancel => !child.state.is_over(),
@@ -491,8 +516,9 @@ const fn rank(state: State) -> u8 {
         State::Planned => 0,
         State::Copying => 1,
         State::Streaming => 2,
-        State::Ready => 3,
-        State::CuttingOver => 4,
+        State::Verifying => 3,
+        State::Ready => 4,
+        State::CuttingOver => 5,
         _ => 0,
     }
 }

@@ -192,6 +192,13 @@ fn a_task_is_finalized_when_all_its_children_are() {
     children.get_mut(&1).unwrap().state = State::Finalized;
     group.advance("d1", &children, &topology(), 5);
     assert_eq!((group.state, group.wish), (State::Finalized, None));
+    let mut group = Group {
+        outcomes: "mm".to_owned(),
+        state: State::Moved,
+        ..Group::in_chunks("drain", "a", vec![way("a", "b", 0..100)])
+    };
+    advance(&mut group, &children);
+    assert_eq!(group.state, State::Finalized, "nobody had to say it of the whole");
 }
 
 #[test]

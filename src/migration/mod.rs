@@ -19,7 +19,7 @@
 //! `CLIENT ID` and `CLIENT KILL`.
 //!
 //! ```text
-//!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ cutover ─▶ the topology says it
+//!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ [verify] ─▶ cutover ─▶ the topology says it
 //! ```
 //!
 //! A plan, or a node that is emptied, is a task of many moves ([`Group`]), which are made one after the other for each node.
@@ -44,6 +44,7 @@ mod orders;
 mod passes;
 mod pipe;
 mod plan;
+mod preflight;
 mod probe;
 mod receive;
 mod run;
@@ -51,14 +52,18 @@ mod run;
 mod sim;
 mod spool;
 mod state;
+mod steps;
 mod task;
+mod verify;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;
 pub use group::{Group, Summary, Way};
 pub use keeper::{Drained, Unparked};
-pub use mover::{MoveOrder, Mover};
+pub use mover::{MoveOrder, Mover, Ordered};
 pub use plan::{CopyLimits, CopyPlan, Endpoint, Offset};
+pub use preflight::Survey;
 pub use run::clear;
 pub use state::{Phase, Progress};
 pub use task::{Move, State, Wish};
+pub use verify::{Checked, Mismatch, Sample, Verification, Verified, VerifyState};

@@ -1,21 +1,24 @@
 //! Orders of many moves as one task, and whether shards are free to be ordered.
 
+use std::collections::BTreeMap;
+
 use super::group::Group;
 use super::ledger::unix_now;
-use super::mover::{Mover, new_id};
+use super::mover::{Mover, Ordered, new_id};
+use super::preflight::{Sources, refusals};
 use super::task::Move;
-use crate::ids::{Epoch, ShardId};
+use crate::ids::{Epoch, NodeIndex, ShardId};
 use crate::store::{Record, Revision, StoreError};
 use crate::topology::Topology;
 use crate::topology::codec::shard_list;
 
 impl Mover {
-    /// Orders all moves of a group as one task, and returns its id. `made_of`: the epoch of the topology that it was planned
+    /// Orders all moves of a group as one task, with what to know about it. `made_of`: the epoch of the topology that it was planned
     /// for, if another one forbids it.
     ///
     /// # Errors
     /// Why it makes no sense; nothing was ordered.
-    pub async fn order_group(&self, group: Group, made_of: Option<Epoch>) -> Result<String, String> {
+    pub async fn order_group(&self, group: Group, made_of: Option<Epoch>) -> Result<Ordered, String> {
         let topology = self.shared.topology.load_full();
         if let Some(epoch) = made_of.filter(|&epoch| epoch != topology.epoch) {
             return Err(format!(
@@ -25,10 +28,14 @@ impl Mover {
         }
         let targets: Vec<&str> = group.ways.iter().map(|way| way.target.as_str()).collect();
         self.check_free(&topology, &group.shards(), &targets).await?;
-        for (node, described) in topology.nodes_by_index() {
-            let takes_part = |way: &super::Way| way.source == described.name || way.target == described.name;
-            if group.ways.iter().any(takes_part) {
-                self.check_node(&topology, node).await?;
+        let mut group = group;
+        for (target, sources) in by_target(&group, &topology)? {
+            let surveys = self.surveys(&topology, target, &sources, group.rate).await;
+            if let Some(why) = refusals(&surveys) {
+                return Err(why);
+            }
+            for survey in surveys {
+                group.note_warnings(survey.no_rollback.into_iter().chain(survey.warnings));
             }
         }
         let id = new_id(group.kind.chars().next().unwrap_or('t'));
@@ -42,7 +49,10 @@ impl Mover {
             .put_record(&id, &group.encode(), Revision::NONE, None)
             .await;
         match put {
-            Ok(_) => Ok(id),
+            Ok(_) => Ok(Ordered {
+                id,
+                warnings: group.warnings,
+            }),
             Err(StoreError::Limit(why)) => Err(format!(
                 "it does not fit one task ({why}); finalize tasks that are done, or move fewer shards at a time with SHARD MOVE"
             )),
@@ -72,6 +82,21 @@ impl Mover {
         }
         Ok(())
     }
+}
+
+/// What goes to each node.
+fn by_target(group: &Group, topology: &Topology) -> Result<BTreeMap<NodeIndex, Sources>, String> {
+    let named = |name: &str| {
+        let node = topology.node_named(name);
+        node.ok_or_else(|| format!("there is no node '{name}' any more"))
+    };
+    let mut targets: BTreeMap<NodeIndex, Sources> = BTreeMap::new();
+    for way in &group.ways {
+        let shards = shard_list(&way.shards, topology.total_shards()).map_err(|error| error.to_string())?;
+        let sources = targets.entry(named(&way.target)?).or_default();
+        sources.entry(named(&way.source)?).or_default().extend(shards);
+    }
+    Ok(targets)
 }
 
 /// The shards that a task has for itself.

@@ -205,29 +205,40 @@ fn a_cancelled_drain_keeps_what_has_moved_and_leaves_the_rest() {
 fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     let nodes = [wide(), wide()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
-        .layout(SHARDS, 0)
+        .layout(SHARDS, 2)
         .start();
     let mut admin = proxy.admin_client();
-    nodes[1].client_in(5).ask("SET foreign 1").expect_ok();
+    nodes[1].client_in(70).ask("SET foreign 1").expect_ok();
+    let error = admin.ask("PRESHARD NODE DRAIN node-1").expect_error("ERR ");
+    assert!(error.contains("70"), "it is seen beforehand: {error}");
+    nodes[1].client_in(70).ask("DEL foreign").int();
+    // The first child takes some seconds, in which somebody writes where the second one is to go.
+    let mut client = nodes[0].client_in(1);
+    client.call(&["SET", "k", &"v".repeat(64 * 1024)]).expect_ok();
+    set_rate(&mut admin, "16KiB");
     let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    wait_until("the first is under way", PATIENCE, || {
+        state(&mut admin, &task).0 == "copying"
+    });
+    nodes[1].client_in(70).ask("SET foreign 1").expect_ok();
+    set_rate(&mut admin, "0");
     let row = wait_for("it ends", PATIENCE, || {
         let (state, row) = state(&mut admin, &task);
         (state == "failed").then_some(row)
     });
-    assert_eq!(
-        (
-            number(&row, "children_failed"),
-            number(&row, "children_moved"),
-            number(&row, "shards_left")
-        ),
-        (1, 1, 64)
-    );
+    let counts = ["children_failed", "children_moved", "shards_left"].map(|field| number(&row, field));
+    assert_eq!(counts, [1, 2, 64], "{row:?}");
     let error = row.field("error").unwrap().text();
     assert!(
-        error.contains(&format!("{task}-0: database 5 of node 'node-2' has keys")),
+        error.contains(&format!("{task}-1: database 70 of node 'node-2' has keys")),
         "{error}"
     );
-    nodes[1].client_in(5).ask("DEL foreign").int();
+    assert_eq!(
+        nodes[1].client_in(70).ask("GET foreign").text(),
+        "1",
+        "it is left alone"
+    );
+    nodes[1].client_in(70).ask("DEL foreign").int();
     let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
     until_moved(&mut admin, &task);
 }

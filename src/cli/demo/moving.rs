@@ -104,7 +104,12 @@ pub(super) fn run(rig: &Rig, stop: &Stop) -> Result<Moved, Failure> {
 
 /// Orders the move and waits for its end: its task, and the last status.
 fn order(admin: &mut Link, shards: &str, target: &str, stop: &Stop) -> Result<(String, Value), Failure> {
-    let task = admin.ask_text(&["PRESHARD", "SHARD", "MOVE", shards, "TO", target])?;
+    let answer = admin.ask(&["PRESHARD", "SHARD", "MOVE", shards, "TO", target])?;
+    // Behind the task's name there may be what to know about it.
+    let task = match &answer {
+        Value::Array(lines) => lines.first().map_or_else(String::new, text),
+        one => text(one),
+    };
     if task.starts_with('-') {
         return Err(Failure::Broken(format!("SHARD MOVE answered '{task}'")));
     }
