@@ -27,6 +27,7 @@ mod client_state;
 mod clients;
 mod cluster;
 mod commands;
+mod counters;
 mod crowd;
 mod demo;
 mod desync;
@@ -35,6 +36,8 @@ mod drain;
 mod etcd;
 mod faults;
 mod fleet;
+#[cfg(feature = "flush")]
+mod flush;
 mod handshakes;
 mod harness;
 mod hostile;
