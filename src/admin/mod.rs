@@ -126,6 +126,7 @@ impl AdminContext {
             Action::TaskCutover => moves::wish(self, args.get(rest), Wish::Cutover).await,
             Action::TaskFinalize => moves::wish(self, args.get(rest), Wish::Finalize).await,
             Action::ShardMove => Box::pin(moves::shard_move(self, args, rest)).await,
+            Action::ShardVerify => Box::pin(moves::shard_verify(self, args, rest)).await,
             Action::NotYet => Err(format!(
                 "ERR PRESHARD {} is not in this version of preshard yet",
                 word.path()

@@ -24,7 +24,10 @@ mod prepare;
 mod probe;
 mod provision;
 mod sample;
+mod seeded;
 mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use admit::{Force, admit_new, admit_successor, release_node};
 pub use client::{AskError, NodeClient};
@@ -32,10 +35,11 @@ pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
 pub use live::{Change, Live, Parts, SetLevel, Waiting};
 pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
-pub use prepare::{bring_functions, prepare_nodes};
+pub use prepare::{Libraries, bring_functions, libraries_on, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 pub use provision::{is_default_open, make_users, provision_nodes};
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
+pub(crate) use seeded::{Mistake, makes};
 pub use settings::{admin_credentials_of, settings_of, worker_count};
 
 /// A field of an INFO text.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::error::CopyError;
@@ -41,6 +42,8 @@ pub(super) struct Applier {
     pub(super) pipe: Pipe,
     pub(super) frames: Frames,
     pub(super) facts: Facts,
+    /// Behind which request of the stream, and when it came, what was gathered and is not written.
+    pub(super) gathered: Option<(u64, i64)>,
 }
 
 impl Applier {
@@ -133,6 +136,7 @@ impl Applier {
         };
         let mut filter = StreamFilter::new(options.clone());
         let (mut db, mut held) = (selected, Held::default());
+        let mut gate = self.shared.gate.subscribe();
         loop {
             let frozen_at = self.shared.frozen_at();
             if frozen_at == u64::MAX && held.is_used() {
@@ -149,9 +153,17 @@ impl Applier {
                 self.pass(&mut reader, &mut filter, &mut db, again, &mut Held::default())
                     .await?;
             }
+            let at = *gate.borrow_and_update();
+            if at <= reader.offset() {
+                self.settle().await?;
+                self.shared.gate.stand(at);
+            }
             let Some(chunk) = self.spool.pop().await? else {
-                // Nobody wakes us when the source is thawed.
-                let _ = timeout(THAW_LOOK, self.spool.arrived()).await;
+                tokio::select! {
+                    // Nobody wakes us when the source is thawed.
+                    _ = timeout(THAW_LOOK, self.spool.arrived()) => {}
+                    _ = gate.changed() => {}
+                }
                 continue;
             };
             filter.freeze(frozen_at);
@@ -174,7 +186,11 @@ impl Applier {
         reader.push(&chunk.bytes);
         // When it came, by the source's clock.
         let at_source = chunk.received_ms + self.facts.source_ahead_ms;
+        let mut gate = self.shared.gate.subscribe();
         while let Some(request) = reader.poll()? {
+            if request.end > *gate.borrow() {
+                self.stand(&mut gate, request.end).await?;
+            }
             let ttl = Ttl {
                 expiries: self.shared.expiries(),
                 skew_ms: self.facts.skew_ms,
@@ -193,7 +209,11 @@ impl Applier {
                 Outcome::Restart(reason) => return Err(reason.into()),
                 Outcome::Alarm => self.alarm(end),
             }
-            if self.frames.len() >= BATCH && !filter.is_in_transaction() {
+            if filter.is_in_transaction() {
+                continue;
+            }
+            self.gathered = Some((end, chunk.received_ms));
+            if self.frames.len() >= BATCH {
                 self.write(end, chunk.received_ms).await?;
             }
         }
@@ -203,7 +223,31 @@ impl Applier {
         self.write(reader.offset(), chunk.received_ms).await
     }
 
+    /// Stops before a request that ends behind the gate, until the gate is behind it.
+    async fn stand(&mut self, gate: &mut watch::Receiver<u64>, end: u64) -> Result<(), CopyError> {
+        loop {
+            let at = *gate.borrow_and_update();
+            if at >= end {
+                return Ok(());
+            }
+            self.settle().await?;
+            self.shared.gate.stand(at);
+            // Whoever could open it shares it with us.
+            let _ = gate.changed().await;
+        }
+    }
+
+    /// Everything that was gathered is written and answered. A transaction that has not ended stays where it is.
+    async fn settle(&mut self) -> Result<(), CopyError> {
+        if let Some((offset, received_ms)) = self.gathered {
+            self.write(offset, received_ms).await?;
+        }
+        self.pipe.answered().await;
+        Ok(())
+    }
+
     async fn write(&mut self, offset: u64, received_ms: i64) -> Result<(), CopyError> {
+        self.gathered = None;
         let debts = self.frames.take_debts();
         if !debts.is_empty() {
             self.shared.owe(debts)?;

@@ -219,6 +219,11 @@ impl Copy {
         Ok(counts.collect())
     }
 
+    /// What it goes by, and what its tasks share.
+    pub(super) fn parts(&self) -> (&CopyPlan, &Arc<Shared>) {
+        (&self.plan, &self.shared)
+    }
+
     /// Ends it. When this returns without an error, nothing more is written to the target.
     ///
     /// # Errors

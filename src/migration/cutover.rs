@@ -2,27 +2,29 @@
 //!
 //! ```text
 //!  prepare   R and U made on the source ─▶ topology: unit as U, rest as R ─▶ every proxy says so ─▶ O deleted
-//!  quiesce   topology: the unit is held ─▶ every proxy says that nothing of it is under way      ┐
-//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         │ the pause
-//!  drain     the target has everything up to F; the counts agree                                 │
+//!  quiesce   topology: scripts, waits and watches of the unit are held ─▶ every proxy says that none is under way
+//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         ┐
+//!  drain     the target has everything up to F; the counts agree                                 │ the pause
 //!  seal      the applier's user is deleted                                                       │
 //!  commit    topology: the shards live on the target          ◀── the point of no return         ┘
 //! ```
 //!
-//! The freeze is kept by the source itself: a proxy that has heard of nothing is refused by it. Before the commit, whatever
-//! is wrong gives the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing
-//! ends by a timeout of its own.
+//! The freeze is kept by the source itself: it refuses what it is sent, proxies keep what was refused and send it, in its order, to
+//! whoever has the shards then. One that has heard of nothing is refused as well. Before the commit, whatever is wrong gives
+//! the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing ends by a timeout
+//! of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
 use super::task::State;
 use crate::command::{UNIT_PREFIX, traffic_rules};
-use crate::control::fence::words;
-use crate::control::{AskError, make_users};
+use crate::control::fence::{Words, words};
+use crate::control::{AskError, Mistake, make_users, makes};
 use crate::resp::Value;
 use crate::store::StoreError;
 use crate::topology::{NodeAccess, Topology, Unit};
@@ -55,6 +57,39 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// What a pause is spent on, for whoever reads the log.
+struct Steps {
+    since: Instant,
+    told: String,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            told: String::new(),
+        }
+    }
+
+    async fn done(&mut self, step: &'static str) {
+        self.done_at(step, Instant::now()).await;
+    }
+
+    async fn done_at(&mut self, step: &'static str, now: Instant) {
+        let took = now.duration_since(self.since);
+        self.since = now;
+        let separator = if self.told.is_empty() { "" } else { ", " };
+        self.told += &format!("{separator}{step} {} us", took.as_micros());
+        reached(step).await;
+    }
+}
+
+impl std::fmt::Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.told)
+    }
+}
+
 /// One attempt.
 pub(super) struct Cutover<'a> {
     pub(super) driven: &'a Driven<'a>,
@@ -72,19 +107,20 @@ impl Cutover<'_> {
                 return Err(failure);
             }
         };
+        reached("unparked").await;
         ledger.enter(State::CuttingOver).await?;
+        reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
-        let begun = Instant::now();
-        match self.pause(copy, &user, &mut source, &mut target).await {
-            Ok(()) => {
-                let pause = begun.elapsed();
+        match self.close_and_pause(copy, &user, &mut source, &mut target).await {
+            Ok(pause) => {
                 self.tidy(&user, &mut source, &mut target).await;
+                reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
-                    return Ok(begun.elapsed());
+                    return Ok(Duration::ZERO);
                 }
                 // The target may have been told to forget parked expiries: the copy goes on as before.
                 let thawed = match copy.copy() {
@@ -139,6 +175,7 @@ impl Cutover<'_> {
             &users,
         )
         .await?;
+        reached("users-made").await;
         let unit = Unit {
             task: driven.id.clone(),
             shards: driven.shards.clone(),
@@ -164,19 +201,22 @@ impl Cutover<'_> {
             driven.release().await?;
             return Err(Failure::Retry(why));
         }
+        reached("unit-published").await;
         // Whoever has not heard of it loses the source here, and comes back when he has.
         let command = words(["ACL", "DELUSER", &access.user]);
         driven.act(&mut client, &[command]).await?;
+        reached("old-user-deleted").await;
         Ok(user)
     }
 
-    async fn pause(
+    /// Holds what the source could refuse half-way, then everything, for as long as the handover takes: that long is returned.
+    async fn close_and_pause(
         &self,
         copy: &mut Running,
         user: &str,
         source: &mut crate::control::NodeClient,
         target: &mut crate::control::NodeClient,
-    ) -> Result<(), Failure> {
+    ) -> Result<Duration, Failure> {
         let driven = self.driven;
         let quiesced = driven
             .fleet
@@ -188,11 +228,29 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
-        let freeze = [
-            words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
-            words(["INFO", "replication"]),
-        ];
+        reached("quiesced").await;
+        driven
+            .fleet
+            .stage(|topology| driven.committed(topology))
+            .await
+            .map_err(Failure::Retry)?;
+        let begun = Instant::now();
+        let served = self.pause(copy, user, source, target).await?;
+        Ok(served.duration_since(begun))
+    }
+
+    async fn pause(
+        &self,
+        copy: &mut Running,
+        user: &str,
+        source: &mut crate::control::NodeClient,
+        target: &mut crate::control::NodeClient,
+    ) -> Result<Instant, Failure> {
+        let driven = self.driven;
+        let mut steps = Steps::new();
+        let freeze = [freeze_words(user), words(["INFO", "replication"])];
         let replies = driven.act(source, &freeze).await?;
+        steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
             Ok(Ok(_)) => {}
@@ -204,6 +262,7 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("drained").await;
         let counts = copy
             .copy()?
             .counts()
@@ -222,10 +281,18 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("counted").await;
         copy.stop().await?;
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
+        if makes(Mistake::SealsLate) {
+            driven.commit().await?;
+        }
         driven.act(target, &seal).await?;
-        driven.commit().await
+        steps.done("sealed").await;
+        let served = driven.commit().await?;
+        steps.done_at("committed", served).await;
+        tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
+        Ok(served)
     }
 
     /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
@@ -261,28 +328,31 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// The point of no return.
-    async fn commit(&self) -> Result<(), Failure> {
+    /// What the commit says: the shards live on the target.
+    fn committed(&self, topology: &Topology) -> Result<Topology, String> {
+        let target = topology.node_named(&self.target).ok_or("the target has left")?;
+        let next = topology.changed(|next| {
+            next.units.retain(|unit| unit.task != self.id);
+            for shard in &self.shards {
+                next.placements[shard.index()].node = target;
+            }
+            Ok(())
+        });
+        next.map_err(|error| error.to_string())
+    }
+
+    /// The point of no return. Returns since when this proxy goes by it.
+    async fn commit(&self) -> Result<Instant, Failure> {
         let committed = self
             .fleet
-            .change_in(Some(self.term), PREPARE_MAX, |topology| {
-                let target = topology.node_named(&self.target).ok_or("the target has left")?;
-                let next = topology.changed(|next| {
-                    next.units.retain(|unit| unit.task != self.id);
-                    for shard in &self.shards {
-                        next.placements[shard.index()].node = target;
-                    }
-                    Ok(())
-                });
-                next.map_err(|error| error.to_string())
-            })
+            .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
             .await;
         match committed {
             Ok(changed) => {
                 if let Some(why) = changed.warning() {
                     tracing::warn!(event = "proxies_behind", task = self.id, why);
                 }
-                Ok(())
+                Ok(changed.here)
             }
             // Whether it was done is asked before anything else is.
             Err(why) => Err(Failure::Retry(why)),
@@ -296,6 +366,12 @@ impl Driven<'_> {
             return Ok(());
         };
         let user = unit.user.clone();
+        reached("releasing").await;
+        if makes(Mistake::GrantsAgain) {
+            let users = [(user.clone(), traffic_rules())];
+            let mut client = self.client(&self.source).await?;
+            make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        }
         let released = self.fleet.change_in(Some(self.term), PREPARE_MAX, |topology| {
             let next = topology.changed(|next| {
                 next.units.retain(|unit| unit.task != self.id);
@@ -304,10 +380,22 @@ impl Driven<'_> {
             next.map_err(|error| error.to_string())
         });
         released.await.map_err(Failure::Retry)?;
+        reached("released").await;
         let mut client = self.client(&self.source).await?;
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
     }
+}
+
+/// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.
+fn freeze_words(user: &str) -> Words {
+    if makes(Mistake::DeletesToFreeze) {
+        return words(["ACL", "DELUSER", user]);
+    }
+    if makes(Mistake::FreezeReads) {
+        return words(["ACL", "SETUSER", user, "-@all", "+@read", "+select", "+ping"]);
+    }
+    words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"])
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
@@ -323,7 +411,7 @@ fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
     if field("role") != Some("master") {
         return Err(Failure::Final("the source is no primary any more".to_owned()));
     }
-    if field("master_replid") != Some(replid) {
+    if field("master_replid") != Some(replid) && !makes(Mistake::IgnoresRun) {
         return Err(Failure::Final(
             "the source has another history than the copy".to_owned(),
         ));

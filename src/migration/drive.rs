@@ -14,14 +14,19 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+#[cfg(not(test))]
+use super::Copy;
+use super::arrow::reached;
 use super::cutover::{Cutover, Failure};
 use super::ledger::Ledger;
+#[cfg(test)]
+use super::sim::Copy;
 use super::task::{Move, State, Wish};
-use super::{Copy, CopyLimits, CopyPlan, Endpoint};
+use super::{CopyLimits, CopyPlan, Endpoint};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, NodeClient, bring_functions, make_users};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::store::Term;
@@ -30,9 +35,9 @@ use crate::topology::codec::shard_list;
 use crate::worker::shared::{NodeCredentials, Shared, user_password};
 
 /// Between two notes of how far a copy is.
-const NOTE_PACE: Duration = Duration::from_millis(500);
+pub(super) const NOTE_PACE: Duration = Duration::from_millis(500);
 /// How long the target is waited for before an operator's wish is looked at.
-const FOLLOW_PACE: Duration = Duration::from_secs(3);
+pub(super) const FOLLOW_PACE: Duration = Duration::from_secs(3);
 /// Pauses behind cutovers that were given up.
 const BACKOFF: [Duration; 3] = [
     Duration::from_secs(1),
@@ -207,10 +212,12 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
+        reached("cleared").await;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        reached("applier-made").await;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
@@ -233,6 +240,7 @@ impl<'a> Driven<'a> {
 
     /// Takes back what was done on the target, and gives the shards back to the source's own user.
     pub(super) async fn undo(&self) -> Result<(), Failure> {
+        reached("undoing").await;
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
@@ -240,12 +248,21 @@ impl<'a> Driven<'a> {
         let mut commands = self.clearing(&ours);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
+        reached("undone").await;
         Ok(())
     }
 
     /// Whether the topology says that the shards live on the target. Nothing may be done before that is known, so the store is
     /// asked until it answers, or until another proxy leads.
     pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
+        if makes(Mistake::AsksNothing) {
+            let served = self.shared.topology.load();
+            let target = self.node(&served, &self.target)?;
+            return Ok(self
+                .shards
+                .iter()
+                .all(|&shard| served.placement(shard).node == target));
+        }
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
@@ -302,21 +319,14 @@ impl<'a> Driven<'a> {
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running(Some(Copy::start(plan)));
+        reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
         }
         ledger.enter(State::Streaming).await?;
-        if ledger.task.manual {
-            ledger.enter(State::Ready).await?;
-            loop {
-                match ledger.wish().await? {
-                    Some(Wish::Cancel) => return self.cancelled(copy).await,
-                    Some(Wish::Cutover) => break,
-                    Some(Wish::Finalize) | None => {}
-                }
-                note(ledger, copy.copy()?).await?;
-                sleep(NOTE_PACE).await;
-            }
+        reached("streaming").await;
+        if self.until_word(&mut copy, ledger).await? {
+            return self.cancelled(copy).await;
         }
         for attempt in 0..CUTOVERS_MAX {
             let cutover = Cutover {
@@ -344,7 +354,8 @@ impl<'a> Driven<'a> {
                 Err(failure @ Failure::Final(_)) => return Err(failure),
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
-            if self.follow(&mut copy, ledger).await? {
+            // What has begun again was not verified.
+            if self.follow(&mut copy, ledger).await? || self.until_word(&mut copy, ledger).await? {
                 return self.cancelled(copy).await;
             }
         }
@@ -355,7 +366,11 @@ impl<'a> Driven<'a> {
     }
 
     /// Waits until the target is close behind. Whether it is to be cancelled.
-    async fn follow(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
+    pub(super) async fn follow(
+        &self,
+        running: &mut Running,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<bool, Failure> {
         loop {
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
@@ -382,16 +397,18 @@ impl<'a> Driven<'a> {
         if !self.has_moved().await? {
             return Err(Failure::Final("the shards live on the source".to_owned()));
         }
+        reached("finalizing").await;
         let mut client = self.client(&self.source).await?;
         let ours = self.our_copies(&mut client, true).await?;
         let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;
+        reached("finalized").await;
         Ok(())
     }
 }
 
 /// Notes how far a copy is.
-async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
+pub(super) async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
     let progress = copy.progress();
     let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
     let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);
@@ -431,6 +448,7 @@ pub(super) async fn drive(
         Ok(driven) => driven.run(&mut ledger).await,
         Err(why) => Ended::Failed(why),
     };
+    reached("ended").await;
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;

@@ -110,6 +110,7 @@ async fn attempt(
 ) -> Result<Infallible, CopyError> {
     shared.begin();
     let facts = look(plan, matches!(begin, Begin::Snapshot)).await?;
+    shared.skew_ms.store(facts.skew_ms, Ordering::Relaxed);
     shared.note(|progress| progress.run_id.clone_from(&facts.source_run_id));
     let (pipe, replies) = open_pipe(&plan.target, &facts.target_run_id, shared).await?;
     let spool = Arc::new(Spool::new(plan.limits.clone()));
@@ -133,6 +134,7 @@ async fn attempt(
         pipe,
         frames: Frames::default(),
         facts: facts.clone(),
+        gathered: None,
     };
     let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
     tokio::select! {
@@ -312,6 +314,7 @@ impl Shared {
     fn begin(&self) {
         self.set_expiries(Expiries::Park);
         self.freeze(u64::MAX);
+        self.gate.open();
         drop(self.take_debts());
         self.window.store(self.limits.window, Ordering::Relaxed);
         self.waiting_since_ms.store(0, Ordering::Relaxed);

@@ -1,13 +1,15 @@
 //! The record of a move: what was ordered, how far it is, how it ended. The same on every proxy, since it stands in the store.
 //!
 //! ```text
-//!  planned ─▶ copying ─▶ streaming ─▶ ready ─▶ cutting-over ─▶ moved ─▶ finalized
+//!  planned ─▶ copying ─▶ streaming ─▶ [verifying] ─▶ [ready] ─▶ cutting-over ─▶ moved ─▶ finalized
 //!     └──────────┴───────────┴──────────┴───────────┴──▶ cancelled · failed          (all of these: nothing has moved)
 //! ```
 //!
 //! Whether shards have moved is never read here: the topology says it. A record may be behind.
 
 use serde::{Deserialize, Serialize};
+
+use super::verify::Verification;
 
 /// How far a move is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,8 @@ pub enum State {
     Copying,
     /// The target follows the source.
     Streaming,
+    /// Source and target are compared.
+    Verifying,
     /// It waits for the word to cut over.
     Ready,
     /// The shards are on their way.
@@ -105,6 +109,18 @@ pub struct Move {
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
+    /// About how much memory its shards took when it was ordered.
+    #[serde(default)]
+    pub estimated_bytes: u64,
+    /// About how long its copy was to take.
+    #[serde(default)]
+    pub estimated_seconds: u64,
+    /// What an operator should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Whether source and target were compared, or are to be.
+    #[serde(default)]
+    pub verify: Option<Verification>,
 }
 
 impl Move {

@@ -10,6 +10,7 @@
 //!
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
 
+use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::Owner;
@@ -101,7 +102,7 @@ impl Engine {
         index: usize,
         spec: &'static Spec,
         split: Split,
-        splitting: &Splitting,
+        splitting: Splitting,
         args: &Args<'_>,
     ) -> Taken {
         let protocol = self.clients[index].protocol;
@@ -117,7 +118,8 @@ impl Engine {
             }
         }
         let parts = splitting.parts().len();
-        let rule = Rule::of_split(split, splitting);
+        let splitting = Rc::new(splitting);
+        let rule = Rule::of_split(split, &splitting);
         let merge = Merge::new(rule, parts, spec.is_write());
         let work = Work::Merge {
             merge,

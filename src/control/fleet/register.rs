@@ -4,9 +4,9 @@
 //! that ended while the process was stopped, a write that came late, a hand that deleted it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{Fleet, RETRY, lock};
 use crate::store::{Lease, ProxyRecord, Revision, StoreError};
@@ -16,8 +16,6 @@ pub(super) const PROXY_TTL: Duration = Duration::from_secs(5);
 const BEAT: Duration = Duration::from_millis(1250);
 /// How old the number of clients may become.
 const REFRESH: Duration = Duration::from_secs(15);
-/// Between two looks whether all workers serve what was adopted.
-const WORKERS_PACE: Duration = Duration::from_millis(1);
 
 /// What was written last.
 struct Written {
@@ -45,7 +43,7 @@ pub(super) async fn stay_registered(fleet: Arc<Fleet>) {
 impl Fleet {
     /// Until the lease ends.
     async fn hold_registration(&self, lease: Lease) {
-        let mut beat = interval_at(tokio::time::Instant::now() + BEAT, BEAT);
+        let mut beat = interval_at(Instant::now() + BEAT, BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = self.snapshot.subscribe();
         let mut adopted = self.adopted.subscribe();
@@ -69,7 +67,8 @@ impl Fleet {
                     }
                 }
             }
-            let workers_follow = record.epoch() < self.shared.topology.load().epoch;
+            let adopting = self.shared.topology.load().epoch;
+            let workers_follow = record.epoch() < adopting;
             let failed = Instant::now() < not_before;
             tokio::select! {
                 _ = beat.tick() => match self.store.keep_alive(lease).await {
@@ -81,7 +80,7 @@ impl Fleet {
                 _ = news.changed() => {}
                 _ = adopted.changed() => {}
                 () = sleep(RETRY), if failed => {}
-                () = sleep(WORKERS_PACE), if workers_follow && !failed => {}
+                () = self.shared.until_served(adopting), if workers_follow && !failed => {}
             }
         }
     }

@@ -86,7 +86,10 @@ impl Engine {
                 link.answer.extend_from_slice(frame);
             }
             Ok(())
-        } else if entry.shape.is_transaction() && !is_step(seen, frame) {
+        } else if entry.shape.is_transaction()
+            && !is_step(seen, frame)
+            && !(link.kept.is_some() && refused(frame))
+        {
             Err(LinkClose::MultiFailed)
         } else {
             Ok(())
@@ -139,6 +142,11 @@ pub(in crate::worker) fn is_step(seen: u32, frame: &[u8]) -> bool {
         1 => frame == b"+OK\r\n",
         _ => frame == QUEUED || frame.first() == Some(&b'-'),
     }
+}
+
+/// Whether `MULTI` was refused because its shard is on its way to another node: all that follows is refused as well.
+fn refused(frame: &[u8]) -> bool {
+    frame.starts_with(b"-NOPERM")
 }
 
 /// Whether the two parts of a frame are what a queued command is answered with: never the reply of `EXEC`.
