@@ -192,7 +192,7 @@ fn a_walk_that_fails_answers_the_failure_and_asks_no_more() {
     ] {
         let mut walk = Walk::new(b"0", &[], &topology).unwrap();
         assert_eq!(walk.step(), Step::Ask(ShardId(0)));
-        walk.part(outcome);
+        walk.part(outcome, &topology);
         assert_eq!(walk.step(), Step::Done);
         let mut out = Vec::new();
         walk.finish(&topology, &mut out);
@@ -227,7 +227,7 @@ fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
         let mut frame = Vec::new();
         walk.write_frame(topology, &mut frame);
         let mut words = elements(&frame).unwrap();
-        String::from_utf8(resp::bulk(words.nth(1).unwrap()).unwrap().to_vec()).unwrap()
+        String::from_utf8(bulk(words.nth(1).unwrap()).unwrap().to_vec()).unwrap()
     };
     let reply = |cursor: &str| {
         let mut out = Vec::new();
@@ -249,9 +249,7 @@ fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
     moved_behind.part(Outcome::Reply(&reply("99")), &before);
     let mut out = Vec::new();
     moved_behind.finish(&after, &mut out);
-    let next = resp::bulk(elements(&out).unwrap().next().unwrap())
-        .unwrap()
-        .to_vec();
+    let next = bulk(elements(&out).unwrap().next().unwrap()).unwrap().to_vec();
     let next: u64 = String::from_utf8(next).unwrap().parse().unwrap();
     let place = Position {
         shard: ShardId(5),

@@ -16,13 +16,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::error::CopyError;
 use super::ledger::Ledger;
-use super::task::State;
+use super::task::{State, Wish};
 use crate::command::{UNIT_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
 use crate::control::{AskError, Mistake, make_users, makes};
@@ -32,6 +32,8 @@ use crate::topology::{NodeAccess, Topology, Unit};
 
 /// How long proxies have to take over new users.
 const PREPARE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at what an operator wishes.
+const WISH_PACE: Duration = Duration::from_millis(500);
 /// Expiries that come within this time after the pass are put right in the pause.
 const HORIZON: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,9 @@ pub(super) enum Failure {
     /// Nothing has moved, and it ends.
     #[error("{0}")]
     Final(String),
+    /// Nothing has moved, and an operator wants it to stop.
+    #[error("it was cancelled")]
+    Cancelled,
 }
 
 impl From<AskError> for Failure {
@@ -101,7 +106,7 @@ pub(super) struct Cutover<'a> {
 impl Cutover<'_> {
     /// Cuts over. Returns how long the shards were held.
     pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
-        let user = match self.until_ready(copy).await {
+        let user = match self.until_ready(copy, ledger).await {
             Ok(user) => user,
             Err(failure) => {
                 self.driven.release().await?;
@@ -110,6 +115,10 @@ impl Cutover<'_> {
         };
         reached("unparked").await;
         ledger.enter(State::CuttingOver).await?;
+        if ledger.task.wish == Some(Wish::Cancel) {
+            self.driven.release().await?;
+            return Err(Failure::Cancelled);
+        }
         reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
@@ -137,24 +146,28 @@ impl Cutover<'_> {
                 match (failure, thawed) {
                     (Failure::Retry(why), Ok(())) => Err(Failure::Retry(why)),
                     (Failure::Retry(why), Err(error)) => Err(Failure::Final(format!("{why}; {error}"))),
-                    (failure @ Failure::Final(_), _) => Err(failure),
+                    (failure @ (Failure::Final(_) | Failure::Cancelled), _) => Err(failure),
                 }
             }
         }
     }
 
-    /// All that can be done before the shards are held.
-    async fn until_ready(&self, copy: &mut Running) -> Result<String, Failure> {
+    /// All that can be done before the shards are held. Whoever wants it to stop is heard meanwhile.
+    async fn until_ready(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<String, Failure> {
         let user = self.prepare().await?;
-        copy.copy()?
-            .until_streaming()
-            .await
-            .map_err(|error| Failure::Final(error.to_string()))?;
-        copy.copy()?
-            .unpark(HORIZON)
-            .await
-            .map_err(|error| Failure::Retry(error.to_string()))?;
-        Ok(user)
+        let copy = copy.copy()?;
+        let ready = async {
+            copy.until_streaming()
+                .await
+                .map_err(|error| Failure::Final(error.to_string()))?;
+            copy.unpark(HORIZON)
+                .await
+                .map_err(|error| Failure::Retry(error.to_string()))
+        };
+        tokio::select! {
+            ready = ready => ready.map(|_| user),
+            stopped = until_cancelled(ledger) => Err(stopped),
+        }
     }
 
     /// Gives the unit a user of its own, and all other shards of the source a new one, so that the old one can go.
@@ -389,6 +402,17 @@ fn freeze_words(user: &str) -> Words {
         return words(["ACL", "SETUSER", user, "-@all", "+@read", "+select", "+ping"]);
     }
     words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"])
+}
+
+/// Ends when an operator wants the move to stop, or nobody can say. May be dropped at any time.
+pub(super) async fn until_cancelled(ledger: &mut Ledger<'_>) -> Failure {
+    loop {
+        match ledger.wish().await {
+            Ok(Some(Wish::Cancel)) => return Failure::Cancelled,
+            Ok(_) => sleep(WISH_PACE).await,
+            Err(error) => return error.into(),
+        }
+    }
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.

@@ -32,6 +32,7 @@ mod crowd;
 mod demo;
 mod desync;
 mod differential;
+mod drain;
 mod etcd;
 mod faults;
 mod fleet;
