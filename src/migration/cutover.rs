@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::arrow::reached;
 use super::drive::{Driven, Running};
+use super::error::CopyError;
 use super::ledger::Ledger;
 use super::task::{State, Wish};
 use crate::command::{UNIT_PREFIX, traffic_rules};
@@ -123,17 +124,22 @@ impl Cutover<'_> {
         let mut target = self.driven.client(&self.driven.target).await?;
         match self.close_and_pause(copy, &user, &mut source, &mut target).await {
             Ok(pause) => {
-                self.tidy(&user, &mut source, &mut target).await;
+                self.driven.tidy().await;
                 reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
+                    self.driven.tidy().await;
                     return Ok(Duration::ZERO);
                 }
-                // The target may have been told to forget parked expiries: the copy goes on as before.
+                // The target may have been told to forget parked expiries: the copy goes on as before. Clients wait for this, so a
+                // target that does not answer is given up instead of waited for.
                 let thawed = match copy.copy() {
-                    Ok(copy) => copy.thaw().await.map_err(|error| error.to_string()),
+                    Ok(copy) => match timeout(self.max_pause, copy.thaw()).await {
+                        Ok(thawed) => thawed.map_err(|error| error.to_string()),
+                        Err(_) => Err("the target does not answer".to_owned()),
+                    },
                     Err(stopped) => Err(stopped.to_string()),
                 };
                 self.driven.release().await?;
@@ -252,6 +258,21 @@ impl Cutover<'_> {
         Ok(served.duration_since(begun))
     }
 
+    /// A node that stands still must not make clients wait: longer than the pause may be, and it is given up.
+    async fn in_time<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = |_| {
+            Err(Failure::Retry(format!(
+                "{what} took longer than {:?}",
+                self.max_pause
+            )))
+        };
+        timeout(self.max_pause, work).await.unwrap_or_else(late)
+    }
+
     async fn pause(
         &self,
         copy: &mut Running,
@@ -262,26 +283,13 @@ impl Cutover<'_> {
         let driven = self.driven;
         let mut steps = Steps::new();
         let freeze = [freeze_words(user), words(["INFO", "replication"])];
-        let replies = driven.act(source, &freeze).await?;
+        let replies = self.in_time("the freeze", driven.act(source, &freeze)).await?;
         steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
-        match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(Failure::Retry(error.to_string())),
-            Err(_) => {
-                return Err(Failure::Retry(format!(
-                    "the target was not in step within {:?}",
-                    self.max_pause
-                )));
-            }
-        }
+        self.in_time("the drain", told(copy.copy()?.drain_to(offset)))
+            .await?;
         steps.done("drained").await;
-        let counts = copy
-            .copy()?
-            .counts()
-            .await
-            .map_err(|error| Failure::Retry(error.to_string()))?;
-        for count in counts {
+        for count in self.in_time("the count", told(copy.copy()?.counts())).await? {
             let lasting = (
                 count.source_keys - count.source_expires.min(count.source_keys),
                 count.target_keys - count.target_expires.min(count.target_keys),
@@ -295,37 +303,17 @@ impl Cutover<'_> {
             }
         }
         steps.done("counted").await;
-        copy.stop().await?;
+        self.in_time("the end of the copy", copy.stop()).await?;
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         if makes(Mistake::SealsLate) {
             driven.commit().await?;
         }
-        driven.act(target, &seal).await?;
+        self.in_time("the seal", driven.act(target, &seal)).await?;
         steps.done("sealed").await;
         let served = driven.commit().await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
-    }
-
-    /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
-    async fn tidy(
-        &self,
-        user: &str,
-        source: &mut crate::control::NodeClient,
-        target: &mut crate::control::NodeClient,
-    ) {
-        let driven = self.driven;
-        let left = [
-            words(["ACL", "DELUSER", user]),
-            driven.copies("HSET", Some(&driven.id)),
-        ];
-        let gone = [driven.copies("HDEL", None)];
-        for (client, commands) in [(source, &left[..]), (target, &gone[..])] {
-            if let Err(error) = driven.act(client, commands).await {
-                tracing::info!(event = "move_not_tidied", task = driven.id, %error);
-            }
-        }
     }
 }
 
@@ -398,6 +386,11 @@ impl Driven<'_> {
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
     }
+}
+
+/// What a copy answers; its errors may not come again.
+async fn told<T>(answer: impl Future<Output = Result<T, CopyError>>) -> Result<T, Failure> {
+    answer.await.map_err(|error| Failure::Retry(error.to_string()))
 }
 
 /// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.

@@ -167,16 +167,17 @@ impl<'a> Driven<'a> {
         commands
     }
 
-    /// The databases of this move on a node that hold a copy of ours: of any move, or of this one.
-    async fn our_copies(&self, client: &mut NodeClient, of_this_move: bool) -> Result<Vec<DbIndex>, Failure> {
+    /// The databases of this move on a node that hold a copy of ours, by the task that has noted it.
+    async fn our_copies(
+        &self,
+        client: &mut NodeClient,
+        is_ours: impl Fn(Option<&[u8]>) -> bool,
+    ) -> Result<Vec<DbIndex>, Failure> {
         client.ask(&["SELECT", &self.metadata().to_string()]).await?;
         let mut ours = Vec::new();
         for db in self.dbs() {
             let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
-            let is_ours = task
-                .as_bytes()
-                .is_some_and(|task| !of_this_move || task == self.id.as_bytes());
-            ours.extend(is_ours.then_some(db));
+            ours.extend(is_ours(task.as_bytes()).then_some(db));
         }
         Ok(ours)
     }
@@ -207,7 +208,7 @@ impl<'a> Driven<'a> {
         }
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
-        let ours = self.our_copies(&mut client, false).await?;
+        let ours = self.our_copies(&mut client, |task| task.is_some()).await?;
         for db in self.dbs().into_iter().filter(|db| !ours.contains(db)) {
             client.ask(&["SELECT", &db.to_string()]).await?;
             if client.ask(&["DBSIZE"]).await? != Value::Int(0) {
@@ -252,7 +253,8 @@ impl<'a> Driven<'a> {
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
-        let ours = self.our_copies(&mut client, true).await?;
+        let own = Some(self.id.as_bytes());
+        let ours = self.our_copies(&mut client, |task| task == own).await?;
         let mut commands = self.clearing(&ours);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
@@ -297,6 +299,7 @@ impl<'a> Driven<'a> {
                 let why = failure.to_string();
                 match self.has_moved().await {
                     Ok(true) => {
+                        self.tidy().await;
                         return Ended::Moved {
                             pause: Duration::ZERO,
                         };
@@ -319,6 +322,7 @@ impl<'a> Driven<'a> {
     async fn run_to_cutover(&self, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
+            self.tidy().await;
             return Ok(Ended::Moved {
                 pause: Duration::ZERO,
             });
@@ -458,7 +462,11 @@ impl<'a> Driven<'a> {
         };
         reached("finalizing").await;
         let mut client = self.client(&self.source).await?;
-        let mut ours = self.our_copies(&mut client, true).await?;
+        // A source that was away when the move ended has no note. The topology says that what it has is no original.
+        let own = self.id.as_bytes();
+        let mut ours = self
+            .our_copies(&mut client, |task| task.is_none_or(|task| task == own))
+            .await?;
         ours.retain(|&db| !lives_here(db));
         let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;

@@ -54,6 +54,7 @@ mod spool;
 mod state;
 mod steps;
 mod task;
+mod tidy;
 mod verify;
 
 pub use copy::{Copy, DbCounts};

@@ -56,6 +56,7 @@ mod scripts;
 mod silence;
 mod slowlog;
 mod startup;
+mod timelines;
 mod tls;
 mod tracking;
 mod transactions;
