@@ -12,7 +12,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::error::CopyError;
+use super::journal::Journal;
 use super::link::Link;
+use super::lost::Lost;
 use super::pipe::{Pipe, Place};
 use super::plan::CopyPlan;
 use super::probe::Facts;
@@ -41,6 +43,10 @@ pub(super) struct Applier {
     pub(super) pipe: Pipe,
     pub(super) frames: Frames,
     pub(super) facts: Facts,
+    /// Notes on the target how far it is.
+    pub(super) journal: Option<Journal>,
+    /// Keys that must not be renewed.
+    pub(super) lost: Lost,
 }
 
 impl Applier {
@@ -131,7 +137,7 @@ impl Applier {
             from,
             selected,
         };
-        let mut filter = StreamFilter::new(options.clone());
+        let mut filter = self.filter(&options);
         let (mut db, mut held) = (selected, Held::default());
         loop {
             let frozen_at = self.shared.frozen_at();
@@ -141,7 +147,7 @@ impl Applier {
                 options.from = again.from;
                 options.selected = again.selected;
                 reader = StreamReader::new(again.from, limits);
-                filter = StreamFilter::new(options.clone());
+                filter = self.filter(&options);
                 db = again.selected;
                 received = again.from;
                 let again = again.chunk()?;
@@ -188,25 +194,45 @@ impl Applier {
                 *db = selected.and_then(|db| db.parse().ok());
                 held.selected = *db;
             }
+            if !self.lost.is_over()
+                && end > filter.from()
+                && let Some(target) = filter.selected().and_then(|db| self.databases().target(db))
+            {
+                self.lost.look(&request.args, end, target)?;
+            }
             match filter.handle(&request, ttl, at_source, &mut self.frames) {
                 Outcome::Applied | Outcome::Ignored | Outcome::Buffered => {}
                 Outcome::Restart(reason) => return Err(reason.into()),
                 Outcome::Alarm => self.alarm(end),
             }
             if self.frames.len() >= BATCH && !filter.is_in_transaction() {
-                self.write(end, chunk.received_ms).await?;
+                self.write(end, chunk.received_ms, filter.selected()).await?;
             }
         }
         if filter.is_in_transaction() {
             return Ok(());
         }
-        self.write(reader.offset(), chunk.received_ms).await
+        self.write(reader.offset(), chunk.received_ms, filter.selected())
+            .await
     }
 
-    async fn write(&mut self, offset: u64, received_ms: i64) -> Result<(), CopyError> {
+    fn filter(&self, options: &StreamOptions) -> StreamFilter {
+        let filter = StreamFilter::new(options.clone());
+        // A batch with a note is a transaction itself.
+        match self.journal {
+            Some(_) => filter.bare(),
+            None => filter,
+        }
+    }
+
+    /// `selected`: the database of the source that is selected there.
+    async fn write(&mut self, offset: u64, received_ms: i64, selected: Option<u64>) -> Result<(), CopyError> {
         let debts = self.frames.take_debts();
         if !debts.is_empty() {
             self.shared.owe(debts)?;
+        }
+        if let (Some(journal), Some(selected)) = (&mut self.journal, selected) {
+            journal.note(&mut self.frames, self.plan.metadata_db, offset, selected);
         }
         let place = Place { offset, received_ms };
         self.pipe.write(&mut self.frames, Some(place)).await
