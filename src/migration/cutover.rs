@@ -2,16 +2,17 @@
 //!
 //! ```text
 //!  prepare   R and U made on the source ─▶ topology: unit as U, rest as R ─▶ every proxy says so ─▶ O deleted
-//!  quiesce   topology: the unit is held ─▶ every proxy says that nothing of it is under way      ┐
-//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         │ the pause
-//!  drain     the target has everything up to F; the counts agree                                 │
+//!  quiesce   topology: scripts, waits and watches of the unit are held ─▶ every proxy says that none is under way
+//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         ┐
+//!  drain     the target has everything up to F; the counts agree                                 │ the pause
 //!  seal      the applier's user is deleted                                                       │
 //!  commit    topology: the shards live on the target          ◀── the point of no return         ┘
 //! ```
 //!
-//! The freeze is kept by the source itself: a proxy that has heard of nothing is refused by it. Before the commit, whatever
-//! is wrong gives the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing
-//! ends by a timeout of its own.
+//! The freeze is kept by the source itself: it refuses what it is sent, proxies keep what was refused and send it, in its order, to
+//! whoever has the shards then. One that has heard of nothing is refused as well. Before the commit, whatever is wrong gives
+//! the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing ends by a timeout
+//! of its own.
 
 use std::time::{Duration, Instant};
 
@@ -75,16 +76,14 @@ impl Cutover<'_> {
         ledger.enter(State::CuttingOver).await?;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
-        let begun = Instant::now();
-        match self.pause(copy, &user, &mut source, &mut target).await {
-            Ok(()) => {
-                let pause = begun.elapsed();
+        match self.close_and_pause(copy, &user, &mut source, &mut target).await {
+            Ok(pause) => {
                 self.tidy(&user, &mut source, &mut target).await;
                 Ok(pause)
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
-                    return Ok(begun.elapsed());
+                    return Ok(Duration::ZERO);
                 }
                 // The target may have been told to forget parked expiries: the copy goes on as before.
                 let thawed = match copy.copy() {
@@ -170,13 +169,14 @@ impl Cutover<'_> {
         Ok(user)
     }
 
-    async fn pause(
+    /// Holds what the source could refuse half-way, then everything, for as long as the handover takes: that long is returned.
+    async fn close_and_pause(
         &self,
         copy: &mut Running,
         user: &str,
         source: &mut crate::control::NodeClient,
         target: &mut crate::control::NodeClient,
-    ) -> Result<(), Failure> {
+    ) -> Result<Duration, Failure> {
         let driven = self.driven;
         let quiesced = driven
             .fleet
@@ -188,6 +188,24 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
+        driven
+            .fleet
+            .stage(|topology| driven.committed(topology))
+            .await
+            .map_err(Failure::Retry)?;
+        let begun = Instant::now();
+        let served = self.pause(copy, user, source, target).await?;
+        Ok(served.duration_since(begun))
+    }
+
+    async fn pause(
+        &self,
+        copy: &mut Running,
+        user: &str,
+        source: &mut crate::control::NodeClient,
+        target: &mut crate::control::NodeClient,
+    ) -> Result<Instant, Failure> {
+        let driven = self.driven;
         let freeze = [
             words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
             words(["INFO", "replication"]),
@@ -261,28 +279,31 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// The point of no return.
-    async fn commit(&self) -> Result<(), Failure> {
+    /// What the commit says: the shards live on the target.
+    fn committed(&self, topology: &Topology) -> Result<Topology, String> {
+        let target = topology.node_named(&self.target).ok_or("the target has left")?;
+        let next = topology.changed(|next| {
+            next.units.retain(|unit| unit.task != self.id);
+            for shard in &self.shards {
+                next.placements[shard.index()].node = target;
+            }
+            Ok(())
+        });
+        next.map_err(|error| error.to_string())
+    }
+
+    /// The point of no return. Returns since when this proxy goes by it.
+    async fn commit(&self) -> Result<Instant, Failure> {
         let committed = self
             .fleet
-            .change_in(Some(self.term), PREPARE_MAX, |topology| {
-                let target = topology.node_named(&self.target).ok_or("the target has left")?;
-                let next = topology.changed(|next| {
-                    next.units.retain(|unit| unit.task != self.id);
-                    for shard in &self.shards {
-                        next.placements[shard.index()].node = target;
-                    }
-                    Ok(())
-                });
-                next.map_err(|error| error.to_string())
-            })
+            .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
             .await;
         match committed {
             Ok(changed) => {
                 if let Some(why) = changed.warning() {
                     tracing::warn!(event = "proxies_behind", task = self.id, why);
                 }
-                Ok(())
+                Ok(changed.here)
             }
             // Whether it was done is asked before anything else is.
             Err(why) => Err(Failure::Retry(why)),

@@ -1,7 +1,8 @@
 //! The topology in one file, for one proxy.
 //!
 //! ```text
-//!  save:  write PATH.tmp ▶ fsync ▶ copy PATH to PATH.1 (likewise by .1.tmp) ▶ rename PATH.tmp to PATH ▶ fsync folder
+//!  save:  write PATH.tmp ▶ fsync ▶ link PATH as PATH.1 (by .1.tmp) ▶ rename PATH.tmp to PATH ▶ fsync folder
+//!  stage: the first two of them, ahead of time
 //!           crash: old            crash: old                                  crash: old or new, whole
 //! ```
 //!
@@ -29,6 +30,8 @@ pub struct FileStore {
     _lock: File,
     /// Cluster and epoch of what is stored, once known; forgotten after a save of uncertain outcome.
     stored: Option<(String, Epoch)>,
+    /// What PATH.tmp has on disk, if it was staged.
+    staged: Option<Vec<u8>>,
 }
 
 /// The steps of a save, each named by what is about to happen. Tests stop between them.
@@ -83,6 +86,7 @@ impl FileStore {
             path,
             _lock: lock,
             stored: None,
+            staged: None,
         })
     }
 
@@ -193,7 +197,25 @@ impl FileStore {
         result
     }
 
-    fn replace(&self, text: &[u8], before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StoreError> {
+    /// Writes what is likely to be saved next to where the save will look for it.
+    ///
+    /// # Errors
+    /// It could not be written; the save will try again.
+    pub(super) fn stage(&mut self, topology: &Topology) -> Result<(), StoreError> {
+        let text = (topology.encode() + "\n").into_bytes();
+        self.staged = None;
+        let next = beside(&self.path, ".tmp");
+        write_whole(&next, &text).map_err(|error| StoreError::Io {
+            doing: "write",
+            path: next,
+            error,
+        })?;
+        self.staged = Some(text);
+        Ok(())
+    }
+
+    fn replace(&mut self, text: &[u8], before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StoreError> {
+        let is_staged = self.staged.take().is_some_and(|staged| staged == text);
         let path = &self.path;
         let next = beside(path, ".tmp");
         let previous = beside(path, ".1");
@@ -203,14 +225,11 @@ impl FileStore {
         };
 
         before(Step::WriteNew)
-            .and_then(|()| write_whole(&next, text))
+            .and_then(|()| if is_staged { Ok(()) } else { write_whole(&next, text) })
             .map_err(told("write", &next))?;
-        before(Step::KeepPrevious).map_err(told("write", &previous))?;
-        if let Some(current) = read(path)? {
-            let copy = beside(path, ".1.tmp");
-            write_whole(&copy, &current).map_err(told("write", &copy))?;
-            fs::rename(&copy, &previous).map_err(told("replace", &previous))?;
-        }
+        before(Step::KeepPrevious)
+            .and_then(|()| keep_previous(path, &previous))
+            .map_err(told("replace", &previous))?;
         before(Step::Rename)
             .and_then(|()| fs::rename(&next, path))
             .map_err(told("replace", path))?;
@@ -274,6 +293,23 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
         .read_to_end(&mut text)
         .map_err(told)?;
     Ok(Some(text))
+}
+
+/// Gives what a path has now a second name. It is on disk already, so this costs no wait for it.
+fn keep_previous(path: &Path, previous: &Path) -> io::Result<()> {
+    let second = beside(path, ".1.tmp");
+    match fs::remove_file(&second) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        // One that a crash has left is another name of what must not be written over.
+        _ => {}
+    }
+    match fs::hard_link(path, &second) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(()) => {}
+        // Not every file system has second names.
+        Err(_) => write_whole(&second, &fs::read(path)?)?,
+    }
+    fs::rename(&second, previous)
 }
 
 /// Waits until the disk has the names in a file's folder.

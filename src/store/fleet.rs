@@ -13,6 +13,7 @@
 //! looking at its clock: a lease ends by itself.
 
 use std::collections::BTreeMap;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -185,6 +186,16 @@ pub trait FleetStore: Send + Sync + std::fmt::Debug {
     /// [`StoreError::Changed`], [`StoreError::Deposed`]: nothing was stored. [`StoreError::Unconfirmed`]: it is stored.
     fn save<'a>(&'a self, topology: &'a Topology, over: Revision, term: Option<Term>)
     -> Answer<'a, Revision>;
+
+    /// Does now what can be done of a save that is about to come, so that it takes less time. A save of another topology is not
+    /// disturbed.
+    ///
+    /// # Errors
+    /// What was done may be of no use; nothing is stored.
+    fn stage<'a>(&'a self, topology: &'a Topology) -> Answer<'a, ()> {
+        let _ = topology;
+        Box::pin(ready(Ok(())))
+    }
 
     /// Whether exactly this topology was stored at some time after `since`, though it may have been replaced since then.
     /// Nothing if nobody can tell any more.

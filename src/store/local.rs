@@ -179,6 +179,10 @@ impl FleetStore for LocalFleet {
         Box::pin(ready(Ok(self.state().snapshot.stored.clone())))
     }
 
+    fn stage<'a>(&'a self, topology: &'a Topology) -> Answer<'a, ()> {
+        Box::pin(ready(self.state().file.stage(topology)))
+    }
+
     fn save<'a>(
         &'a self,
         topology: &'a Topology,

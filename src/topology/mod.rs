@@ -82,7 +82,8 @@ pub struct Unit {
     pub shards: BTreeSet<ShardId>,
     /// The ACL user of their requests.
     pub user: String,
-    /// Their requests are held: nothing of them may be under way at the node.
+    /// Their scripts, waits and watches are held: nothing may be under way at the node that it could refuse half-way. The
+    /// node may refuse everything else by now; then it waits at the proxies.
     pub quiesced: bool,
 }
 
@@ -265,7 +266,7 @@ impl Topology {
                     .any(|unit| Some(unit.user.as_str()) == user))
     }
 
-    /// Shards of which nothing may be under way.
+    /// Shards of which nothing may be under way that their node could refuse half-way.
     #[must_use]
     pub fn quiesced(&self) -> BTreeSet<ShardId> {
         let quiesced = self.units.iter().filter(|unit| unit.quiesced);

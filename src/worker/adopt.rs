@@ -25,8 +25,10 @@ const OPEN_MAX_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub(super) struct Adoption {
     next: Arc<Topology>,
-    /// Shards that get another node, or another user on their node, or of which nothing may be under way: ascending.
+    /// Shards that get another node, or another user on their node: ascending.
     moving: Vec<ShardId>,
+    /// Shards of which nothing may be under way any more that a node could refuse half-way: ascending.
+    closing: Vec<ShardId>,
     /// Links that they will go over and that are being opened, and since when; none: the shards are held.
     opening: Option<(Vec<usize>, u64)>,
 }
@@ -43,14 +45,11 @@ impl Engine {
         }
         self.add_nodes(&next);
         let before = Arc::clone(&self.topology);
-        let quiesced = next.quiesced();
-        let newly = |shard: &ShardId| {
-            quiesced.contains(shard) && before.unit_of(*shard).is_none_or(|unit| !unit.quiesced)
-        };
+        let closing: Vec<ShardId> = next.quiesced().difference(&before.quiesced()).copied().collect();
         let pairs = next.placements_by_shard().zip(&before.placements);
         let moving: Vec<ShardId> = pairs
             .filter(|((shard, placed), now)| {
-                placed.node != now.node || next.user_of(*shard) != before.user_of(*shard) || newly(shard)
+                placed.node != now.node || next.user_of(*shard) != before.user_of(*shard)
             })
             .map(|((shard, _), _)| shard)
             .collect();
@@ -61,6 +60,7 @@ impl Engine {
         self.adoption = Some(Adoption {
             next,
             moving,
+            closing,
             opening: Some((opening, self.now)),
         });
         self.continue_adoption();
@@ -98,29 +98,37 @@ impl Engine {
                 return;
             }
             adoption.opening = None;
-            let moving = &adoption.moving;
+            let (moving, closing) = (&adoption.moving, &adoption.closing);
             for &shard in moving {
                 self.hold(shard, |hold| hold.moving = true);
             }
-            if !moving.is_empty() {
-                self.recall_dedicated(None, |shard| moving.binary_search(&shard).is_ok());
+            for &shard in closing {
+                self.hold(shard, |hold| hold.quiesced = true);
+            }
+            if !moving.is_empty() || !closing.is_empty() {
+                self.recall_dedicated(None, |shard| {
+                    moving.binary_search(&shard).is_ok() || closing.binary_search(&shard).is_ok()
+                });
             }
         }
-        if self.is_under_way(&adoption.moving) {
+        if self.is_under_way(&adoption.moving) || self.is_code_under_way(&adoption.closing) {
             self.adoption = Some(adoption);
             return;
         }
+        // What was refused goes before what came later: to the gates, while they are closed.
+        (0..self.links.len()).for_each(|link| self.release_parked(link));
         self.serve_next(&adoption.next, &adoption.moving);
     }
 
     fn serve_next(&mut self, next: &Arc<Topology>, moving: &[ShardId]) {
         let before = std::mem::replace(&mut self.topology, Arc::clone(next));
         let (quiesced, were) = (next.quiesced(), before.quiesced());
-        for &shard in quiesced.difference(&were) {
-            self.hold(shard, |hold| hold.quiesced = true);
-        }
         for &shard in moving {
-            self.release(shard, |hold| hold.moving = false);
+            self.release(shard, |hold| {
+                hold.moving = false;
+                // It is not at the node, or not the user there, that refused it.
+                hold.frozen = false;
+            });
         }
         for &shard in were.difference(&quiesced) {
             self.release(shard, |hold| hold.quiesced = false);

@@ -225,7 +225,7 @@ fn unit(quiesced: bool) -> Unit {
 }
 
 #[test]
-fn a_unit_goes_over_links_of_its_own_user_and_waits_when_it_is_quiesced() {
+fn a_unit_goes_over_links_of_its_own_user_and_its_scripts_wait_when_it_is_quiesced() {
     in_runtime(async {
         let mut engine = engine(limits());
         change(&mut engine, provisioned);
@@ -235,20 +235,27 @@ fn a_unit_goes_over_links_of_its_own_user_and_waits_when_it_is_quiesced() {
         assert_eq!(user(&engine, MOVED).as_deref(), Some("ps-u-m1"));
         assert_eq!(user(&engine, ShardId(0)).as_deref(), Some("ps-g1"));
         let link = link_of(&engine, MOVED);
+        let script = engine.script_lane(MOVED, Protocol::Resp2);
         ask(&mut engine, MOVED, 1);
+        engine.enqueue(script, Owner::Tombstone, b"*1\r\n$4\r\nPING\r\n");
         send(&mut engine, link);
+        send(&mut engine, script.link as usize);
         change(&mut engine, |topology| {
             topology.changed(|next| {
                 next.units[0].quiesced = true;
                 Ok(())
             })
         });
-        ask(&mut engine, MOVED, 2);
-        assert_eq!(engine.shared.epoch_served(), Epoch(3), "1 is under way");
-        engine.links[link].pop_due();
+        assert_eq!(engine.shared.epoch_served(), Epoch(3), "a script is under way");
+        engine.links[script.link as usize].pop_due();
         engine.end_turn();
-        assert_eq!(engine.shared.epoch_served(), Epoch(4));
+        assert_eq!(engine.shared.epoch_served(), Epoch(4), "1 may be refused, and is kept");
         assert!(engine.is_held(MOVED), "until it is said where it lives");
+        let script = engine.script_lane(MOVED, Protocol::Resp2);
+        assert!(engine.is_gate(script.link as usize));
+        assert_eq!(link_of(&engine, MOVED), link, "what is no script goes on");
+        engine.links[link].pop_due();
+        ask(&mut engine, MOVED, 2);
         change(&mut engine, |topology| {
             topology.changed(|next| {
                 next.units.clear();

@@ -20,7 +20,7 @@ use slab::Slab;
 use super::adopt::Adoption;
 use super::backend::{Backlog, Lane, Link, State, User, fence, nonce};
 use super::dedicated::Pool;
-use super::gate::Hold;
+use super::gate::{Held, Hold};
 use super::gather::Gather;
 use super::outbuf::Spares;
 use super::pause::PauseSeen;
@@ -261,7 +261,7 @@ impl Engine {
             && let Some(door) = self.doors.remove(&key)
         {
             for link in &mut self.links[door.shared..door.scripts + PROTOCOLS] {
-                link.user.clone_from(&user);
+                link.set_user(user.clone());
             }
             self.doors.insert((node, user), door);
             return;
@@ -303,7 +303,7 @@ impl Engine {
                 self.lanes.push(Lane { shard, link: 0 });
                 self.script_lanes.push(Lane { shard, link: 0 });
             }
-            self.point_lanes(shard, false);
+            self.point_lanes(shard, Held::Nothing);
         }
     }
 
@@ -325,13 +325,17 @@ impl Engine {
         }
     }
 
-    /// Leads the requests of a shard to its node, or to a gate.
-    pub(super) fn point_lanes(&mut self, shard: ShardId, held: bool) {
-        let links = if held {
-            std::array::from_fn(|kind| self.first_gate + kind)
-        } else {
-            let topology = Arc::clone(&self.topology);
-            self.links_to(&topology, shard)
+    /// Leads the requests of a shard to its node, or to gates.
+    pub(super) fn point_lanes(&mut self, shard: ShardId, held: Held) {
+        let gates: [usize; GATES] = std::array::from_fn(|kind| self.first_gate + kind);
+        let topology = Arc::clone(&self.topology);
+        let open = self.links_to(&topology, shard);
+        let links = match held {
+            Held::Nothing => open,
+            Held::Code => std::array::from_fn(|kind| {
+                if kind < PROTOCOLS { open[kind] } else { gates[kind] }
+            }),
+            Held::Everything => gates,
         };
         let (shared, scripts) = links.split_at(PROTOCOLS);
         for protocol in 0..PROTOCOLS {

@@ -10,6 +10,10 @@
 //! has a queue, a limit and clients that wait for room like any other. What waits longer than `hold_max` is answered
 //! `TRYAGAIN` and has not run. Commands that wait for data, and transactions of clients that watch keys, wait at their
 //! client instead.
+//!
+//! Before the shards of a unit are frozen at their node, only scripts, waits and watches of them are held: a node's refusal does
+//! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
+//! (`release_parked`), in front of what came later.
 
 use super::backend::State;
 use super::engine::{Engine, PROTOCOLS};
@@ -24,8 +28,39 @@ pub(super) struct Hold {
     pub(super) paused: bool,
     /// It is on its way to another node, or to another user.
     pub(super) moving: bool,
-    /// Nothing of it may be under way, by order of who moves it.
+    /// Its node refuses it, until another topology says where it is.
+    pub(super) frozen: bool,
+    /// Nothing of it may be under way that a node could refuse half-way, by order of who moves it.
     pub(super) quiesced: bool,
+}
+
+/// What of a shard is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    Nothing,
+    /// What runs code there, and what needs a connection of its own.
+    Code,
+    Everything,
+}
+
+impl Hold {
+    fn held(self) -> Held {
+        match self {
+            Self {
+                paused: false,
+                moving: false,
+                frozen: false,
+                quiesced: false,
+            } => Held::Nothing,
+            Self {
+                paused: false,
+                moving: false,
+                frozen: false,
+                quiesced: true,
+            } => Held::Code,
+            _ => Held::Everything,
+        }
+    }
 }
 
 impl Engine {
@@ -35,51 +70,57 @@ impl Engine {
         self.gates().contains(&link)
     }
 
-    /// Whether the requests of a shard are held.
+    /// Whether what needs a connection of its own, or runs code, has to wait at a shard.
     pub(super) fn is_held(&self, shard: ShardId) -> bool {
-        self.is_gate(self.lane(shard, Protocol::Resp2).link as usize)
+        self.held.contains_key(&shard)
     }
 
     /// Why its requests are held, for their clients.
     pub(super) fn why_held(&self, shard: ShardId) -> &'static str {
         match self.held.get(&shard) {
             Some(Hold { paused: true, .. }) => "it is paused",
-            Some(Hold { quiesced: true, .. } | Hold { moving: true, .. }) => {
-                "it is on its way to another node"
-            }
-            Some(_) | None => "it was held",
+            Some(_) => "it is on its way to another node",
+            None => "it was held",
         }
     }
 
     /// Holds a shard: what was not sent waits at the gate, and what comes behind it.
     pub(super) fn hold(&mut self, shard: ShardId, why: impl FnOnce(&mut Hold)) {
         let hold = self.held.entry(shard).or_default();
-        let first = *hold == Hold::default();
+        let before = hold.held();
         why(hold);
-        if first {
-            self.lead(shard, true);
+        let after = hold.held();
+        if before != after {
+            self.lead(shard, after);
         }
     }
 
-    /// Takes one reason away; with the last one the shard's requests go on, to where its lanes lead then.
+    /// Takes reasons away; with the last one the shard's requests go on, to where its lanes lead then.
     pub(super) fn release(&mut self, shard: ShardId, why: impl FnOnce(&mut Hold)) {
         let Some(hold) = self.held.get_mut(&shard) else {
             return;
         };
+        let before = hold.held();
         why(hold);
-        if *hold == Hold::default() {
+        let after = hold.held();
+        if after == Held::Nothing {
             self.held.remove(&shard);
-            self.lead(shard, false);
+        }
+        if before != after {
+            self.lead(shard, after);
             self.gates().for_each(|gate| self.wake_waiting(gate));
         }
     }
 
     /// Turns the lanes of a shard, and moves over what waits on them.
-    fn lead(&mut self, shard: ShardId, held: bool) {
+    fn lead(&mut self, shard: ShardId, held: Held) {
         let before = self.links_of(shard);
         self.point_lanes(shard, held);
         let now = self.now32();
         for (from, to) in before.into_iter().zip(self.links_of(shard)) {
+            if from == to {
+                continue;
+            }
             for (mut entry, frame) in self.links[from].backlog.take_chain(shard) {
                 // The time at the gate does not count against the time in a queue, nor the other way round.
                 entry.since = now;
@@ -116,6 +157,18 @@ impl Engine {
             .flat_map(|link| &link.due)
             .any(|entry| is_request(entry.owner) && of_these(entry.shard))
             || self.dedicated_to_any(of_these)
+    }
+
+    /// The same of requests that run code, or go over connections of their own.
+    pub(super) fn is_code_under_way(&self, shards: &[ShardId]) -> bool {
+        let of_these = |shard| shards.binary_search(&shard).is_ok();
+        let mut doors = self.doors.values();
+        let runs = doors.any(|door| {
+            let links = &self.links[door.scripts..door.scripts + PROTOCOLS];
+            let mut due = links.iter().flat_map(|link| &link.due);
+            due.any(|entry| of_these(entry.shard))
+        });
+        runs || self.dedicated_to_any(of_these)
     }
 
     /// Gives up on requests that were held for too long. Called by the sweep.

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::{
     AtomicBool, AtomicU64, AtomicUsize,
     Ordering::{Relaxed, Release},
@@ -180,6 +181,8 @@ pub struct Succession {
     changes: watch::Sender<Epoch>,
     /// The epoch that each worker serves.
     served: Box<[AtomicU64]>,
+    /// Rings when a worker serves another one.
+    serves: Notify,
     one_by_one: Mutex<()>,
 }
 
@@ -192,6 +195,7 @@ impl Succession {
             per_node: ArcSwap::from_pointee(per_node),
             changes: watch::Sender::new(first.epoch),
             served: (0..workers).map(|_| AtomicU64::new(first.epoch.0)).collect(),
+            serves: Notify::new(),
             one_by_one: Mutex::default(),
         }
     }
@@ -210,6 +214,7 @@ impl Succession {
     pub(super) fn is_served(&self, worker: usize, epoch: Epoch) {
         if let Some(served) = self.served.get(worker) {
             served.store(epoch.0, Relaxed);
+            self.serves.notify_waiters();
         }
     }
 }
@@ -438,6 +443,19 @@ impl Shared {
             .map(|epoch| epoch.load(Relaxed))
             .min();
         Epoch(lowest.unwrap_or(0))
+    }
+
+    /// Waits until all workers serve this epoch or a later one.
+    pub async fn until_served(&self, epoch: Epoch) {
+        loop {
+            let mut rung = pin!(self.succession.serves.notified());
+            // Before it is looked at, so that nothing is missed in between.
+            rung.as_mut().enable();
+            if self.epoch_served() >= epoch {
+                return;
+            }
+            rung.await;
+        }
     }
 
     /// Milliseconds since the start of the process.

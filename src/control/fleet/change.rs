@@ -11,6 +11,7 @@
 //! The same save may be asked again because it compares the revision: it is done once or not at all. If another proxy's change
 //! came between, etcd's history tells whether ours was done before it. What cannot be found out is said to be unknown.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::{Fleet, RETRY};
 use crate::control::highest_epoch;
 use crate::ids::Epoch;
-use crate::store::{ProxyRecord, Revision, Snapshot, StoreError, Term};
+use crate::store::{ProxyRecord, Revision, Snapshot, StoreError, Stored, Term};
 use crate::topology::Topology;
 
 /// How long a change waits for the other proxies.
@@ -30,8 +31,6 @@ const RESOLVE_MAX: Duration = Duration::from_secs(5);
 const RACES_MAX: Duration = Duration::from_secs(5);
 /// Longest pause before the next attempt; by chance, so that two proxies do not go on meeting.
 const RACE_PAUSE: Duration = Duration::from_millis(30);
-/// Between two looks whether all workers here serve what was adopted.
-const WORKERS_PACE: Duration = Duration::from_millis(1);
 
 /// A change that was made.
 #[derive(Clone, Debug)]
@@ -40,6 +39,8 @@ pub struct Changed {
     pub epoch: Epoch,
     /// Proxies that live and have not said in time that they serve it. They will, or their leases end.
     pub waiting: Vec<ProxyRecord>,
+    /// Since when this proxy serves it.
+    pub here: Instant,
 }
 
 impl Changed {
@@ -132,22 +133,38 @@ impl Fleet {
         self.commit(&next, None, PATIENCE).await
     }
 
+    /// Has the store get ready for a change that is about to be made, so that making it takes less time. Nothing changes.
+    ///
+    /// # Errors
+    /// As [`Self::change`].
+    pub async fn stage(
+        &self,
+        make: impl Fn(&Topology) -> Result<Topology, String> + Send + Sync,
+    ) -> Result<(), String> {
+        let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
+        let Some(base) = stored.topology.as_deref() else {
+            return Ok(());
+        };
+        let epoch = Epoch(base.epoch.0.saturating_add(1));
+        let next = Topology { epoch, ..make(base)? };
+        self.store.stage(&next).await.map_err(|error| unchanged(&error))
+    }
+
     /// Waits until every proxy that lives serves at least this epoch, and names those that do not in time.
     pub async fn acknowledged(&self, epoch: Epoch, written: Revision, within: Duration) -> Vec<ProxyRecord> {
         let mut news = self.snapshot.subscribe();
-        let all = async {
+        let others = async {
             loop {
-                let is_here = self.shared.epoch_served() >= epoch;
                 let snapshot = news.borrow_and_update().clone();
-                if is_here && snapshot.revision >= written && self.behind(&snapshot, epoch).is_empty() {
+                if snapshot.revision >= written && self.behind(&snapshot, epoch).is_empty() {
                     return;
                 }
-                tokio::select! {
-                    // Its sender is the fleet, which lives.
-                    _ = news.changed() => {}
-                    () = sleep(WORKERS_PACE), if !is_here => {}
-                }
+                // Its sender is the fleet, which lives.
+                drop(news.changed().await);
             }
+        };
+        let all = async {
+            tokio::join!(self.shared.until_served(epoch), others);
         };
         // Who is late is found below.
         drop(timeout(within, all).await);
@@ -177,9 +194,14 @@ impl Fleet {
     ) -> Result<Changed, String> {
         let one = self.changing.lock().await;
         let start = Instant::now();
+        // An operator is told that nothing was changed, if the store is away; that takes a question. A leader finds out by itself.
+        let mut known = self.known().filter(|_| term.is_some());
         while start.elapsed() < RACES_MAX {
             let before = self.shared.topology.load().epoch;
-            let stored = self.store.load().await.map_err(|error| unchanged(&error))?;
+            let stored = match known.take() {
+                Some(stored) => stored,
+                None => self.store.load().await.map_err(|error| unchanged(&error))?,
+            };
             let base = stored.topology.as_deref();
             let served = self.shared.topology.load_full();
             let next = make(base)?;
@@ -212,6 +234,15 @@ impl Fleet {
         ))
     }
 
+    /// What is stored, as far as it is known without asking: it is what is served. If it has changed meanwhile, the save says so,
+    /// since it compares the revision.
+    fn known(&self) -> Option<Stored> {
+        let stored = self.snapshot.borrow().stored.clone();
+        let served = self.shared.topology.load().epoch;
+        let is_served = |topology: &Arc<Topology>| topology.epoch == served;
+        stored.topology.as_ref().is_some_and(is_served).then_some(stored)
+    }
+
     async fn publish(&self, next: Topology, written: Revision, patience: Duration) -> Changed {
         let epoch = next.epoch;
         self.made.fetch_max(epoch.0, Relaxed);
@@ -219,11 +250,14 @@ impl Fleet {
         self.changes.fetch_add(1, Relaxed);
         tracing::info!(event = "topology_changed", epoch = epoch.0);
         self.adopt(&next);
+        // Who is late here is named below.
+        drop(timeout(patience, self.shared.until_served(epoch)).await);
+        let here = Instant::now();
         let waiting = self.acknowledged(epoch, written, patience).await;
         for proxy in &waiting {
             tracing::info!(event = "proxy_behind", proxy = proxy.id, epoch = proxy.epoch);
         }
-        Changed { epoch, waiting }
+        Changed { epoch, waiting, here }
     }
 
     /// Saves; nothing if another proxy was faster, and an error if nothing was changed or nobody knows.

@@ -16,8 +16,6 @@ pub(super) const PROXY_TTL: Duration = Duration::from_secs(5);
 const BEAT: Duration = Duration::from_millis(1250);
 /// How old the number of clients may become.
 const REFRESH: Duration = Duration::from_secs(15);
-/// Between two looks whether all workers serve what was adopted.
-const WORKERS_PACE: Duration = Duration::from_millis(1);
 
 /// What was written last.
 struct Written {
@@ -69,7 +67,8 @@ impl Fleet {
                     }
                 }
             }
-            let workers_follow = record.epoch() < self.shared.topology.load().epoch;
+            let adopting = self.shared.topology.load().epoch;
+            let workers_follow = record.epoch() < adopting;
             let failed = Instant::now() < not_before;
             tokio::select! {
                 _ = beat.tick() => match self.store.keep_alive(lease).await {
@@ -81,7 +80,7 @@ impl Fleet {
                 _ = news.changed() => {}
                 _ = adopted.changed() => {}
                 () = sleep(RETRY), if failed => {}
-                () = sleep(WORKERS_PACE), if workers_follow && !failed => {}
+                () = self.shared.until_served(adopting), if workers_follow && !failed => {}
             }
         }
     }

@@ -72,7 +72,7 @@ impl Engine {
                 link.answer.extend_from_slice(frame);
             }
             Ok(())
-        } else if entry.shape != Shape::Fenced && !is_step(seen, frame) {
+        } else if entry.shape != Shape::Fenced && !is_step(seen, frame) && !(link.kept.is_some() && refused(frame)) {
             Err(LinkClose::MultiFailed)
         } else {
             Ok(())
@@ -125,6 +125,11 @@ pub(in crate::worker) fn is_step(seen: u32, frame: &[u8]) -> bool {
         1 => frame == b"+OK\r\n",
         _ => frame == QUEUED || frame.first() == Some(&b'-'),
     }
+}
+
+/// Whether `MULTI` was refused because its shard is on its way to another node: all that follows is refused as well.
+fn refused(frame: &[u8]) -> bool {
+    frame.starts_with(b"-NOPERM")
 }
 
 /// Whether the two parts of a frame are what a queued command is answered with: never the reply of `EXEC`.

@@ -37,6 +37,9 @@ impl Engine {
         let mut unwritten = link.out.len();
         link.out.clear(&mut self.spares);
         let due = std::mem::take(&mut link.due);
+        if let Some(kept) = &mut link.kept {
+            kept.forget_due();
+        }
         link.due_bytes = 0;
         link.selects_due = 0;
         link.answered += due.len() as u64;
@@ -66,6 +69,7 @@ impl Engine {
                 self.uncertain(entry);
             }
         }
+        self.release_parked(index);
     }
 
     /// The node cannot be reached: nothing that waits for it will run.
@@ -87,6 +91,7 @@ impl Engine {
         if self.links[index].state == State::Gate {
             return self.expire_held(index);
         }
+        self.release_parked(index);
         let limits = &self.settings.limits;
         let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
         if deadline == 0 {

@@ -106,10 +106,7 @@ impl Engine {
                 link.select_owed = link.db != Some(db);
                 break;
             }
-            let Link {
-                backlog, out, due, ..
-            } = link;
-            link.due_bytes += backlog.drain_front(room.min(share), bytes_max, out, due, &mut self.spares);
+            link.due_bytes += link.send_front((room.min(share), bytes_max), &mut self.spares);
             moved_any = true;
         }
         if moved_any {

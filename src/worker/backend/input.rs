@@ -8,15 +8,21 @@
 //! Replies are never decoded here. A reply that has not ended is kept until it is whole; a large one whose client's
 //! turn it is passes through as it comes; one whose client has gone is thrown away as it comes.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
 use super::link::{Reading, State};
 use super::queue::{Entry, Owner, Shape};
-use crate::command::UNIT_PREFIX;
+use crate::ids::ShardId;
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
 use crate::worker::engine::Engine;
 
 /// From this size on, a reply that has not ended is passed on in pieces, if its client's turn has come.
 const STREAM_BYTES: usize = 64 * 1024;
+/// What `EXEC` is answered with when its user lost his rights behind `MULTI`. Nothing of the transaction has run.
+const EXEC_REFUSED: &[u8] = b"-EXECABORT Transaction discarded because of: NOPERM";
 
 impl Engine {
     /// Takes in what a node sent.
@@ -102,7 +108,7 @@ impl Engine {
                         return self.node_fault(index, entry, reply);
                     }
                     if self.is_frozen(index, reply) {
-                        self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
+                        self.park(index, entry);
                         return Ok(());
                     }
                 }
@@ -120,7 +126,7 @@ impl Engine {
                         return self.node_fault(index, entry, reply);
                     }
                     if self.is_frozen(index, reply) {
-                        self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
+                        self.park(index, entry);
                         return Ok(());
                     }
                 }
@@ -137,11 +143,53 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a node refuses the requests of a unit that moves, which this proxy has not heard of yet: it has not run.
+    /// Whether a node refuses the requests of a unit that moves: this one has not run.
     #[cold]
     fn is_frozen(&self, index: usize, reply: &[u8]) -> bool {
+        let refused = reply.starts_with(b"-NOPERM") || reply.starts_with(EXEC_REFUSED);
+        refused && self.links[index].kept.is_some()
+    }
+
+    /// A request was refused because its shard is on its way: it waits for where it will be, with all that come behind it.
+    #[cold]
+    fn park(&mut self, index: usize, entry: Entry) {
+        let is_kept = self.links[index].kept.as_mut().is_some_and(|kept| kept.park(entry));
+        if !is_kept {
+            self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
+        }
         let user = self.links[index].user.as_deref();
-        reply.starts_with(b"-NOPERM") && user.is_some_and(|user| user.starts_with(UNIT_PREFIX))
+        let units = self.topology.units.iter();
+        let unit = units.filter(|unit| Some(unit.user.as_str()) == user);
+        let mut shards: Vec<ShardId> = unit.flat_map(|unit| unit.shards.iter().copied()).collect();
+        shards.push(entry.shard);
+        for shard in shards {
+            self.hold(shard, |hold| hold.frozen = true);
+        }
+    }
+
+    /// Takes what a node has refused to the gates, in front of what waits there: when all that was sent is answered, since what
+    /// is answered later came later.
+    pub(in crate::worker) fn release_parked(&mut self, index: usize) {
+        let link = &mut self.links[index];
+        if link.kept.as_ref().is_none_or(|kept| kept.parked.is_empty()) || link.awaits_requests() {
+            return;
+        }
+        let protocol = link.protocol;
+        let parked = link.kept.as_mut().map(|kept| std::mem::take(&mut kept.parked));
+        let mut chains: BTreeMap<ShardId, Vec<(Entry, Bytes)>> = BTreeMap::new();
+        for (mut entry, frame) in parked.unwrap_or_default() {
+            entry.since = self.now32();
+            entry.large = false;
+            chains.entry(entry.shard).or_default().push((entry, frame));
+        }
+        for (shard, chain) in chains {
+            let lane = self.lane(shard, protocol);
+            let later = self.links[lane.link as usize].backlog.take_chain(shard);
+            for (mut entry, frame) in chain.into_iter().chain(later) {
+                entry.large = false;
+                self.enqueue_entry(lane, entry, &frame);
+            }
+        }
     }
 
     /// Counts a reply, of which the last `bytes` were not counted yet.

@@ -12,11 +12,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::kept::Kept;
 use super::queue::{Backlog, Entry, Owner};
+use crate::command::UNIT_PREFIX;
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
 use crate::resp::{Protocol, ReplyScanner};
-use crate::worker::outbuf::OutBuf;
+use crate::worker::outbuf::{OutBuf, Spares};
 use crate::worker::scripts::Told;
 use crate::worker::stream::Stream;
 
@@ -68,8 +70,10 @@ pub(in crate::worker) struct Batch {
 pub(in crate::worker) struct Link {
     pub(in crate::worker) node: NodeIndex,
     pub(in crate::worker) protocol: Protocol,
-    /// The ACL user of its connections; none: as the config says.
+    /// The ACL user of its connections; none: as the config says. See [`Self::set_user`].
     pub(in crate::worker) user: User,
+    /// What was sent, if its user is that of shards that are about to move.
+    pub(in crate::worker) kept: Option<Box<Kept>>,
     /// Writes that may be unanswered.
     pub(in crate::worker) batches_max: usize,
     /// It is to be opened though nothing waits for it yet.
@@ -130,10 +134,11 @@ impl Link {
         backlog: Backlog,
         fence: &[u8],
     ) -> Self {
-        Self {
+        let mut link = Self {
             node,
             protocol,
-            user,
+            user: None,
+            kept: None,
             batches_max: 1,
             preopens: false,
             redials: false,
@@ -163,7 +168,33 @@ impl Link {
             fence: fence.to_vec(),
             partial: Vec::new(),
             reading: Reading::Whole,
+        };
+        link.set_user(user);
+        link
+    }
+
+    /// As whom its connections log in from now on. Nothing may be due.
+    pub(in crate::worker) fn set_user(&mut self, user: User) {
+        let moves = user.as_deref().is_some_and(|user| user.starts_with(UNIT_PREFIX));
+        self.kept = moves.then(Box::default);
+        self.user = user;
+    }
+
+    /// Moves requests of the shard that is next to the output, within a number and bytes. Returns bytes.
+    #[inline]
+    pub(super) fn send_front(&mut self, most: (usize, usize), spares: &mut Spares) -> usize {
+        let Self {
+            backlog, out, due, ..
+        } = self;
+        match &mut self.kept {
+            None => backlog.drain_front(most, out, due, spares, |_| ()),
+            Some(kept) => backlog.drain_front(most, out, due, spares, |frame| kept.push(frame)),
         }
+    }
+
+    /// Whether a node still has to answer requests.
+    pub(in crate::worker) fn awaits_requests(&self) -> bool {
+        self.due.iter().any(|entry| entry.owner != Owner::Select)
     }
 
     /// Whether a reply can be one that was asked for: the oldest request due has gone out to its last byte.
@@ -178,6 +209,9 @@ impl Link {
     #[inline]
     pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
         let entry = self.due.pop_front()?;
+        if let Some(kept) = &mut self.kept {
+            kept.pop(entry);
+        }
         self.frames_seen = 0;
         self.due_bytes -= entry.bytes as usize;
         self.selects_due -= usize::from(entry.owner == Owner::Select);

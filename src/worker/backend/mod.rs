@@ -18,6 +18,7 @@ mod fill;
 mod input;
 #[cfg(test)]
 mod input_tests;
+mod kept;
 mod link;
 mod queue;
 

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
+use super::kept::Frame;
 use crate::ids::{DbIndex, ShardId};
 use crate::worker::outbuf::{LARGE_BYTES, OutBuf, Spares};
 
@@ -206,14 +207,15 @@ impl Backlog {
     }
 
     /// Moves up to `count` requests of the next shard, of at most `bytes_max` bytes together, to a link's output and its
-    /// list of replies due. If some are left, the shard's next turn comes after those of all others. Returns bytes.
-    pub(in crate::worker) fn drain_front(
+    /// list of replies due; `keep` sees each of them. If some are left, the shard's next turn comes after those of all others.
+    /// Returns bytes.
+    pub(super) fn drain_front(
         &mut self,
-        count: usize,
-        bytes_max: usize,
+        (count, bytes_max): (usize, usize),
         out: &mut OutBuf,
         due: &mut VecDeque<Entry>,
         spares: &mut Spares,
+        mut keep: impl FnMut(Frame<'_>),
     ) -> usize {
         let Some(&shard) = self.order.front() else {
             return 0;
@@ -234,9 +236,12 @@ impl Backlog {
                 break;
             }
             if entry.large {
+                keep(Frame::Large(&self.large[at as usize]));
                 out.push_large(std::mem::take(&mut self.large[at as usize]));
             } else {
-                out.push(&self.bytes[at as usize..at as usize + length], spares);
+                let frame = &self.bytes[at as usize..at as usize + length];
+                keep(Frame::Small(frame));
+                out.push(frame, spares);
             }
             due.push_back(entry);
             moved += length;

@@ -34,7 +34,7 @@ fn seq(entry: &Entry) -> u32 {
 fn drain_all(backlog: &mut Backlog, step: usize) -> Vec<Entry> {
     let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
     while backlog.front().is_some() {
-        backlog.drain_front(step, usize::MAX, &mut out, &mut due, &mut spares);
+        backlog.drain_front((step, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
     }
     assert_eq!(
         out.len(),
@@ -67,7 +67,7 @@ fn compacting_keeps_order_sizes_and_large_frames() {
         }
     }
     let (mut out, mut due, mut spares) = (OutBuf::default(), VecDeque::new(), Spares::default());
-    backlog.drain_front(1_690, usize::MAX, &mut out, &mut due, &mut spares);
+    backlog.drain_front((1_690, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
     assert!(backlog.entries.len() < 400, "it was compacted");
     let rest = drain_all(&mut backlog, usize::MAX);
     let of = |shard: u16| {
@@ -102,7 +102,7 @@ fn the_busiest_shard_does_not_keep_the_others_waiting() {
     }
     for _ in 0..3 {
         backlog.push(entry(0, 0, 1), b"a");
-        backlog.drain_front(1, usize::MAX, &mut out, &mut due, &mut spares);
+        backlog.drain_front((1, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
     }
     let shards: Vec<u16> = due.iter().map(|entry| entry.shard.0).collect();
     assert_eq!(shards, [0, 1, 2]);
@@ -169,7 +169,7 @@ proptest! {
                 Act::Crowd(shard) => (0..500).for_each(|_| push(shard, 8)),
                 Act::Drain(count) => {
                     let front = backlog.front();
-                    let moved = backlog.drain_front(count, usize::MAX, &mut out, &mut due, &mut spares);
+                    let moved = backlog.drain_front((count, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
                     prop_assert_eq!(out.len(), moved);
                     let mut sent = Vec::new();
                     for entry in due.drain(..) {
@@ -217,7 +217,7 @@ fn a_few_small_requests_do_not_keep_the_bytes_of_many_that_were_sent() {
         backlog.push(entry(0, number, LARGE_BYTES - 1), &vec![b'x'; LARGE_BYTES - 1]);
     }
     backlog.prefer(DbIndex(0));
-    backlog.drain_front(usize::MAX, usize::MAX, &mut out, &mut due, &mut spares);
+    backlog.drain_front((usize::MAX, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
     assert_eq!((backlog.len(), backlog.bytes()), (300, 1200));
     assert!(
         backlog.bytes.capacity() <= KEPT_BYTES,
@@ -234,7 +234,7 @@ fn a_backlog_that_is_never_empty_keeps_not_much_more_than_what_waits() {
     backlog.push(entry(0, 0, bytes.len()), &bytes);
     for _ in 0..20_000 {
         backlog.push(entry(0, 0, bytes.len()), &bytes);
-        backlog.drain_front(1, usize::MAX, &mut out, &mut due, &mut spares);
+        backlog.drain_front((1, usize::MAX), &mut out, &mut due, &mut spares, |_| ());
         out.clear(&mut spares);
         due.clear();
     }

@@ -230,7 +230,8 @@ impl Engine {
     /// A client that needs a connection of its own to a held shard waits, unread.
     pub(super) fn wait_while_held(&mut self, index: usize, shard: ShardId) -> Option<Taken> {
         self.is_held(shard).then(|| {
-            let lane = self.lane(shard, self.clients[index].protocol);
+            // Be all of the shard held or not: this lane leads to a gate.
+            let lane = self.script_lane(shard, self.clients[index].protocol);
             self.wait_for_queue(index, lane)
         })
     }
