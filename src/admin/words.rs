@@ -59,6 +59,7 @@ pub(super) enum Action {
     TaskCancel,
     TaskCutover,
     TaskFinalize,
+    TaskRollback,
     ShardMove,
     /// The word belongs to a later version.
     NotYet,
@@ -311,11 +312,12 @@ pub const WORDS: &[Word] = &[
         "Stops a task before its cutover.",
         Action::TaskCancel,
     ),
-    later(
+    word(
         "TASK",
         "ROLLBACK",
-        "<id>",
-        "Brings a moved shard back to its source.",
+        ("<id>", 1, 1),
+        "Brings moved shards back to their source, with all that was written since.",
+        Action::TaskRollback,
     ),
     word(
         "TASK",

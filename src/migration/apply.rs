@@ -194,11 +194,14 @@ impl Applier {
                 *db = selected.and_then(|db| db.parse().ok());
                 held.selected = *db;
             }
-            if !self.lost.is_over()
-                && end > filter.from()
-                && let Some(target) = filter.selected().and_then(|db| self.databases().target(db))
-            {
-                self.lost.look(&request.args, end, target)?;
+            if !self.lost.is_over() && end > filter.from() {
+                // What ended before this request.
+                if self.lost.is_due(end - 1) && !filter.is_in_transaction() {
+                    self.settle();
+                }
+                if let Some(target) = filter.selected().and_then(|db| self.databases().target(db)) {
+                    self.lost.look(&request.args, target)?;
+                }
             }
             match filter.handle(&request, ttl, at_source, &mut self.frames) {
                 Outcome::Applied | Outcome::Ignored | Outcome::Buffered => {}
@@ -212,8 +215,20 @@ impl Applier {
         if filter.is_in_transaction() {
             return Ok(());
         }
+        if self.lost.is_due(reader.offset()) {
+            self.settle();
+        }
         self.write(reader.offset(), chunk.received_ms, filter.selected())
             .await
+    }
+
+    /// From here on the stream alone says what is to be done, whoever goes on with it.
+    fn settle(&mut self) {
+        self.lost.settle(&mut self.frames);
+        if let Some(journal) = &mut self.journal {
+            journal.settle();
+        }
+        self.shared.note(|progress| progress.phase = Phase::Streaming);
     }
 
     fn filter(&self, options: &StreamOptions) -> StreamFilter {

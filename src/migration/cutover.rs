@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
+use super::reverse::Back;
 use super::task::State;
 use crate::command::{UNIT_PREFIX, traffic_rules};
 use crate::control::fence::words;
@@ -65,7 +66,28 @@ pub(super) struct Cutover<'a> {
 
 impl Cutover<'_> {
     /// Cuts over. Returns how long the shards were held.
-    pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
+    /// `back` becomes the stream that the source follows from then on.
+    pub(super) async fn run(
+        &self,
+        copy: &mut Running,
+        back: &mut Option<Back>,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<Duration, Failure> {
+        let done = Box::pin(self.attempt(copy, back, ledger)).await;
+        if done.is_err()
+            && let Some(back) = back.take()
+        {
+            self.driven.drop_back(back).await;
+        }
+        done
+    }
+
+    async fn attempt(
+        &self,
+        copy: &mut Running,
+        back: &mut Option<Back>,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<Duration, Failure> {
         let user = match self.until_ready(copy).await {
             Ok(user) => user,
             Err(failure) => {
@@ -73,16 +95,25 @@ impl Cutover<'_> {
                 return Err(failure);
             }
         };
-        ledger.enter(State::CuttingOver).await?;
+        if self.driven.reverse.is_none() {
+            *back = self.way_back(ledger).await?;
+            ledger.enter(State::CuttingOver).await?;
+        }
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
-        match self.close_and_pause(copy, &user, &mut source, &mut target).await {
+        match self
+            .close_and_pause(copy, back, &user, &mut source, &mut target)
+            .await
+        {
             Ok(pause) => {
                 self.tidy(&user, &mut source, &mut target).await;
                 Ok(pause)
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
+                    if let Some(back) = back {
+                        back.begin();
+                    }
                     return Ok(Duration::ZERO);
                 }
                 // The target may have been told to forget parked expiries: the copy goes on as before.
@@ -112,6 +143,20 @@ impl Cutover<'_> {
             .await
             .map_err(|error| Failure::Retry(error.to_string()))?;
         Ok(user)
+    }
+
+    /// The stream for the way back, attached. Without one the move goes on: why, stands in the record.
+    async fn way_back(&self, ledger: &mut Ledger<'_>) -> Result<Option<Back>, Failure> {
+        match Box::pin(self.driven.attach_back()).await {
+            Ok(back) => Ok(Some(back)),
+            Err(failure) => {
+                tracing::warn!(event = "no_way_back", task = self.driven.id, why = %failure);
+                ledger
+                    .write(|task| task.error = format!("the source cannot follow the target: {failure}"))
+                    .await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Gives the unit a user of its own, and all other shards of the source a new one, so that the old one can go.
@@ -173,6 +218,7 @@ impl Cutover<'_> {
     async fn close_and_pause(
         &self,
         copy: &mut Running,
+        back: &mut Option<Back>,
         user: &str,
         source: &mut crate::control::NodeClient,
         target: &mut crate::control::NodeClient,
@@ -194,13 +240,14 @@ impl Cutover<'_> {
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
-        let served = self.pause(copy, user, source, target).await?;
+        let served = self.pause(copy, back, user, source, target).await?;
         Ok(served.duration_since(begun))
     }
 
     async fn pause(
         &self,
         copy: &mut Running,
+        back: &mut Option<Back>,
         user: &str,
         source: &mut crate::control::NodeClient,
         target: &mut crate::control::NodeClient,
@@ -213,7 +260,11 @@ impl Cutover<'_> {
         let replies = driven.act(source, &freeze).await?;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(drained)) => {
+                if let Some(back) = back {
+                    back.drained(drained);
+                }
+            }
             Ok(Err(error)) => return Err(Failure::Retry(error.to_string())),
             Err(_) => {
                 return Err(Failure::Retry(format!(
@@ -241,9 +292,16 @@ impl Cutover<'_> {
             }
         }
         copy.stop().await?;
-        let seal = [words(["ACL", "DELUSER", &driven.applier()])];
-        driven.act(target, &seal).await?;
-        driven.commit().await
+        // Where the target's history is now, both sides are the same.
+        let seal = [
+            words(["ACL", "DELUSER", &driven.applier()]),
+            words(["INFO", "replication"]),
+        ];
+        let replies = driven.act(target, &seal).await?;
+        if let Some(back) = back {
+            back.sealed(&replies);
+        }
+        driven.commit_and_begin(back).await
     }
 
     /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
@@ -293,7 +351,7 @@ impl Driven<'_> {
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    async fn commit(&self) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self) -> Result<Instant, Failure> {
         let committed = self
             .fleet
             .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
@@ -332,7 +390,7 @@ impl Driven<'_> {
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
-fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
+pub(super) fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
     let info = replies.last().and_then(Value::as_bytes).unwrap_or_default();
     let info = String::from_utf8_lossy(info);
     let field = |name: &str| {

@@ -8,16 +8,18 @@
 //! The source stays the only authority until the topology says otherwise; so everything before that is taken back by
 //! clearing the target.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::claims::Claims;
 use super::cutover::{Cutover, Failure};
 use super::ledger::Ledger;
-use super::task::{Move, State, Wish};
-use super::{Copy, CopyLimits, CopyPlan, Endpoint};
+use super::reverse::Back;
+use super::task::{Move, State, Wish, way_back};
+use super::{Copy, CopyLimits, CopyPlan, Endpoint, Journal, window};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
@@ -34,13 +36,13 @@ const NOTE_PACE: Duration = Duration::from_millis(500);
 /// How long the target is waited for before an operator's wish is looked at.
 const FOLLOW_PACE: Duration = Duration::from_secs(3);
 /// Pauses behind cutovers that were given up.
-const BACKOFF: [Duration; 3] = [
+pub(super) const BACKOFF: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(30),
 ];
 /// Cutovers that are tried.
-const CUTOVERS_MAX: usize = 8;
+pub(super) const CUTOVERS_MAX: usize = 8;
 /// Between two questions whether something was stored.
 const STORE_PACE: Duration = Duration::from_millis(250);
 /// Keys of the metadata database: which databases hold copies that preshard has made or left, by task.
@@ -55,12 +57,23 @@ pub(super) struct Driven<'a> {
     pub(super) shards: BTreeSet<ShardId>,
     pub(super) source: String,
     pub(super) target: String,
+    /// It is the way back of the move that the record is of, written by the applier of this number.
+    pub(super) reverse: Option<u32>,
 }
 
 /// A copy until it is stopped.
 pub(super) struct Running(Option<Copy>);
 
 impl Running {
+    pub(super) const fn new(copy: Copy) -> Self {
+        Self(Some(copy))
+    }
+
+    /// The copy, if it was not stopped.
+    pub(super) fn take(self) -> Option<Copy> {
+        self.0
+    }
+
     pub(super) fn copy(&mut self) -> Result<&mut Copy, Failure> {
         self.0
             .as_mut()
@@ -99,7 +112,20 @@ impl<'a> Driven<'a> {
             shards: shards.into_iter().collect(),
             source: ledger.task.source.clone(),
             target: ledger.task.target.clone(),
+            reverse: None,
         })
+    }
+
+    /// The other way.
+    pub(super) fn reversed(&self, number: u32) -> Self {
+        Self {
+            id: self.id.clone(),
+            shards: self.shards.clone(),
+            source: self.target.clone(),
+            target: self.source.clone(),
+            reverse: Some(number),
+            ..*self
+        }
     }
 
     pub(super) fn node(&self, topology: &Topology, name: &str) -> Result<NodeIndex, Failure> {
@@ -129,7 +155,10 @@ impl<'a> Driven<'a> {
     }
 
     pub(super) fn applier(&self) -> String {
-        format!("{APPLIER_PREFIX}{}", self.id)
+        match self.reverse {
+            None => format!("{APPLIER_PREFIX}{}", self.id),
+            Some(number) => format!("{APPLIER_PREFIX}{}-{}-{number}", self.id, self.term),
+        }
     }
 
     pub(super) fn dbs(&self) -> Vec<DbIndex> {
@@ -161,18 +190,23 @@ impl<'a> Driven<'a> {
         commands
     }
 
-    /// The databases of this move on a node that hold a copy of ours: of any move, or of this one.
-    async fn our_copies(&self, client: &mut NodeClient, of_this_move: bool) -> Result<Vec<DbIndex>, Failure> {
+    /// The databases of this move on a node that hold a copy of ours, and of which task it is.
+    async fn our_copies(&self, client: &mut NodeClient) -> Result<BTreeMap<DbIndex, String>, Failure> {
         client.ask(&["SELECT", &self.metadata().to_string()]).await?;
-        let mut ours = Vec::new();
+        let mut ours = BTreeMap::new();
         for db in self.dbs() {
             let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
-            let is_ours = task
-                .as_bytes()
-                .is_some_and(|task| !of_this_move || task == self.id.as_bytes());
-            ours.extend(is_ours.then_some(db));
+            let task = task.as_bytes().map(String::from_utf8_lossy);
+            ours.extend(task.map(|task| (db, task.into_owned())));
         }
         Ok(ours)
+    }
+
+    /// Those of this move. What was not noted as this move's is somebody else's.
+    async fn own_copies(&self, client: &mut NodeClient) -> Result<Vec<DbIndex>, Failure> {
+        let ours = self.our_copies(client).await?;
+        let own = ours.into_iter().filter(|(_, task)| *task == self.id);
+        Ok(own.map(|(db, _)| db).collect())
     }
 
     /// `HSET` or `HDEL` of the databases among those that hold copies.
@@ -188,14 +222,11 @@ impl<'a> Driven<'a> {
     /// Makes the target ready: databases of ours are emptied, foreign keys refuse, the applier can log in.
     async fn prepare(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();
-        let (source, target) = (
-            self.node(&topology, &self.source)?,
-            self.node(&topology, &self.target)?,
-        );
+        let target = self.node(&topology, &self.target)?;
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
-        let ours = self.our_copies(&mut client, false).await?;
-        for db in self.dbs().into_iter().filter(|db| !ours.contains(db)) {
+        let ours = self.our_copies(&mut client).await?;
+        for db in self.dbs().into_iter().filter(|db| !ours.contains_key(db)) {
             client.ask(&["SELECT", &db.to_string()]).await?;
             if client.ask(&["DBSIZE"]).await? != Value::Int(0) {
                 return Err(Failure::Final(format!(
@@ -204,13 +235,27 @@ impl<'a> Driven<'a> {
                 )));
             }
         }
-        let mut commands = self.clearing(&ours);
+        // Whoever has written there writes nothing more, not even what is still on its way.
+        let tasks = ours.values().chain([&self.id]).cloned().collect();
+        let mut commands = self.appliers_gone(&mut client, &tasks).await?;
+        let dbs: Vec<DbIndex> = ours.into_keys().collect();
+        commands.extend(self.clearing(&dbs));
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        self.copy_plan(&topology)
+    }
+
+    /// From where to where, as which users.
+    pub(super) fn copy_plan(&self, topology: &Topology) -> Result<CopyPlan, Failure> {
+        let (source, target) = (
+            self.node(topology, &self.source)?,
+            self.node(topology, &self.target)?,
+        );
+        let (credentials, _) = self.shared.admin_login();
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
@@ -235,26 +280,28 @@ impl<'a> Driven<'a> {
     pub(super) async fn undo(&self) -> Result<(), Failure> {
         self.release().await?;
         let mut client = self.client(&self.target).await?;
-        // What was not noted as this move's before it began is somebody else's.
-        let ours = self.our_copies(&mut client, true).await?;
-        let mut commands = self.clearing(&ours);
+        let own = self.own_copies(&mut client).await?;
+        let mut commands = self.clearing(&own);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
         Ok(())
     }
 
-    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known, so the store is
-    /// asked until it answers, or until another proxy leads.
+    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known.
     pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
+        let topology = self.stored().await?;
+        let target = self.node(&topology, &self.target)?;
+        let mut shards = self.shards.iter();
+        Ok(shards.all(|&shard| topology.placement(shard).node == target))
+    }
+
+    /// The topology that is stored. The store is asked until it answers, or until another proxy leads.
+    async fn stored(&self) -> Result<Arc<Topology>, Failure> {
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
             {
-                let target = self.node(&topology, &self.target)?;
-                return Ok(self
-                    .shards
-                    .iter()
-                    .all(|&shard| topology.placement(shard).node == target));
+                return Ok(topology);
             }
             sleep(STORE_PACE).await;
         }
@@ -264,8 +311,8 @@ impl<'a> Driven<'a> {
     }
 
     /// Drives the move to its end.
-    pub(super) async fn run(&self, ledger: &mut Ledger<'_>) -> Ended {
-        match Box::pin(self.run_to_cutover(ledger)).await {
+    pub(super) async fn run(&self, ledger: &mut Ledger<'_>, back: &mut Option<Back>) -> Ended {
+        match Box::pin(self.run_to_cutover(ledger, back)).await {
             Ok(ended) => ended,
             Err(failure) => {
                 let why = failure.to_string();
@@ -290,7 +337,11 @@ impl<'a> Driven<'a> {
         }
     }
 
-    async fn run_to_cutover(&self, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {
+    async fn run_to_cutover(
+        &self,
+        ledger: &mut Ledger<'_>,
+        back: &mut Option<Back>,
+    ) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
             return Ok(Ended::Moved {
@@ -301,7 +352,8 @@ impl<'a> Driven<'a> {
         ledger.enter(State::Copying).await?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
-        let mut copy = Running(Some(Copy::start(plan)));
+        let mut copy = Running::new(Copy::start(plan));
+        self.prepare_back().await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
         }
@@ -312,7 +364,7 @@ impl<'a> Driven<'a> {
                 match ledger.wish().await? {
                     Some(Wish::Cancel) => return self.cancelled(copy).await,
                     Some(Wish::Cutover) => break,
-                    Some(Wish::Finalize) | None => {}
+                    Some(Wish::Finalize | Wish::Rollback) | None => {}
                 }
                 note(ledger, copy.copy()?).await?;
                 sleep(NOTE_PACE).await;
@@ -324,7 +376,7 @@ impl<'a> Driven<'a> {
                 attempt: ledger.task.attempts,
                 max_pause: Duration::from_millis(ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut copy, ledger)).await {
+            match Box::pin(cutover.run(&mut copy, back, ledger)).await {
                 Ok(pause) => return Ok(Ended::Moved { pause }),
                 Err(Failure::Retry(why)) => {
                     tracing::warn!(
@@ -377,15 +429,34 @@ impl<'a> Driven<'a> {
         Ok(Ended::Cancelled)
     }
 
-    /// Takes the source's copy away, if the topology says that the shards live elsewhere.
-    pub(super) async fn finalize(&self) -> Result<(), Failure> {
-        if !self.has_moved().await? {
-            return Err(Failure::Final("the shards live on the source".to_owned()));
+    /// Takes away what this move has left on its source, where the topology says that shards live elsewhere, and whoever writes
+    /// to either side for it.
+    pub(super) async fn clear_left(&self) -> Result<(), Failure> {
+        let topology = self.stored().await?;
+        let journal = Journal::of(&self.id);
+        for name in [&self.source, &self.target] {
+            let Some(node) = topology.node_named(name) else {
+                // It has left, with whatever it has.
+                continue;
+            };
+            let mut client = self.client(name).await?;
+            let tasks = BTreeSet::from([self.id.clone()]);
+            let mut commands = self.appliers_gone(&mut client, &tasks).await?;
+            if *name == self.source {
+                let lives_here = |db: &DbIndex| {
+                    let mut shards = self.shards.iter();
+                    shards.any(|&shard| {
+                        topology.placement(shard).db == *db && topology.placement(shard).node == node
+                    })
+                };
+                let mut own = self.own_copies(&mut client).await?;
+                own.retain(|db| !lives_here(db));
+                commands.extend(self.clearing(&own));
+            }
+            commands.push(words(["SELECT", &self.metadata().to_string()]));
+            commands.push(journal.forget());
+            self.act(&mut client, &commands).await?;
         }
-        let mut client = self.client(&self.source).await?;
-        let ours = self.our_copies(&mut client, true).await?;
-        let commands = self.clearing(&ours);
-        self.act(&mut client, &commands).await?;
         Ok(())
     }
 }
@@ -413,33 +484,44 @@ impl From<FenceError> for Failure {
     }
 }
 
-/// Drives a move and writes how it ended.
+/// Drives a move, writes how it ended, and keeps its way back.
 pub(super) async fn drive(
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
+    claims: Arc<Claims>,
     record: Arc<crate::store::Record>,
     term: Term,
 ) {
     let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
         return;
     };
-    if ledger.task.state.is_over() {
+    let is_kept = matches!(ledger.task.state, State::Moved | State::RollingBack);
+    if ledger.task.state.is_over() && !is_kept {
         // What is known of the records here may be a moment old.
         return;
     }
-    let ended = match Driven::new(&shared, &fleet, &ledger) {
-        Ok(driven) => driven.run(&mut ledger).await,
-        Err(why) => Ended::Failed(why),
+    let mut back = None;
+    let driven = Driven::new(&shared, &fleet, &ledger);
+    let ended = match &driven {
+        Ok(driven) if is_kept => return window::keep(driven, &mut ledger, &claims, None).await,
+        Ok(driven) => driven.run(&mut ledger, &mut back).await,
+        Err(why) => Ended::Failed(why.clone()),
     };
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;
     }
+    let is_followed = back.is_some();
     let written = ledger
         .write(|task| match &ended {
             Ended::Moved { pause } => {
                 task.state = State::Moved;
                 task.pause_ms = pause.as_secs_f64() * 1000.0;
+                task.rollback = match (is_followed, task.error.as_str()) {
+                    (true, _) => way_back::SOON.to_owned(),
+                    (false, "") => way_back::no("the leader changed at the cutover"),
+                    (false, why) => way_back::no(why),
+                };
                 task.error.clear();
             }
             Ended::Cancelled => task.state = State::Cancelled,
@@ -453,35 +535,7 @@ pub(super) async fn drive(
     if let Err(error) = written {
         tracing::warn!(event = "move_not_recorded", task = ledger.id, %error);
     }
-}
-
-/// Clears what a finished move has left on its source.
-pub(super) async fn finalize(
-    shared: Arc<Shared>,
-    fleet: Arc<Fleet>,
-    record: Arc<crate::store::Record>,
-    term: Term,
-) {
-    let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
-        return;
-    };
-    if ledger.task.state != State::Moved {
-        return;
-    }
-    let done = match Driven::new(&shared, &fleet, &ledger) {
-        Ok(driven) => driven.finalize().await.map_err(|failure| failure.to_string()),
-        Err(why) => Err(why),
-    };
-    let written = ledger
-        .write(|task| {
-            task.wish = None;
-            match &done {
-                Ok(()) => task.state = State::Finalized,
-                Err(why) => task.error.clone_from(why),
-            }
-        })
-        .await;
-    if let Err(error) = written {
-        tracing::warn!(event = "move_not_recorded", task = ledger.id, %error);
+    if let (Ok(driven), State::Moved) = (&driven, ledger.task.state) {
+        window::keep(driven, &mut ledger, &claims, back).await;
     }
 }

@@ -27,6 +27,8 @@ const IDLE_PACE: Duration = Duration::from_secs(1);
 pub struct Journal {
     key: String,
     noted: Option<Instant>,
+    /// Whether somebody else may go on from here.
+    settled: bool,
 }
 
 /// A note, as it is found.
@@ -36,7 +38,7 @@ pub struct Noted {
     pub at: Offset,
     /// The source's database that is selected there.
     pub selected: u64,
-    /// Nothing expires on the target by itself.
+    /// Nothing expires on the target by itself, and nothing but the stream says what is to be done.
     pub parked: bool,
 }
 
@@ -47,7 +49,13 @@ impl Journal {
         Self {
             key: format!("{KEY_PREFIX}{task}"),
             noted: None,
+            settled: false,
         }
+    }
+
+    /// From the next note on, somebody else may go on.
+    pub(super) fn settle(&mut self) {
+        (self.settled, self.noted) = (true, None);
     }
 
     /// Puts the note of an offset behind what is to be written. `selected`: the source's database there.
@@ -58,7 +66,7 @@ impl Journal {
         }
         self.noted = Some(Instant::now());
         let (offset, selected) = (offset.to_string(), selected.to_string());
-        let note: [&[u8]; 6] = [
+        let mut note: Vec<&[u8]> = vec![
             b"HSET",
             self.key.as_bytes(),
             b"offset",
@@ -66,10 +74,14 @@ impl Journal {
             b"selected",
             selected.as_bytes(),
         ];
+        // Once: a rollback takes it back.
+        if std::mem::take(&mut self.settled) {
+            note.extend([&b"parked"[..], b"1"]);
+        }
         frames.enclose(metadata, &note);
     }
 
-    /// The first note, where both sides are the same and nothing expires on the target.
+    /// The first note, where both sides are the same.
     pub(super) fn begun(&self, at: &Offset, metadata: DbIndex) -> Vec<Words> {
         let (offset, selected) = (at.offset.to_string(), metadata.to_string());
         vec![
@@ -128,7 +140,7 @@ mod tests {
         let text = String::from_utf8(begun[1].join(&b' ')).unwrap();
         assert_eq!(
             text,
-            "HSET preshard:reverse:m1 replid abc offset 42 selected 12 parked 1"
+            "HSET preshard:reverse:m1 replid abc offset 42 selected 12 parked 0"
         );
     }
 

@@ -26,6 +26,7 @@
 //! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
+mod claims;
 mod copy;
 mod cutover;
 mod drive;
@@ -42,10 +43,12 @@ mod pipe;
 mod plan;
 mod probe;
 mod receive;
+mod reverse;
 mod run;
 mod spool;
 mod state;
 mod task;
+mod window;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;

@@ -15,15 +15,19 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::drive::{drive, finalize};
+use super::claims::Claims;
+use super::drive::drive;
 use super::ledger::unix_now;
-use super::task::{Move, State, Wish};
+use super::probe::identify;
+use super::reverse::expectation;
+use super::task::{Answer, Move, State, Wish};
 use crate::control::{Fleet, NodeClient};
 use crate::ids::{NodeIndex, ShardId};
+use crate::rdb::Target;
 use crate::resp::Value;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
-use crate::topology::codec::ranges;
+use crate::topology::codec::{ranges, shard_list};
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
@@ -54,13 +58,18 @@ pub struct MoveOrder {
 pub struct Mover {
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
+    claims: Arc<Claims>,
 }
 
 impl Mover {
     /// Nothing is done before [`Self::run`].
     #[must_use]
     pub fn new(shared: Arc<Shared>, fleet: Arc<Fleet>) -> Arc<Self> {
-        Arc::new(Self { shared, fleet })
+        Arc::new(Self {
+            shared,
+            fleet,
+            claims: Arc::default(),
+        })
     }
 
     /// Carries moves out while this proxy leads. Runs as long as it is polled.
@@ -75,6 +84,7 @@ impl Mover {
                 // What was driven in a term of the past is not ours any more.
                 running.shutdown().await;
                 driven.clear();
+                self.claims.clear();
                 led = term;
             }
             if let Some(term) = term {
@@ -93,6 +103,7 @@ impl Mover {
                     driven.retain(|_, task| *task != id);
                 }
                 _ = timeout(PACE, news.changed()) => {}
+                () = self.claims.until_wanted() => {}
             }
         }
     }
@@ -111,10 +122,12 @@ impl Mover {
             .collect();
         let mut busy = BTreeSet::new();
         for (record, task) in &moves {
-            if driven.contains_key(&record.id) {
+            // What is over keeps its way back beside other moves.
+            if driven.contains_key(&record.id) && !task.state.is_over() {
                 busy.extend([task.source.clone(), task.target.clone()]);
             }
         }
+        self.claims.grant(&mut busy);
         let mut waiting: Vec<_> = moves
             .iter()
             .filter(|(record, task)| !driven.contains_key(&record.id) && !task.state.is_over())
@@ -122,33 +135,63 @@ impl Mover {
         // What was begun before goes first, then what was ordered first.
         waiting.sort_by_key(|(record, task)| (task.state == State::Planned, task.started, record.id.clone()));
         for (record, task) in waiting {
-            if busy.contains(&task.source) || busy.contains(&task.target) {
+            if busy.contains(&task.source) || busy.contains(&task.target) || self.is_followed(&moves, task) {
                 continue;
             }
             busy.extend([task.source.clone(), task.target.clone()]);
-            let work = drive(
-                Arc::clone(&self.shared),
-                Arc::clone(&self.fleet),
-                Arc::clone(record),
-                term,
-            );
-            driven.insert(record.id.clone(), running.spawn(work).id());
+            self.spawn(record, term, running, driven);
         }
         for (record, task) in &moves {
-            let wanted = task.state == State::Moved && task.wish == Some(Wish::Finalize);
-            // A move to this source may be writing where this one would clear.
-            let is_free = !busy.contains(&task.source);
-            if wanted && is_free && !driven.contains_key(&record.id) {
-                busy.insert(task.source.clone());
-                let work = finalize(
-                    Arc::clone(&self.shared),
-                    Arc::clone(&self.fleet),
-                    Arc::clone(record),
-                    term,
-                );
-                driven.insert(record.id.clone(), running.spawn(work).id());
+            if task.state == State::Moved && !driven.contains_key(&record.id) {
+                self.spawn(record, term, running, driven);
             }
         }
+    }
+
+    fn spawn(
+        &self,
+        record: &Arc<Record>,
+        term: Term,
+        running: &mut JoinSet<()>,
+        driven: &mut BTreeMap<String, tokio::task::Id>,
+    ) {
+        let work = drive(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.claims),
+            Arc::clone(record),
+            term,
+        );
+        driven.insert(record.id.clone(), running.spawn(work).id());
+    }
+
+    /// Whether a source still follows with some of these shards: it is told to end that, and the move waits.
+    fn is_followed(&self, moves: &[(&Arc<Record>, Move)], task: &Move) -> bool {
+        let total = self.shared.topology.load().total_shards();
+        let shards = shard_list(&task.shards, total).unwrap_or_default();
+        let is_one = |shard: &ShardId| shards.contains(shard);
+        task.state == State::Planned
+            && moves
+                .iter()
+                .filter(|(_, other)| other.is_reversible())
+                .any(|(_, other)| {
+                    let theirs = shard_list(&other.shards, total).unwrap_or_default();
+                    theirs.iter().any(is_one)
+                })
+    }
+
+    /// Tasks whose way back goes to this node.
+    ///
+    /// # Errors
+    /// The store gives no answer.
+    pub async fn ways_back_to(&self, node: &str) -> Result<Vec<String>, String> {
+        let records = self.fleet.store().records().await;
+        let records = records.map_err(|error| error.to_string())?;
+        let ways = records.into_iter().filter(|record| {
+            let task = Move::decode(&record.document);
+            task.is_some_and(|task| task.source == node && task.is_reversible())
+        });
+        Ok(ways.map(|record| record.id).collect())
     }
 
     /// Orders moves, one for each node that has some of the shards. Returns their ids.
@@ -174,9 +217,11 @@ impl Mover {
             ));
         }
         self.check_free(&topology, order).await?;
+        let mut servers = BTreeMap::new();
         for &node in sources.keys().chain([&target]) {
-            self.check_node(&topology, node).await?;
+            servers.insert(node, self.check_node(&topology, node).await?);
         }
+        let server = |node: NodeIndex| servers.get(&node).copied().flatten();
         let mut ids = Vec::new();
         for (node, shards) in sources {
             let task = Move {
@@ -188,6 +233,7 @@ impl Mover {
                 rate: order.rate,
                 max_pause_ms: order.max_pause_ms,
                 started: unix_now(),
+                rollback: expectation(&topology.node(node).name, server(node), server(target)),
                 ..Move::default()
             };
             let id = format!("m{:x}{:04x}", unix_now(), fastrand::u16(..));
@@ -214,8 +260,7 @@ impl Mover {
             let Some(task) = Move::decode(&record.document).filter(|task| !task.state.is_over()) else {
                 continue;
             };
-            let shards =
-                crate::topology::codec::shard_list(&task.shards, topology.total_shards()).unwrap_or_default();
+            let shards = shard_list(&task.shards, topology.total_shards()).unwrap_or_default();
             if let Some(shard) = order.shards.iter().find(|shard| shards.contains(shard)) {
                 return Err(format!("shard {shard} is moved by task {} already", record.id));
             }
@@ -223,8 +268,8 @@ impl Mover {
         Ok(())
     }
 
-    /// Whether a node can give or take shards.
-    async fn check_node(&self, topology: &Topology, node: NodeIndex) -> Result<(), String> {
+    /// Whether a node can give or take shards. Says which server it is.
+    async fn check_node(&self, topology: &Topology, node: NodeIndex) -> Result<Option<Target>, String> {
         let name = &topology.node(node).name;
         if !topology.access.contains_key(&node) {
             return Err(format!(
@@ -237,10 +282,11 @@ impl Mover {
             let (credentials, deadline) = self.shared.admin_login();
             let mut client = NodeClient::connect(address, &credentials, deadline).await?;
             let info = client.ask_text(&["INFO", "replication"]).await?;
+            let server = client.ask_text(&["INFO", "server"]).await?;
             let modules = client.ask(&["MODULE", "LIST"]).await;
-            Ok::<_, crate::control::AskError>((info, modules))
+            Ok::<_, crate::control::AskError>((info, server, modules))
         };
-        let (info, modules) = asked.await.map_err(|error| format!("node '{name}': {error}"))?;
+        let (info, server, modules) = asked.await.map_err(|error| format!("node '{name}': {error}"))?;
         if !info.lines().any(|line| line.trim() == "role:master") {
             return Err(format!("node '{name}' is no primary"));
         }
@@ -248,7 +294,7 @@ impl Mover {
             Ok(Value::Array(modules)) if !modules.is_empty() => Err(format!(
                 "node '{name}' has modules loaded, whose values cannot be copied in this version"
             )),
-            _ => Ok(()),
+            _ => Ok(identify(&server)),
         }
     }
 
@@ -270,21 +316,17 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
-            match (wish, task.state) {
-                (Wish::Cancel, State::Cancelled) | (Wish::Finalize, State::Finalized) => return Ok(()),
-                (Wish::Cutover, State::CuttingOver | State::Moved | State::Finalized) => return Ok(()),
-                (Wish::Finalize, State::Moved) => {}
-                (Wish::Finalize, _) => return Err(format!("task {id} has not moved its shards")),
-                (_, state) if state.is_over() => {
-                    return Err(format!("task {id} is over: {}", task.encode_state()));
-                }
-                (Wish::Cutover, _) if !task.manual => {
-                    return Err(format!(
-                        "task {id} cuts over by itself; only a MANUAL one waits for the word"
-                    ));
-                }
-                (Wish::Cancel | Wish::Cutover, _) => {}
+            match task.answer(id, wish) {
+                Answer::Done => return Ok(()),
+                Answer::Refuse(why) => return Err(why),
+                Answer::Take => {}
             }
+            // It was looked at, and did not become so.
+            if written && task.wish.is_none() && task.state == State::Moved && !task.error.is_empty() {
+                return Err(task.error);
+            }
+            // It is on its way: nothing has to be said.
+            written |= wish == Wish::Rollback && task.state == State::RollingBack;
             if !written {
                 task.wish = Some(wish);
                 match self

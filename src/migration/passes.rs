@@ -60,11 +60,11 @@ end
 return {cursor, owed, hashes, gone}";
 
 /// The same for the fields of one hash. `ARGV`: the constant, `park` or `unpark`, the limit, the cursor. Replies with a cursor,
-/// and 1 if a field stays parked, or was parked within the limit.
+/// 1 if a field stays parked, and fields that were parked within the limit.
 const OF_FIELDS: &str = r"
 local far, park, limit, key = tonumber(ARGV[1]), ARGV[2] == 'park', tonumber(ARGV[3]), KEYS[1]
 local found = redis.call('HSCAN', key, ARGV[4], 'COUNT', 250, 'NOVALUES')
-local names, owed = found[2], 0
+local names, owed, unsure = found[2], 0, {}
 for first = 1, #names, 200 do
   local last = math.min(first + 199, #names)
   local times = redis.call('HPEXPIRETIME', key, 'FIELDS', last - first + 1, unpack(names, first, last))
@@ -73,7 +73,7 @@ for first = 1, #names, 200 do
     if park then
       if at >= 0 and at < far then
         to = at + far
-        if at <= limit then owed = 1 end
+        if at <= limit then unsure[#unsure + 1] = names[first + place - 1] end
       end
     elseif at >= far then
       if at - far > limit then to = at - far else owed = 1 end
@@ -83,7 +83,7 @@ for first = 1, #names, 200 do
     end
   end
 end
-return {found[1], owed}";
+return {found[1], owed, unsure}";
 
 /// Keys that one script gets by name.
 const NAMED: usize = 250;
@@ -184,7 +184,7 @@ impl Walker {
                 let seen = reply.and_then(read_keys).ok_or_else(not_redis)?;
                 self.owe(used.db, seen.owed)?;
                 for key in seen.hashes {
-                    if self.walk_fields(&key, walk).await? {
+                    if self.walk_fields(&key, walk).await?.0 {
                         self.owe(used.db, vec![key])?;
                     }
                 }
@@ -198,7 +198,8 @@ impl Walker {
         Ok(seen)
     }
 
-    /// Looks at named keys only, and says which of them are not there, and which are hashes (where fields may expire).
+    /// Looks at named keys only. What is not there, or parked within the limit, is said, and what is a hash (where fields may
+    /// expire).
     pub(super) async fn visit(
         &mut self,
         keys: &[(DbIndex, Vec<u8>)],
@@ -230,11 +231,14 @@ impl Walker {
                     self.owe(db, seen.owed)?;
                     visited.gone.extend(seen.gone.into_iter().map(|key| (db, key)));
                     for key in seen.hashes {
-                        match (self.walk_fields(&key, walk).await?, walk) {
-                            (true, Walk::Unpark(_)) => self.owe(db, vec![key])?,
-                            (true, Walk::Park | Walk::ParkUnless(_)) => visited.gone.push((db, key)),
-                            (false, _) => visited.hashes.push((db, key)),
+                        let (owed, unsure) = self.walk_fields(&key, walk).await?;
+                        if owed {
+                            self.owe(db, vec![key.clone()])?;
                         }
+                        if !unsure.is_empty() {
+                            visited.fields.push((db, key.clone(), unsure));
+                        }
+                        visited.hashes.push((db, key));
                     }
                 }
             }
@@ -256,11 +260,11 @@ impl Walker {
         self.script(&calls).await.map(|_| ())
     }
 
-    /// Whether a field stays parked, or was parked within the limit.
-    async fn walk_fields(&mut self, key: &[u8], walk: Walk) -> Result<bool, CopyError> {
+    /// Whether a field stays parked, and the fields that were parked within the limit.
+    async fn walk_fields(&mut self, key: &[u8], walk: Walk) -> Result<(bool, Vec<Vec<u8>>), CopyError> {
         let (mode, limit) = walk.words();
         let (limit, far) = (limit.to_string(), PARK_FIELD_MS.to_string());
-        let (mut cursor, mut owed) = (b"0".to_vec(), false);
+        let (mut cursor, mut owed, mut unsure) = (b"0".to_vec(), false, Vec::new());
         loop {
             let call: Words<'_> = vec![
                 b"EVAL",
@@ -277,13 +281,14 @@ impl Walker {
                 return Err(not_redis());
             };
             owed |= matches!(parts.get(1), Some(Value::Int(1)));
+            unsure.extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
             let next = parts.first().and_then(Value::as_bytes).map(<[u8]>::to_vec);
             cursor = next.ok_or_else(not_redis)?;
             if cursor == b"0" {
                 break;
             }
         }
-        Ok(owed)
+        Ok((owed, unsure))
     }
 
     fn owe(&self, db: DbIndex, keys: Vec<Vec<u8>>) -> Result<(), CopyError> {
@@ -356,6 +361,8 @@ fn not_redis() -> CopyError {
 pub(super) struct Visited {
     pub(super) gone: Vec<(DbIndex, Vec<u8>)>,
     pub(super) hashes: Vec<(DbIndex, Vec<u8>)>,
+    /// Fields of hashes.
+    pub(super) fields: Vec<(DbIndex, Vec<u8>, Vec<Vec<u8>>)>,
 }
 
 /// The reply of [`OF_KEYS`].
@@ -367,17 +374,18 @@ struct OfKeys {
     gone: Vec<Vec<u8>>,
 }
 
+fn list(value: &Value) -> Option<Vec<Vec<u8>>> {
+    match value {
+        Value::Array(names) => names
+            .iter()
+            .map(|name| name.as_bytes().map(<[u8]>::to_vec))
+            .collect(),
+        _ => None,
+    }
+}
+
 fn read_keys(reply: Value) -> Option<OfKeys> {
     let Value::Array(parts) = reply else { return None };
-    let list = |value: &Value| -> Option<Vec<Vec<u8>>> {
-        match value {
-            Value::Array(names) => names
-                .iter()
-                .map(|name| name.as_bytes().map(<[u8]>::to_vec))
-                .collect(),
-            _ => None,
-        }
-    };
     match &parts[..] {
         [cursor, owed, hashes, gone] => Some(OfKeys {
             cursor: cursor.as_bytes()?.to_vec(),

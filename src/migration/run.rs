@@ -157,7 +157,7 @@ async fn attempt(
         frames: Frames::default(),
         facts: facts.clone(),
         journal: None,
-        lost: Lost::default(),
+        lost: Lost::none(),
     };
     let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
     tokio::select! {
@@ -202,7 +202,9 @@ async fn flow(
     } else {
         (from, selected) = applier.without_snapshot(begin).await?;
     }
-    shared.note(|progress| progress.phase = Phase::Streaming);
+    if applier.lost.is_over() {
+        shared.note(|progress| progress.phase = Phase::Streaming);
+    }
     applier.stream(received, from, selected).await
 }
 
@@ -281,7 +283,6 @@ impl Applier {
                 let told = told.take().ok_or(CopyError::Stopped)?;
                 let start = told.await.map_err(|_| CopyError::Stopped)?;
                 self.park_first(&start, journal).await?;
-                self.journal = Some(journal.clone());
                 Ok((start.at.offset, Some(u64::from(self.plan.metadata_db.0))))
             }
         }
@@ -297,24 +298,23 @@ impl Applier {
         // What has just expired on one side may not have on the other: clocks differ a little.
         let unsure = Walk::ParkUnless(target_now_ms() + millis(CLOCKS));
         let visited = walker.visit(&start.soon, unsure).await?;
-        let mut until = 0;
-        if !visited.hashes.is_empty() {
-            sleep(CLOCKS).await;
+        let mut journal = journal.clone();
+        if visited.gone.is_empty() && visited.hashes.is_empty() {
+            journal.settle();
+        } else {
+            sleep(CLOCKS * 2).await;
             let client = connect(&self.plan.source, self.plan.limits.silence).await;
             let mut client = client.map_err(CopyError::of_source)?;
-            until = history(&mut client).await?.offset;
+            self.lost = Lost::new(visited, history(&mut client).await?.offset);
         }
-        self.lost = Lost::new(visited, until);
         walker.walk(Walk::Park).await?;
         if target_now_ms() + millis(PARK_MARGIN) >= start.moment_ms {
             return Err(CopyError::HorizonPassed);
         }
-        walker
-            .note(
-                self.plan.metadata_db,
-                &journal.begun(&start.at, self.plan.metadata_db),
-            )
-            .await
+        let metadata = self.plan.metadata_db;
+        walker.note(metadata, &journal.begun(&start.at, metadata)).await?;
+        self.journal = Some(journal);
+        Ok(())
     }
 }
 

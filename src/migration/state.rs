@@ -20,7 +20,7 @@ pub enum Phase {
     Attaching,
     /// The snapshot is written to the target; the stream waits.
     Snapshot,
-    /// The stream is received and kept, until it is told from where on it is applied.
+    /// The stream is received and kept, until it is told from where on it is applied, and the target is ready for it.
     Attached,
     /// It follows the stream.
     Streaming,

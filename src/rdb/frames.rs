@@ -67,9 +67,14 @@ impl Frames {
         let mut inside = std::mem::take(&mut self.bytes);
         self.request(&[b"MULTI"]);
         self.bytes.append(&mut inside);
-        self.select(db);
-        self.request(last);
+        self.write(db, last);
         self.request(&[b"EXEC"]);
+    }
+
+    /// One request more, in a database.
+    pub fn write(&mut self, db: DbIndex, request: &[&[u8]]) {
+        self.select(db);
+        self.request(request);
     }
 
     /// Keys whose expiry must still be put right, since this was asked last.

@@ -214,7 +214,11 @@ impl FileStore {
         Ok(())
     }
 
-    fn replace(&mut self, text: &[u8], before: &mut dyn FnMut(Step) -> io::Result<()>) -> Result<(), StoreError> {
+    fn replace(
+        &mut self,
+        text: &[u8],
+        before: &mut dyn FnMut(Step) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
         let is_staged = self.staged.take().is_some_and(|staged| staged == text);
         let path = &self.path;
         let next = beside(path, ".tmp");
@@ -225,7 +229,13 @@ impl FileStore {
         };
 
         before(Step::WriteNew)
-            .and_then(|()| if is_staged { Ok(()) } else { write_whole(&next, text) })
+            .and_then(|()| {
+                if is_staged {
+                    Ok(())
+                } else {
+                    write_whole(&next, text)
+                }
+            })
             .map_err(told("write", &next))?;
         before(Step::KeepPrevious)
             .and_then(|()| keep_previous(path, &previous))

@@ -249,7 +249,11 @@ fn a_unit_goes_over_links_of_its_own_user_and_its_scripts_wait_when_it_is_quiesc
         assert_eq!(engine.shared.epoch_served(), Epoch(3), "a script is under way");
         engine.links[script.link as usize].pop_due();
         engine.end_turn();
-        assert_eq!(engine.shared.epoch_served(), Epoch(4), "1 may be refused, and is kept");
+        assert_eq!(
+            engine.shared.epoch_served(),
+            Epoch(4),
+            "1 may be refused, and is kept"
+        );
         assert!(engine.is_held(MOVED), "until it is said where it lives");
         let script = engine.script_lane(MOVED, Protocol::Resp2);
         assert!(engine.is_gate(script.link as usize));

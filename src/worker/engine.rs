@@ -332,9 +332,7 @@ impl Engine {
         let open = self.links_to(&topology, shard);
         let links = match held {
             Held::Nothing => open,
-            Held::Code => std::array::from_fn(|kind| {
-                if kind < PROTOCOLS { open[kind] } else { gates[kind] }
-            }),
+            Held::Code => std::array::from_fn(|kind| if kind < PROTOCOLS { open[kind] } else { gates[kind] }),
             Held::Everything => gates,
         };
         let (shared, scripts) = links.split_at(PROTOCOLS);

@@ -45,6 +45,7 @@ mod plan;
 mod pubsub;
 mod reload;
 mod replicas;
+mod rollback;
 mod scripts;
 mod silence;
 mod slowlog;

@@ -72,7 +72,10 @@ impl Engine {
                 link.answer.extend_from_slice(frame);
             }
             Ok(())
-        } else if entry.shape != Shape::Fenced && !is_step(seen, frame) && !(link.kept.is_some() && refused(frame)) {
+        } else if entry.shape != Shape::Fenced
+            && !is_step(seen, frame)
+            && !(link.kept.is_some() && refused(frame))
+        {
             Err(LinkClose::MultiFailed)
         } else {
             Ok(())

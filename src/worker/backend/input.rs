@@ -153,7 +153,10 @@ impl Engine {
     /// A request was refused because its shard is on its way: it waits for where it will be, with all that come behind it.
     #[cold]
     fn park(&mut self, index: usize, entry: Entry) {
-        let is_kept = self.links[index].kept.as_mut().is_some_and(|kept| kept.park(entry));
+        let is_kept = self.links[index]
+            .kept
+            .as_mut()
+            .is_some_and(|kept| kept.park(entry));
         if !is_kept {
             self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
         }

@@ -188,7 +188,11 @@ fn a_transaction_is_judged_by_what_exec_answers() {
         let (mut engine, link) = with_unit();
         let aborted = b"-EXECABORT Transaction discarded because of: NOPERM this user has no permissions\r\n";
         let transactions: [[&[u8]; 3]; 3] = [
-            [b"+OK\r\n", b"-ERR syntax\r\n", b"-EXECABORT Transaction discarded because of previous errors.\r\n"],
+            [
+                b"+OK\r\n",
+                b"-ERR syntax\r\n",
+                b"-EXECABORT Transaction discarded because of previous errors.\r\n",
+            ],
             [b"+OK\r\n", b"+QUEUED\r\n", aborted],
             [REFUSED, REFUSED, REFUSED],
         ];
