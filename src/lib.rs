@@ -7,6 +7,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod helper;
 pub mod http;
 pub mod ids;
 pub mod logging;

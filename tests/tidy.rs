@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may name only rooms before it. `lib.rs` and `main.rs` are no rooms.
-const LAYERS: [&str; 22] = [
+const LAYERS: [&str; 23] = [
     "ids",
     "resp",
     "command",
@@ -25,6 +25,7 @@ const LAYERS: [&str; 22] = [
     "topology",
     "route",
     "merge",
+    "helper",
     "plan",
     "rdb",
     "audit",
@@ -42,8 +43,8 @@ const LAYERS: [&str; 22] = [
     "cli",
 ];
 /// Rooms that only decide, and what they must not reach for.
-const DECISIONS: [&str; 10] = [
-    "ids", "resp", "command", "acl", "topology", "route", "merge", "plan", "rdb", "audit",
+const DECISIONS: [&str; 11] = [
+    "ids", "resp", "command", "acl", "topology", "route", "merge", "helper", "plan", "rdb", "audit",
 ];
 const EFFECTS: [&str; 14] = [
     "tokio",

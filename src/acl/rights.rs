@@ -74,7 +74,7 @@ impl Rights {
                 read && (write || spec.name.ends_with("_ro"))
             }
             Class::FanOut(FanOut::ScriptFlush) => write,
-            Class::FanOut(_) => {
+            Class::FanOut(_) | Class::Helper(_) => {
                 if spec.is_write() {
                     write
                 } else {

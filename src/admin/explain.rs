@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use super::AdminContext;
 use super::value::{int, row, shown, text};
 use crate::command::{self, Class, FanOut, Spec};
+use crate::helper::{self, Keyspace};
 use crate::ids::{NodeIndex, ShardId};
 use crate::resp::{ArgRange, Args, Value};
 use crate::route::{self, Plan, Scratch};
@@ -52,7 +53,7 @@ fn decide<'a>(spec: &'static Spec, args: &Args<'a>, topology: &Topology) -> Told
         .map_err(|refusal| refusal.line())
         .and_then(|spec| route::route(spec, args, topology, 0, &mut Scratch::default()));
     match plan {
-        Ok(plan) => told.plan(spec, &plan, topology),
+        Ok(plan) => told.plan(spec, args, &plan, topology),
         Err(line) => {
             told.refused = Some(line);
             told.shards = keys.iter().map(|key| topology.shard_of_key(key)).collect();
@@ -77,7 +78,7 @@ impl<'a> Told<'a> {
         }
     }
 
-    fn plan(&mut self, spec: &Spec, plan: &Plan, topology: &Topology) {
+    fn plan(&mut self, spec: &Spec, args: &Args<'_>, plan: &Plan, topology: &Topology) {
         match plan {
             Plan::Local(local) => self.served(Class::Local(*local)),
             Plan::One(shard) => {
@@ -105,6 +106,13 @@ impl<'a> Told<'a> {
             }
             Plan::Transaction(transaction) => self.served(Class::Transaction(*transaction)),
             Plan::PubSub(pubsub) => self.served(Class::PubSub(*pubsub)),
+            Plan::Helper(helper) => {
+                self.served(Class::Helper(*helper));
+                match helper::shards(*helper, args, Keyspace::new(topology, 0)) {
+                    Ok(shards) => self.shards.extend(shards),
+                    Err(line) => self.refused = Some(line),
+                }
+            }
             Plan::FanOut(fan_out) => {
                 self.served(Class::FanOut(*fan_out));
                 self.fan_out(*fan_out, topology);

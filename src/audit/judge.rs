@@ -259,7 +259,7 @@ impl Judge {
                     example: self.two_apart(spec, args).map(Example::Keys),
                     ..finding(Hindrance::Transaction)
                 }),
-                Class::FanOut(_) | Class::Local(_) | Class::PubSub(_) => {
+                Class::FanOut(_) | Class::Local(_) | Class::PubSub(_) | Class::Helper(_) => {
                     Outcome::Fails(finding(Hindrance::Queued))
                 }
                 _ => self.why(spec, args, &line),

@@ -63,7 +63,7 @@ pub fn applier_rules() -> Vec<String> {
 fn is_sent(spec: &Spec) -> bool {
     match spec.class {
         // The databases of our shards are emptied one by one.
-        Class::FanOut(FanOut::Flushall) | Class::Local(_) | Class::Refused(_) => false,
+        Class::FanOut(FanOut::Flushall) | Class::Local(_) | Class::Helper(_) | Class::Refused(_) => false,
         Class::Single
         | Class::SameShard
         | Class::Split(_)

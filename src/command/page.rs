@@ -27,6 +27,7 @@ as a Redis of its own.
 | blocking | as same-shard; the client has a connection to the node for itself while it waits |
 | script | as same-shard with the keys that the call declares; keys that it does not declare are not seen |
 | pub/sub | channels belong to no shard; every subscriber hears every node |
+| helper | made by preshard out of standard commands: [HELPERS.md](HELPERS.md) |
 | **refused** | refused, with the reason |
 
 In a pinned database all keys share a shard: *any keys* means that nothing is refused for its keys. *Its own database* means
@@ -37,7 +38,7 @@ itself.
 ";
 
 /// Groups in the order of Redis's documentation: as the table calls them, and their titles.
-const GROUPS: [(&str, &str); 17] = [
+const GROUPS: [(&str, &str); 18] = [
     ("generic", "Generic"),
     ("string", "Strings"),
     ("hash", "Hashes"),
@@ -55,7 +56,10 @@ const GROUPS: [(&str, &str); 17] = [
     ("connection", "Connection"),
     ("server", "Server"),
     ("cluster", "Cluster"),
+    (HELPERS, "Preshard's helpers"),
 ];
+/// Helpers have a heading of their own here; to clients they are of the group `module`.
+const HELPERS: &str = "helper";
 const SERVERS: [(&str, &str); 3] = [
     ("redis7", "Redis 7.0"),
     ("redis8", "Redis 8.2"),
@@ -74,10 +78,17 @@ pub fn page() -> String {
         );
         let rows = all()
             .iter()
-            .filter(|spec| spec.facts.group == group && !spec.only_leads_on());
+            .filter(|spec| group_of(spec) == group && !spec.only_leads_on());
         rows.for_each(|spec| line(&mut page, &row(spec)));
     }
     page
+}
+
+fn group_of(spec: &Spec) -> &'static str {
+    match spec.class {
+        Class::Helper(_) => HELPERS,
+        _ => spec.facts.group,
+    }
 }
 
 fn row(spec: &Spec) -> String {
@@ -96,7 +107,9 @@ fn sharded(spec: &Spec) -> String {
     let class = spec.class;
     let mut text = match class {
         Class::Refused(why) => format!("**refused**: {why}"),
-        Class::Split(_) | Class::FanOut(_) => format!("{}: {}", class.word(), class.detail()),
+        Class::Split(_) | Class::FanOut(_) | Class::Helper(_) => {
+            format!("{}: {}", class.word(), class.detail())
+        }
         Class::Local(super::Local::Cluster(_)) => format!("{}: {}", class.word(), class.detail()),
         Class::Single
         | Class::SameShard

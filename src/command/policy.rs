@@ -3,6 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
+use super::helper::{Counter, Helper};
 use super::spec::{Class, Cluster, FanOut, Local, PubSub, Script, Split, Transaction};
 
 const SINGLE: &str = "\
@@ -163,6 +164,18 @@ const TRANSACTION: &[(&str, Transaction)] = &[
     ("unwatch", Transaction::Unwatch),
 ];
 
+const COUNTER: &[(&str, Counter)] = &[
+    ("counter.ack", Counter::Ack),
+    ("counter.del", Counter::Del),
+    ("counter.get", Counter::Get),
+    ("counter.incr", Counter::Incr),
+    ("counter.lease", Counter::Lease),
+    ("counter.mget", Counter::Mget),
+    ("counter.mincr", Counter::Mincr),
+    ("counter.pending", Counter::Pending),
+    ("counter.take", Counter::Take),
+];
+
 const PUBSUB: &[(&str, PubSub)] = &[
     ("subscribe", PubSub::Subscribe),
     ("unsubscribe", PubSub::Unsubscribe),
@@ -179,7 +192,6 @@ const PUBSUB: &[(&str, PubSub)] = &[
     ("pubsub|shardnumsub", PubSub::Shardnumsub),
 ];
 
-/// What this version lacks, and the commands that need it.
 /// Why `COPY … DB` is refused.
 pub(super) const OTHER_DATABASE: &str = "a shard is one database of a node, and reaching into another one would put the key where no client finds it";
 
@@ -263,6 +275,7 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .or_else(|| in_pairs(SCRIPT, name).map(Class::Script))
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| in_pairs(PUBSUB, name).map(Class::PubSub))
+        .or_else(|| in_pairs(COUNTER, name).map(|counter| Class::Helper(Helper::Counter(counter))))
         .or_else(|| {
             REFUSED
                 .iter()
@@ -305,5 +318,6 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(SCRIPT.iter().map(|&(name, _)| name));
     names.extend(TRANSACTION.iter().map(|&(name, _)| name));
     names.extend(PUBSUB.iter().map(|&(name, _)| name));
+    names.extend(COUNTER.iter().map(|&(name, _)| name));
     names
 }

@@ -23,7 +23,8 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
         | Class::Transaction(_)
         | Class::Blocking
         | Class::Script(_)
-        | Class::PubSub(_) => {
+        | Class::PubSub(_)
+        | Class::Helper(_) => {
             if spec.rules {
                 judge_arguments(spec, args)?;
             }

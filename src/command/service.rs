@@ -17,6 +17,7 @@ impl Class {
             Self::Blocking => "blocking",
             Self::Script(_) => "script",
             Self::PubSub(_) => "pub/sub",
+            Self::Helper(_) => "helper",
             Self::Refused(_) => "refused",
         }
     }
@@ -34,7 +35,8 @@ impl Class {
             | Self::Transaction(_)
             | Self::Blocking
             | Self::Script(_)
-            | Self::PubSub(_) => "",
+            | Self::PubSub(_)
+            | Self::Helper(_) => "",
         }
     }
 
@@ -58,6 +60,7 @@ impl Class {
                 "sent to the node of the channel's shard; heard everywhere"
             }
             Self::PubSub(_) => "channels live on no shard",
+            Self::Helper(helper) => helper.detail(),
             Self::Refused(why) => why,
         }
     }
@@ -126,6 +129,7 @@ impl Spec {
             Class::FanOut(_) => "fan-out",
             Class::Local(_) => "local",
             Class::PubSub(_) => "pub/sub",
+            Class::Helper(_) => "helper, all in its own database",
             Class::Refused(_) => "refused",
         }
     }

@@ -1,6 +1,7 @@
 //! One row of the table: what servers say of a command, and what preshard does with it.
 
 use super::flags::{Categories, Flags, KeyFlags};
+use super::helper::Helper;
 
 /// Dense index of a command or subcommand in [`super::all`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,7 +64,8 @@ impl Spec {
             | Class::Transaction(_)
             | Class::Blocking
             | Class::Script(_)
-            | Class::PubSub(_) => true,
+            | Class::PubSub(_)
+            | Class::Helper(_) => true,
             Class::Refused(_) => false,
         }
     }
@@ -238,6 +240,8 @@ pub enum Class {
     Script(Script),
     /// Channels.
     PubSub(PubSub),
+    /// Preshard's own, made out of standard commands.
+    Helper(Helper),
     /// Refused: why.
     Refused(&'static str),
 }

@@ -16,6 +16,8 @@ use super::policy;
 use super::spec::{BeginSearch, CommandId, Facts, FindKeys, KeyFact, KeySpec, Spec, Special};
 
 const TABLE: &str = include_str!("table.tsv");
+/// Commands that preshard makes out of standard ones.
+const HELPERS: &str = include_str!("helpers.tsv");
 /// Power of two, well above the number of commands: about one place in four is taken.
 const PLACES: usize = 1024;
 /// Admin commands have a line here, in the columns of the data file, because no server tells of them.
@@ -143,6 +145,7 @@ impl Built {
 fn rows() -> Vec<&'static str> {
     let lines = TABLE
         .lines()
+        .chain(HELPERS.lines())
         .filter(|line| !line.starts_with('#') && !line.starts_with("name\t"));
     let mut rows: Vec<_> = lines.chain([OWN]).collect();
     rows.sort_unstable_by_key(|row| row.split('\t').next());
@@ -399,6 +402,7 @@ mod tests {
                 | Class::Blocking
                 | Class::Script(_)
                 | Class::PubSub(_)
+                | Class::Helper(_)
                 | Class::Refused(_) => continue,
             }
             let script = spec.name.starts_with("script|") || spec.name.starts_with("function|");

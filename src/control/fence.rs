@@ -9,6 +9,7 @@
 //! it was looked at, so nobody needs a clock to be safe.
 
 use super::client::{AskError, NodeClient};
+use super::seeded::{Mistake, makes};
 use crate::ids::DbIndex;
 use crate::resp::Value;
 use crate::store::Term;
@@ -114,7 +115,9 @@ pub async fn act(
     commands: &[Words],
 ) -> Result<Vec<Value>, FenceError> {
     let found = watched(client, metadata).await?.unwrap_or_default();
-    if found != term.to_string() {
+    if makes(Mistake::IgnoresTerm) {
+        client.ask(&["UNWATCH"]).await?;
+    } else if found != term.to_string() {
         client.ask(&["UNWATCH"]).await?;
         return Err(FenceError::Deposed { found, ours: term });
     }
@@ -127,28 +130,54 @@ pub async fn act(
     }
 }
 
+/// What the node carries, watched from now on.
 async fn watched(client: &mut NodeClient, metadata: DbIndex) -> Result<Option<String>, FenceError> {
-    client.ask(&["SELECT", &metadata.to_string()]).await?;
-    client.ask(&["WATCH", TERM_KEY]).await?;
-    let found = client.ask(&["GET", TERM_KEY]).await?;
-    Ok(found
-        .as_bytes()
-        .map(|found| String::from_utf8_lossy(found).into_owned()))
-}
-
-/// `MULTI … EXEC`. None: what is watched has changed.
-async fn run(client: &mut NodeClient, commands: &[Words]) -> Result<Option<Vec<Value>>, FenceError> {
-    client.ask(&["MULTI"]).await?;
-    for command in commands {
-        let command: Vec<&[u8]> = command.iter().map(Vec::as_slice).collect();
-        if let Err(error) = client.ask_bytes(&command).await {
-            // The transaction will not run; the connection goes on.
-            client.ask(&["DISCARD"]).await?;
-            return Err(error.into());
+    let metadata = metadata.to_string();
+    let replies = all(
+        client,
+        &[&["SELECT", &metadata], &["WATCH", TERM_KEY], &["GET", TERM_KEY]],
+    )
+    .await?;
+    let mut found = None;
+    for reply in replies {
+        match reply {
+            Value::Error(error) => return Err(AskError::Refused(error).into()),
+            reply => found = Some(reply),
         }
     }
-    let Value::Array(replies) = client.ask(&["EXEC"]).await? else {
-        return Ok(None);
+    let found = found.as_ref().and_then(Value::as_bytes);
+    Ok(found.map(|found| String::from_utf8_lossy(found).into_owned()))
+}
+
+async fn all(client: &mut NodeClient, commands: &[&[&str]]) -> Result<Vec<Value>, AskError> {
+    let commands: Vec<Vec<&[u8]>> = commands
+        .iter()
+        .map(|command| command.iter().map(|word| word.as_bytes()).collect())
+        .collect();
+    client.ask_all(&commands).await
+}
+
+/// `MULTI … EXEC`, in one piece. None: what is watched has changed.
+async fn run(client: &mut NodeClient, commands: &[Words]) -> Result<Option<Vec<Value>>, FenceError> {
+    let mut block: Vec<Vec<&[u8]>> = vec![vec![b"MULTI"]];
+    block.extend(
+        commands
+            .iter()
+            .map(|command| command.iter().map(Vec::as_slice).collect()),
+    );
+    block.push(vec![b"EXEC"]);
+    let mut answers = client.ask_all(&block).await?;
+    let executed = answers.pop();
+    // A command that is not taken aborts the transaction: nothing has run.
+    for answer in answers {
+        if let Value::Error(error) = answer {
+            return Err(AskError::Refused(error).into());
+        }
+    }
+    let replies = match executed {
+        Some(Value::Array(replies)) => replies,
+        Some(Value::Error(error)) => return Err(AskError::Refused(error).into()),
+        Some(_) | None => return Ok(None),
     };
     for (command, reply) in commands.iter().zip(&replies) {
         if let Value::Error(reply) = reply {

@@ -24,7 +24,10 @@ mod prepare;
 mod probe;
 mod provision;
 mod sample;
+mod seeded;
 mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use admit::{Force, admit_new, admit_successor, release_node};
 pub use client::{AskError, NodeClient};
@@ -36,6 +39,7 @@ pub use prepare::{bring_functions, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 pub use provision::{is_default_open, make_users, provision_nodes};
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
+pub(crate) use seeded::{Mistake, makes};
 pub use settings::{admin_credentials_of, settings_of, worker_count};
 
 /// A field of an INFO text.

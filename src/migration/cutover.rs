@@ -14,17 +14,18 @@
 //! the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing ends by a timeout
 //! of its own.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::ledger::Ledger;
 use super::reverse::Back;
 use super::task::State;
 use crate::command::{UNIT_PREFIX, traffic_rules};
-use crate::control::fence::words;
-use crate::control::{AskError, make_users};
+use crate::control::fence::{Words, words};
+use crate::control::{AskError, Mistake, make_users, makes};
 use crate::resp::Value;
 use crate::store::StoreError;
 use crate::topology::{NodeAccess, Topology, Unit};
@@ -54,6 +55,39 @@ impl From<AskError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         Self::Retry(error.to_string())
+    }
+}
+
+/// What a pause is spent on, for whoever reads the log.
+struct Steps {
+    since: Instant,
+    told: String,
+}
+
+impl Steps {
+    fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            told: String::new(),
+        }
+    }
+
+    async fn done(&mut self, step: &'static str) {
+        self.done_at(step, Instant::now()).await;
+    }
+
+    async fn done_at(&mut self, step: &'static str, now: Instant) {
+        let took = now.duration_since(self.since);
+        self.since = now;
+        let separator = if self.told.is_empty() { "" } else { ", " };
+        self.told += &format!("{separator}{step} {} us", took.as_micros());
+        reached(step).await;
+    }
+}
+
+impl std::fmt::Display for Steps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.told)
     }
 }
 
@@ -95,10 +129,12 @@ impl Cutover<'_> {
                 return Err(failure);
             }
         };
+        reached("unparked").await;
         if self.driven.reverse.is_none() {
             *back = self.way_back(ledger).await?;
             ledger.enter(State::CuttingOver).await?;
         }
+        reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
         match self
@@ -107,6 +143,7 @@ impl Cutover<'_> {
         {
             Ok(pause) => {
                 self.tidy(&user, &mut source, &mut target).await;
+                reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
@@ -183,6 +220,7 @@ impl Cutover<'_> {
             &users,
         )
         .await?;
+        reached("users-made").await;
         let unit = Unit {
             task: driven.id.clone(),
             shards: driven.shards.clone(),
@@ -208,9 +246,11 @@ impl Cutover<'_> {
             driven.release().await?;
             return Err(Failure::Retry(why));
         }
+        reached("unit-published").await;
         // Whoever has not heard of it loses the source here, and comes back when he has.
         let command = words(["ACL", "DELUSER", &access.user]);
         driven.act(&mut client, &[command]).await?;
+        reached("old-user-deleted").await;
         Ok(user)
     }
 
@@ -234,6 +274,7 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
+        reached("quiesced").await;
         driven
             .fleet
             .stage(|topology| driven.committed(topology))
@@ -253,11 +294,10 @@ impl Cutover<'_> {
         target: &mut crate::control::NodeClient,
     ) -> Result<Instant, Failure> {
         let driven = self.driven;
-        let freeze = [
-            words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"]),
-            words(["INFO", "replication"]),
-        ];
+        let mut steps = Steps::new();
+        let freeze = [freeze_words(user), words(["INFO", "replication"])];
         let replies = driven.act(source, &freeze).await?;
+        steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
             Ok(Ok(drained)) => {
@@ -273,6 +313,7 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("drained").await;
         let counts = copy
             .copy()?
             .counts()
@@ -291,7 +332,11 @@ impl Cutover<'_> {
                 )));
             }
         }
+        steps.done("counted").await;
         copy.stop().await?;
+        if makes(Mistake::SealsLate) {
+            driven.commit().await?;
+        }
         // Where the target's history is now, both sides are the same.
         let seal = [
             words(["ACL", "DELUSER", &driven.applier()]),
@@ -301,7 +346,11 @@ impl Cutover<'_> {
         if let Some(back) = back {
             back.sealed(&replies);
         }
-        driven.commit_and_begin(back).await
+        steps.done("sealed").await;
+        let served = driven.commit_and_begin(back).await?;
+        steps.done_at("committed", served).await;
+        tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
+        Ok(served)
     }
 
     /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
@@ -375,6 +424,12 @@ impl Driven<'_> {
             return Ok(());
         };
         let user = unit.user.clone();
+        reached("releasing").await;
+        if makes(Mistake::GrantsAgain) {
+            let users = [(user.clone(), traffic_rules())];
+            let mut client = self.client(&self.source).await?;
+            make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        }
         let released = self.fleet.change_in(Some(self.term), PREPARE_MAX, |topology| {
             let next = topology.changed(|next| {
                 next.units.retain(|unit| unit.task != self.id);
@@ -383,10 +438,22 @@ impl Driven<'_> {
             next.map_err(|error| error.to_string())
         });
         released.await.map_err(Failure::Retry)?;
+        reached("released").await;
         let mut client = self.client(&self.source).await?;
         self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
         Ok(())
     }
+}
+
+/// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.
+fn freeze_words(user: &str) -> Words {
+    if makes(Mistake::DeletesToFreeze) {
+        return words(["ACL", "DELUSER", user]);
+    }
+    if makes(Mistake::FreezeReads) {
+        return words(["ACL", "SETUSER", user, "-@all", "+@read", "+select", "+ping"]);
+    }
+    words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"])
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
@@ -402,7 +469,7 @@ pub(super) fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Fail
     if field("role") != Some("master") {
         return Err(Failure::Final("the source is no primary any more".to_owned()));
     }
-    if field("master_replid") != Some(replid) {
+    if field("master_replid") != Some(replid) && !makes(Mistake::IgnoresRun) {
         return Err(Failure::Final(
             "the source has another history than the copy".to_owned(),
         ));

@@ -14,16 +14,21 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+#[cfg(not(test))]
+use super::Copy;
+use super::arrow::reached;
 use super::claims::Claims;
 use super::cutover::{Cutover, Failure};
 use super::ledger::Ledger;
 use super::reverse::Back;
+#[cfg(test)]
+use super::sim::Copy;
 use super::task::{Move, State, Wish, way_back};
-use super::{Copy, CopyLimits, CopyPlan, Endpoint, Journal, window};
+use super::{CopyLimits, CopyPlan, Endpoint, Journal, window};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, NodeClient, bring_functions, make_users};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::store::Term;
@@ -242,10 +247,12 @@ impl<'a> Driven<'a> {
         commands.extend(self.clearing(&dbs));
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
+        reached("cleared").await;
         let users = [(self.applier(), applier_rules())];
         make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        reached("applier-made").await;
         self.copy_plan(&topology)
     }
 
@@ -278,18 +285,24 @@ impl<'a> Driven<'a> {
 
     /// Takes back what was done on the target, and gives the shards back to the source's own user.
     pub(super) async fn undo(&self) -> Result<(), Failure> {
+        reached("undoing").await;
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         let own = self.own_copies(&mut client).await?;
         let mut commands = self.clearing(&own);
         commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
+        reached("undone").await;
         Ok(())
     }
 
     /// Whether the topology says that the shards live on the target. Nothing may be done before that is known.
     pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
-        let topology = self.stored().await?;
+        let topology = if makes(Mistake::AsksNothing) {
+            self.shared.topology.load_full()
+        } else {
+            self.stored().await?
+        };
         let target = self.node(&topology, &self.target)?;
         let mut shards = self.shards.iter();
         Ok(shards.all(|&shard| topology.placement(shard).node == target))
@@ -354,10 +367,12 @@ impl<'a> Driven<'a> {
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running::new(Copy::start(plan));
         self.prepare_back().await;
+        reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
         }
         ledger.enter(State::Streaming).await?;
+        reached("streaming").await;
         if ledger.task.manual {
             ledger.enter(State::Ready).await?;
             loop {
@@ -434,6 +449,7 @@ impl<'a> Driven<'a> {
     pub(super) async fn clear_left(&self) -> Result<(), Failure> {
         let topology = self.stored().await?;
         let journal = Journal::of(&self.id);
+        reached("finalizing").await;
         for name in [&self.source, &self.target] {
             let Some(node) = topology.node_named(name) else {
                 // It has left, with whatever it has.
@@ -457,6 +473,7 @@ impl<'a> Driven<'a> {
             commands.push(journal.forget());
             self.act(&mut client, &commands).await?;
         }
+        reached("finalized").await;
         Ok(())
     }
 }
@@ -507,6 +524,7 @@ pub(super) async fn drive(
         Ok(driven) => driven.run(&mut ledger, &mut back).await,
         Err(why) => Ended::Failed(why.clone()),
     };
+    reached("ended").await;
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;

@@ -26,6 +26,7 @@
 //! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
+mod arrow;
 mod claims;
 mod copy;
 mod cutover;
@@ -45,6 +46,8 @@ mod probe;
 mod receive;
 mod reverse;
 mod run;
+#[cfg(test)]
+mod sim;
 mod spool;
 mod state;
 mod task;

@@ -14,16 +14,20 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+#[cfg(not(test))]
+use super::Copy;
 use super::cutover::{Failure, frozen_offset};
 use super::drive::Driven;
 use super::keeper::Drained;
 use super::link::Link;
 use super::probe::{connect, history, identify};
-use super::{Copy, CopyError, CopyPlan, Endpoint, Journal, Offset, Start};
+#[cfg(test)]
+use super::sim::Copy;
+use super::{CopyError, CopyPlan, Endpoint, Journal, Offset, Start};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::control::fence::{Words, words};
 use crate::control::{NodeClient, make_users};

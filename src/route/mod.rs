@@ -8,6 +8,7 @@
 //!        FanOut   every shard of the keyspace, or every node, merged
 //!        Blocking, Script   the frame goes to one shard, over connections apart
 //!        Transaction, PubSub   the session's own state decides
+//!        Helper   made into other commands, by the room `helper`
 //!        or a refusal: one error line, nothing sent anywhere
 //! ```
 //!
@@ -22,7 +23,7 @@ mod transaction;
 pub use split::{Part, Splitting};
 pub use transaction::{Place, place_in_transaction};
 
-use crate::command::{self, Class, FanOut, Local, PubSub, Script, Spec, Split, Transaction};
+use crate::command::{self, Class, FanOut, Helper, Local, PubSub, Script, Spec, Split, Transaction};
 use crate::ids::ShardId;
 use crate::resp::Args;
 use crate::topology::Topology;
@@ -46,7 +47,11 @@ pub enum Plan {
     Transaction(Transaction),
     /// Channels; they live on no shard.
     PubSub(PubSub),
+    /// One or many commands of preshard's own making: see the room `helper`.
+    Helper(Helper),
 }
+
+const RESERVED: &str = "ERR keys starting with '__preshard__:' are reserved";
 
 /// The room of a session's argument positions, kept between requests so that routing does not allocate.
 #[derive(Debug, Default)]
@@ -106,6 +111,10 @@ pub fn route(
         }
         Class::Transaction(transaction) => Ok(Plan::Transaction(transaction)),
         Class::PubSub(pubsub) => Ok(Plan::PubSub(pubsub)),
+        Class::Helper(helper) => {
+            extract(spec, args, &mut scratch.keys)?;
+            Ok(Plan::Helper(helper))
+        }
         // `command::resolve` has refused it.
         Class::Refused(reason) => Err(format!("ERR {reason}")),
     }
@@ -139,7 +148,14 @@ pub fn shard_of_keys(
 
 fn extract(spec: &Spec, args: &Args<'_>, keys: &mut Vec<u32>) -> Result<(), String> {
     keys.clear();
-    command::routing_keys(spec, args, keys).map_err(|error| error.line())
+    command::routing_keys(spec, args, keys).map_err(|error| error.line())?;
+    if keys
+        .iter()
+        .any(|&key| command::is_reserved(args.get(key as usize)))
+    {
+        return Err(RESERVED.to_owned());
+    }
+    Ok(())
 }
 
 /// Where the keys of one request lie.

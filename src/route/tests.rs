@@ -49,6 +49,7 @@ fn shown_plan(line: &str, db: u16) -> String {
         Ok(Plan::Script(script, shard)) => format!("script {script:?}, shard {shard}"),
         Ok(Plan::Transaction(transaction)) => format!("transaction {transaction:?}"),
         Ok(Plan::PubSub(pubsub)) => format!("pub/sub {pubsub:?}"),
+        Ok(Plan::Helper(helper)) => format!("helper {helper:?}"),
         Ok(Plan::Split(_, splitting)) => {
             let part = |part: usize| {
                 let mut frame = Vec::new();

@@ -39,6 +39,7 @@ pub fn place_in_transaction(
              {{x}} in all its keys, or SELECT a pinned database before MULTI",
             spec.name
         )),
+        Plan::Helper(_) => Err("ERR COUNTER.* and TIMELINE.* are not allowed in MULTI".to_owned()),
         Plan::Local(_) | Plan::PubSub(_) => Err(format!(
             "ERR '{}' cannot be queued: a transaction runs on a node, and this is answered by preshard itself",
             spec.title()

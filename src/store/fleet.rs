@@ -140,7 +140,7 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Its number in the store.
-    pub(super) id: i64,
+    pub(crate) id: i64,
     /// How long it lasts after a sign of life.
     pub ttl: Duration,
 }

@@ -29,6 +29,7 @@ use super::session::{Access, Client, to_u32};
 use super::shared::{Settings, Shared};
 use super::slowlog::SlowLogSettings;
 use super::tracking::Tracking;
+use crate::helper::counter::Registered;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::{LinkClose, WorkerMetrics};
 use crate::resp::{ArgRange, Protocol};
@@ -106,6 +107,8 @@ pub(super) struct Engine {
     pub(super) tracking: Tracking,
     pub(super) dedicated: Pool,
 
+    /// Counters that it has entered in the registries of shards.
+    pub(super) registered: Registered,
     pub(super) spares: Spares,
     pub(super) scratch: Box<[u8]>,
     pub(super) args: Vec<ArgRange>,
@@ -193,6 +196,7 @@ impl Engine {
             pause: PauseSeen::default(),
             slow_us: settings.slowlog.looked_at_from_us(),
             held_bytes: 0,
+            registered: Registered::default(),
             spares: Spares::default(),
             scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
             args: Vec::new(),

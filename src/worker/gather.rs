@@ -6,6 +6,7 @@
 //!  walk      SCAN               one shard after the other, until enough was found
 //!  lottery   RANDOMKEY          shards in turn from a random one, until one has a key
 //!  publish   PUBLISH            one part; its count of connections becomes one of clients
+//!  program   COUNTER.TAKE, …    what a helper asks, one round after the other: see `program`
 //! ```
 //!
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
@@ -16,6 +17,7 @@ use super::pubsub::Kind;
 use super::scripts::Sha;
 use super::session::{Admission, Taken, Via, to_u32};
 use crate::command::{self, FanOut, Spec, Split};
+use crate::helper::Program;
 use crate::ids::{NodeIndex, ShardId};
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
@@ -26,21 +28,25 @@ use crate::route::Splitting;
 /// Parts of one fan-out that are outstanding at a time.
 const WAVE: usize = 128;
 
+const TOO_LARGE: &str = "ERR the reply is larger than output_bytes_hard; ask for less at once";
+
 /// A request whose parts are under way.
 #[derive(Debug)]
 pub(super) struct Gather {
-    generation: u32,
+    pub(super) generation: u32,
     client: usize,
     client_generation: u32,
     seq: u32,
-    protocol: Protocol,
-    outstanding: usize,
-    work: Work,
+    pub(super) protocol: Protocol,
+    pub(super) outstanding: usize,
+    /// Bytes that are counted as held by its client.
+    counted: usize,
+    pub(super) work: Work,
 }
 
 /// What is asked of whom, and how it ends.
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     /// Parts whose replies are merged. `targets` that were not asked yet stand behind `next`.
     Merge {
         merge: Merge,
@@ -65,6 +71,8 @@ enum Work {
         node: NodeIndex,
         reply: Vec<u8>,
     },
+    /// A helper command, begun at this worker time.
+    Program { program: Box<dyn Program>, since: u64 },
 }
 
 impl Work {
@@ -76,6 +84,7 @@ impl Work {
                 Step::Ask(shard) => Some(shard),
                 Step::Done => None,
             },
+            Self::Program { program, .. } => program.first(),
             Self::Publish { .. } => None,
         }
     }
@@ -85,6 +94,7 @@ impl Work {
         match self {
             Self::Merge { merge, .. } => merge.held_bytes(),
             Self::Walk(walk) => walk.held_bytes(),
+            Self::Program { program, .. } => program.held_bytes(),
             Self::Lottery { .. } | Self::Publish { .. } => 0,
         }
     }
@@ -343,7 +353,7 @@ impl Engine {
         (0..self.topology.nodes.len()).filter_map(of_node).collect()
     }
 
-    fn insert_gather(
+    pub(super) fn insert_gather(
         &mut self,
         index: usize,
         spec: &'static Spec,
@@ -362,12 +372,16 @@ impl Engine {
             seq,
             protocol: client.protocol,
             outstanding: 0,
+            counted: 0,
             work,
         })
     }
 
     /// Asks what may be asked now; ends the gather when nothing is outstanding.
-    fn pump(&mut self, index: usize) {
+    pub(super) fn pump(&mut self, index: usize) {
+        if matches!(self.gathers[index].work, Work::Program { .. }) {
+            self.pump_program(index);
+        }
         loop {
             let gather = &mut self.gathers[index];
             let mut frame = Vec::new();
@@ -408,7 +422,7 @@ impl Engine {
                         (targets[*next - 1], 0)
                     })
                 }
-                Work::Walk(_) | Work::Lottery { .. } | Work::Publish { .. } => None,
+                Work::Walk(_) | Work::Lottery { .. } | Work::Publish { .. } | Work::Program { .. } => None,
             };
             let Some((shard, part)) = target else { break };
             self.ask(index, shard, part, &frame);
@@ -466,10 +480,9 @@ impl Engine {
         }
     }
 
-    fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
+    pub(super) fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
         let gather = &mut self.gathers[index];
         gather.outstanding -= 1;
-        let held_before = gather.work.held_bytes();
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
             Work::Walk(walk) => walk.part(outcome),
@@ -483,28 +496,30 @@ impl Engine {
                 Outcome::Reply(came) => came.clone_into(reply),
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),
             },
+            Work::Program { program, .. } => program.absorb(to_u32(part), outcome),
         }
         let held = gather.work.held_bytes();
-        if held > held_before {
+        let more = held.saturating_sub(gather.counted);
+        if more > 0 {
+            gather.counted = held;
             let (client, generation) = (gather.client, gather.client_generation);
-            self.client_gathers(client, generation, held - held_before, held);
+            self.client_gathers(client, generation, more, held);
         }
     }
 
     fn finish_gather(&mut self, index: usize) {
-        let gather = self.gathers.remove(index);
+        let mut gather = self.gathers.remove(index);
         if let Some(client) = self.clients.get_mut(gather.client)
             && client.generation == gather.client_generation
         {
-            client.gathered -= gather.work.held_bytes();
+            client.gathered -= gather.counted;
         }
         let mut reply = self.spares.take();
-        match &gather.work {
+        match &mut gather.work {
             Work::Merge { merge, .. } => {
                 if merge.held_bytes() > self.settings.limits.output_hard {
                     self.metrics.limits[Limit::ReplyBytes].inc();
-                    let line = "ERR the reply is larger than output_bytes_hard; ask for less at once";
-                    reply.extend_from_slice(&resp::error_line(line));
+                    resp::write_error(&mut reply, TOO_LARGE);
                 } else {
                     if merge.is_over_cap() {
                         self.metrics.limits[Limit::KeysMax].inc();
@@ -517,6 +532,11 @@ impl Engine {
                 Some(found) => reply.extend_from_slice(found),
                 None => resp::write_null(&mut reply, gather.protocol),
             },
+            Work::Program { program, .. } if program.held_bytes() > self.settings.limits.output_hard => {
+                self.metrics.limits[Limit::ReplyBytes].inc();
+                resp::write_error(&mut reply, TOO_LARGE);
+            }
+            Work::Program { program, .. } => program.finish(gather.protocol, &mut reply),
             Work::Publish {
                 kind,
                 channel,

@@ -22,6 +22,7 @@ mod gate;
 mod gather;
 mod outbuf;
 mod pause;
+mod program;
 mod pubsub;
 pub mod registry;
 pub mod scripts;

@@ -211,7 +211,7 @@ impl Succession {
         self.changes.send_modify(|_| ());
     }
 
-    pub(super) fn is_served(&self, worker: usize, epoch: Epoch) {
+    pub(crate) fn is_served(&self, worker: usize, epoch: Epoch) {
         if let Some(served) = self.served.get(worker) {
             served.store(epoch.0, Relaxed);
             self.serves.notify_waiters();

@@ -11,10 +11,10 @@
 //! stops to lead before anybody else can begin, without being told.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Fleet, Leading, RETRY, lock};
 use crate::store::{Ballot, Lease, Revision, Snapshot, StoreError, Term};

@@ -4,9 +4,9 @@
 //! that ended while the process was stopped, a write that came late, a hand that deleted it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use super::{Fleet, RETRY, lock};
 use crate::store::{Lease, ProxyRecord, Revision, StoreError};
@@ -43,7 +43,7 @@ pub(super) async fn stay_registered(fleet: Arc<Fleet>) {
 impl Fleet {
     /// Until the lease ends.
     async fn hold_registration(&self, lease: Lease) {
-        let mut beat = interval_at(tokio::time::Instant::now() + BEAT, BEAT);
+        let mut beat = interval_at(Instant::now() + BEAT, BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut news = self.snapshot.subscribe();
         let mut adopted = self.adopted.subscribe();

@@ -1,4 +1,4 @@
-//! Requests that a node answers with several frames: transactions and scripts.
+//! Requests that a node answers with several frames: transactions, scripts, and what helpers send in one piece.
 //!
 //! ```text
 //!  asked     MULTI   SET a 1   GET a   EXEC           EVAL …     ECHO nonce
@@ -17,7 +17,7 @@ mod tests;
 
 use std::hash::{BuildHasher as _, RandomState};
 
-use super::link::Reading;
+use super::link::{Reading, State};
 use super::queue::{Owner, Shape};
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
@@ -35,7 +35,7 @@ impl Engine {
             return Err(LinkClose::ExtraReply);
         };
         let seen = link.frames_seen + 1;
-        if seen == entry.frames && !entry.shape.is_fenced() {
+        if seen == entry.frames && !entry.shape.answers_early() {
             if is_queued(&link.partial, last) {
                 return Err(LinkClose::MultiFailed);
             }
@@ -50,21 +50,35 @@ impl Engine {
             whole.extend_from_slice(last);
             &whole
         };
-        let answer_at = entry.frames - u32::from(entry.shape.is_fenced());
+        let answer_at = match entry.shape {
+            Shape::First => 1,
+            Shape::Plain | Shape::Transaction | Shape::Fenced | Shape::FencedTransaction => {
+                entry.frames - u32::from(entry.shape.is_fenced())
+            }
+        };
         let outcome = if seen == entry.frames {
-            if frame != link.fence {
+            if entry.shape.is_fenced() && frame != link.fence {
                 return Err(LinkClose::ExtraReply);
+            }
+            if link.state == State::Silent {
+                link.state = State::Ready;
             }
             let answer = std::mem::take(&mut link.answer);
             let delivered = match link.pop_due() {
-                Some(entry) if answer.starts_with(b"-NOSCRIPT") && self.call_again(index, entry) => Ok(()),
+                Some(entry)
+                    if entry.shape.is_fenced()
+                        && answer.starts_with(b"-NOSCRIPT")
+                        && self.call_again(index, entry) =>
+                {
+                    Ok(())
+                }
                 Some(entry) => self.deliver(index, entry, &answer),
                 None => Err(LinkClose::ExtraReply),
             };
             self.spares.give(answer);
             delivered
         } else if seen == answer_at {
-            if entry.shape != Shape::Fenced && is_queued(&[], frame) {
+            if entry.shape.is_transaction() && is_queued(&[], frame) {
                 return Err(LinkClose::MultiFailed);
             }
             if reading == Reading::Whole {
@@ -72,7 +86,7 @@ impl Engine {
                 link.answer.extend_from_slice(frame);
             }
             Ok(())
-        } else if entry.shape != Shape::Fenced
+        } else if entry.shape.is_transaction()
             && !is_step(seen, frame)
             && !(link.kept.is_some() && refused(frame))
         {
@@ -89,7 +103,7 @@ impl Engine {
     pub(super) fn large_block_frame(&mut self, index: usize) {
         let link = &self.links[index];
         let Some(&entry) = link.due.front() else { return };
-        if !entry.shape.is_fenced() && link.frames_seen + 1 == entry.frames {
+        if !entry.shape.answers_early() && link.frames_seen + 1 == entry.frames {
             self.large_reply(index, entry.owner);
             return;
         }

@@ -43,7 +43,8 @@ fn feed(engine: &mut Engine, bytes: &[u8], chunk: usize) -> Result<(), LinkClose
 }
 
 #[test]
-fn a_transaction_gives_its_last_frame_and_a_script_the_one_before_its_fence_wherever_the_bytes_are_cut() {
+fn a_transaction_gives_its_last_frame_a_script_the_one_before_its_fence_and_a_helper_its_first_wherever_the_bytes_are_cut()
+ {
     in_runtime(async {
         for chunk in [1, 2, 3, 7, 64, 4096] {
             let mut engine = engine(limits());
@@ -52,14 +53,17 @@ fn a_transaction_gives_its_last_frame_and_a_script_the_one_before_its_fence_wher
             sent(&mut engine, &peer, Shape::Plain, 1);
             sent(&mut engine, &peer, Shape::Fenced, 2);
             sent(&mut engine, &peer, Shape::FencedTransaction, 4);
+            sent(&mut engine, &peer, Shape::First, 3);
+            sent(&mut engine, &peer, Shape::Plain, 1);
             let fence = fence(&engine);
             let mut bytes =
                 b"+OK\r\n+QUEUED\r\n-ERR no\r\n*2\r\n:1\r\n$2\r\nab\r\n:7\r\n$5\r\nhello\r\n".to_vec();
             bytes.extend_from_slice(&fence);
             bytes.extend_from_slice(b"+OK\r\n+QUEUED\r\n*1\r\n:3\r\n");
             bytes.extend_from_slice(&fence);
+            bytes.extend_from_slice(b":8\r\n-NOSCRIPT x\r\n+QUEUED\r\n:9\r\n");
             assert_eq!(feed(&mut engine, &bytes, chunk), Ok(()));
-            let expected = b"*2\r\n:1\r\n$2\r\nab\r\n:7\r\n$5\r\nhello\r\n*1\r\n:3\r\n";
+            let expected = b"*2\r\n:1\r\n$2\r\nab\r\n:7\r\n$5\r\nhello\r\n*1\r\n:3\r\n:8\r\n:9\r\n";
             let given = peer.read_all(&mut engine, expected.len()).await;
             assert_eq!(given, expected, "in chunks of {chunk}");
             assert!(engine.links[LINK].due.is_empty());

@@ -62,6 +62,8 @@ pub(in crate::worker) struct Entry {
 pub(in crate::worker) enum Shape {
     /// One, the reply.
     Plain,
+    /// Several commands: the first, once all have come. What follows it is read away.
+    First,
     /// `MULTI … EXEC`: the last.
     Transaction,
     /// A script and its fence: the first. See [`super::block`].
@@ -71,6 +73,21 @@ pub(in crate::worker) enum Shape {
 }
 
 impl Shape {
+    /// The shape of so many commands of which the first one's reply counts.
+    pub(in crate::worker) const fn of_first(frames: u32) -> Self {
+        if frames == 1 { Self::Plain } else { Self::First }
+    }
+
+    /// Whether other frames come behind the reply, so that it must be kept until they have.
+    pub(in crate::worker) const fn answers_early(self) -> bool {
+        matches!(self, Self::First | Self::Fenced | Self::FencedTransaction)
+    }
+
+    /// Whether it begins with `MULTI`.
+    pub(in crate::worker) const fn is_transaction(self) -> bool {
+        matches!(self, Self::Transaction | Self::FencedTransaction)
+    }
+
     /// Whether a fence stands behind it.
     pub(in crate::worker) const fn is_fenced(self) -> bool {
         matches!(self, Self::Fenced | Self::FencedTransaction)

@@ -104,6 +104,8 @@ pub(in crate::worker) enum Via {
     Shared,
     /// Those for what runs code on nodes.
     Script,
+    /// The shared ones, for a request that goes on to ask after others have answered: one at a time.
+    Rounds,
     /// One of its own: one request at a time.
     Dedicated,
 }

@@ -52,7 +52,9 @@ impl Engine {
     fn handle_usual(&mut self, index: usize, spec: &'static Spec, args: &Args<'_>, frame: &[u8]) -> Taken {
         if let Class::Single = spec.class
             && let KeySpec::Fixed { pos } = spec.keys
-            && let Some(shard) = self.shard_of(index, args.get(pos as usize))
+            && let key = args.get(pos as usize)
+            && !command::is_reserved(key)
+            && let Some(shard) = self.shard_of(index, key)
         {
             return self.forward(index, spec, shard, frame);
         }
@@ -206,6 +208,7 @@ impl Engine {
             Ok(Plan::Transaction(transaction)) => self.handle_transaction(index, spec, transaction, args),
             Ok(Plan::Script(script, shard)) => self.handle_script(index, spec, (script, shard), args, frame),
             Ok(Plan::PubSub(pubsub)) => self.handle_pubsub(index, spec, pubsub, args),
+            Ok(Plan::Helper(helper)) => self.handle_helper(index, spec, helper, args),
             Ok(Plan::Blocking(shard)) => self.handle_blocking(index, spec, shard, args, frame),
             Err(line) => {
                 self.answer_error(index, &line);
@@ -295,7 +298,8 @@ impl Engine {
     #[cold]
     pub(in crate::worker) fn goes_by(&mut self, index: usize, via: Via) -> bool {
         let client = &mut self.clients[index];
-        let free = client.slots.is_empty() || (client.via == via && via != Via::Dedicated);
+        let several = matches!(via, Via::Shared | Via::Script);
+        let free = client.slots.is_empty() || (client.via == via && several);
         if free {
             client.via = via;
         }

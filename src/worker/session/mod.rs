@@ -14,6 +14,7 @@ mod access;
 mod blocking;
 mod client;
 mod dispatch;
+mod helper;
 mod input;
 #[cfg(test)]
 mod input_tests;

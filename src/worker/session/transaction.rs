@@ -138,6 +138,7 @@ impl Engine {
             | Class::Blocking
             | Class::Script(_)
             | Class::PubSub(_)
+            | Class::Helper(_)
             | Class::Refused(_) => {}
         }
         match self.place_in_transaction(index, spec, args) {

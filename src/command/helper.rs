@@ -1,0 +1,68 @@
+//! Helper commands: preshard's own, made out of standard commands. What they do is in the room `helper`.
+
+/// A helper command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// `COUNTER.…`: counts that are collected here and written elsewhere.
+    Counter(Counter),
+}
+
+/// Commands about counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// `COUNTER.INCR counter member [delta]`
+    Incr,
+    /// `COUNTER.MINCR counter member delta [member delta …]`
+    Mincr,
+    /// `COUNTER.GET counter member`
+    Get,
+    /// `COUNTER.MGET counter member [member …]`
+    Mget,
+    /// `COUNTER.TAKE counter [COUNT n] [LEASE ms] [EVERY ms] [NOACK]`
+    Take,
+    /// `COUNTER.ACK counter id [id …]`
+    Ack,
+    /// `COUNTER.LEASE counter ms id [id …]`
+    Lease,
+    /// `COUNTER.PENDING [counter]`
+    Pending,
+    /// `COUNTER.DEL counter [member …]`
+    Del,
+}
+
+/// What the names of keys begin with that helpers keep: clients may not name such a key, and are not told of one.
+pub const RESERVED_PREFIX: &[u8] = b"__preshard__:";
+
+/// Whether a key is one of those that helpers keep. Nearly every key is told by its first byte.
+#[inline]
+#[must_use]
+pub fn is_reserved(key: &[u8]) -> bool {
+    key.first() == RESERVED_PREFIX.first() && key.starts_with(RESERVED_PREFIX)
+}
+
+impl Helper {
+    /// What is run where, in the words of `PRESHARD EXPLAIN` and of the page of commands.
+    #[must_use]
+    pub const fn detail(self) -> &'static str {
+        match self {
+            Self::Counter(counter) => match counter {
+                Counter::Incr => "HINCRBY in the shard of `counter:member`",
+                Counter::Mincr => {
+                    "HINCRBY in the shard of each `counter:member`; an element that failed is an error"
+                }
+                Counter::Get => {
+                    "HGET of pending, drained and leased counts in the shard of `counter:member`, summed"
+                }
+                Counter::Mget => {
+                    "HMGET in the shard of each `counter:member`, summed; an element that failed is an error"
+                }
+                Counter::Take => "EXISTS in every shard, and a script where there is something to take",
+                Counter::Ack | Counter::Lease => "a script in the shard that the id of each batch names",
+                Counter::Pending => "HLEN and HMGET in every shard, added up",
+                Counter::Del => {
+                    "HDEL in the shard of each `counter:member`; without members UNLINK in every shard"
+                }
+            },
+        }
+    }
+}

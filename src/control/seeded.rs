@@ -1,0 +1,31 @@
+//! Mistakes that the simulation of moves makes on purpose, to show that it would find them.
+//!
+//! Outside of tests [`makes`] is always `false` and costs nothing.
+
+/// What somebody could have got wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// A unit's user that was frozen gets its rights back.
+    GrantsAgain,
+    /// The applier's user is deleted behind the commit.
+    SealsLate,
+    /// What a leader does on a node does not depend on its term.
+    IgnoresTerm,
+    /// Another process of the source, or another history, counts as the one that was copied.
+    IgnoresRun,
+    /// Whether it was committed is not asked of the store: what is known here counts.
+    AsksNothing,
+    /// The freeze deletes the unit's user.
+    DeletesToFreeze,
+    /// The freeze lets the unit read.
+    FreezeReads,
+}
+
+/// Whether a mistake is to be made.
+#[cfg(not(test))]
+pub(crate) const fn makes(_mistake: Mistake) -> bool {
+    false
+}
+
+#[cfg(test)]
+pub(crate) use super::testing::makes;

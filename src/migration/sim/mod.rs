@@ -1,0 +1,3 @@
+//! A simulation of moves.
+
+pub(super) use super::copy::Copy;
