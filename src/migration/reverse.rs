@@ -33,6 +33,7 @@ use crate::control::fence::{Words, words};
 use crate::control::{NodeClient, make_users};
 use crate::rdb::{Family, Target};
 use crate::resp::Value;
+use crate::topology::Address;
 
 /// How long a stream may take to attach.
 const ATTACH_MAX: Duration = Duration::from_secs(15);
@@ -47,10 +48,23 @@ pub(super) struct Back {
     pub(super) copy: Copy,
     /// Which user writes it.
     pub(super) number: u32,
+    /// Where both nodes were when it began.
+    ends: [Address; 2],
     drained: Option<Drained>,
     start: Option<Start>,
     /// Why it cannot begin.
     pub(super) missing: Option<String>,
+}
+
+/// What is left of a stream whose copy somebody has.
+#[derive(Debug)]
+pub(super) struct Parted(u32, [Address; 2]);
+
+impl Parted {
+    /// One that goes on as it is.
+    pub(super) const fn with(self, copy: Copy) -> Back {
+        Back::new(copy, self.0, self.1)
+    }
 }
 
 /// Why a stream does not go on.
@@ -63,22 +77,32 @@ pub(super) enum Broken {
 }
 
 impl Back {
-    fn new(copy: Copy, number: u32) -> Self {
+    const fn new(copy: Copy, number: u32, ends: [Address; 2]) -> Self {
         Self {
             copy,
             number,
+            ends,
             drained: None,
             start: None,
-            missing: Some("its cutover did not come to its end here".to_owned()),
+            missing: None,
         }
     }
 
-    /// One that goes on as it is.
-    pub(super) fn going(copy: Copy, number: u32) -> Self {
-        Self {
-            missing: None,
-            ..Self::new(copy, number)
-        }
+    /// The same with its copy, which somebody has had meanwhile.
+    pub(super) const fn part(self) -> (Copy, Parted) {
+        (self.copy, Parted(self.number, self.ends))
+    }
+
+    /// Whether the nodes are where they were.
+    pub(super) fn is_current(&self, driven: &Driven<'_>) -> bool {
+        let topology = driven.shared.topology.load();
+        [&driven.target, &driven.source]
+            .into_iter()
+            .zip(&self.ends)
+            .all(|(name, end)| {
+                let node = topology.node_named(name);
+                node.is_some_and(|node| topology.node(node).address == *end)
+            })
     }
 
     /// The target has everything.
@@ -127,6 +151,7 @@ impl Driven<'_> {
         let number = next_number();
         let there = self.reversed(number);
         let plan = there.stream_plan().await?;
+        let ends = [plan.source.address.clone(), plan.target.address.clone()];
         let attached = async {
             ensure_history(&plan.source, plan.limits.silence).await?;
             let mut copy = Copy::attach(plan, Journal::of(&self.id));
@@ -134,7 +159,10 @@ impl Driven<'_> {
             Ok::<_, CopyError>(copy)
         };
         match timeout(ATTACH_MAX, attached).await {
-            Ok(Ok(copy)) => Ok(Back::new(copy, number)),
+            Ok(Ok(copy)) => Ok(Back {
+                missing: Some("its cutover did not come to its end here".to_owned()),
+                ..Back::new(copy, number, ends)
+            }),
             Ok(Err(error)) => Err(Failure::Retry(error.to_string())),
             Err(_) => Err(Failure::Retry(format!("it took longer than {ATTACH_MAX:?}"))),
         }
@@ -190,7 +218,7 @@ impl Driven<'_> {
         }
     }
 
-    fn is_served_by_target(&self) -> bool {
+    pub(super) fn is_served_by_target(&self) -> bool {
         let topology = self.shared.topology.load();
         let target = topology.node_named(&self.target);
         let mut shards = self.shards.iter();
@@ -238,9 +266,10 @@ impl Driven<'_> {
             (_, _) => {}
         }
         let plan = there.stream_plan().await.map_err(later)?;
+        let ends = [plan.source.address.clone(), plan.target.address.clone()];
         let mut copy = Copy::resume(plan, journal, noted);
         match timeout(ATTACH_MAX, copy.until_attached()).await {
-            Ok(Ok(())) => Ok(Back::going(copy, there.reverse.unwrap_or_default())),
+            Ok(Ok(())) => Ok(Back::new(copy, there.reverse.unwrap_or_default(), ends)),
             Ok(Err(error)) => Err(Broken::of(&error)),
             Err(_) => Err(Broken::Later(format!("it took longer than {ATTACH_MAX:?}"))),
         }

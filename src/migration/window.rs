@@ -207,8 +207,18 @@ impl Window<'_, '_> {
         if let Some(why) = back.missing.clone() {
             return self.no_way_back(&why).await;
         }
+        if !self.driven.is_served_by_target() {
+            return self
+                .no_way_back("shards of it live elsewhere, and no task has moved them")
+                .await;
+        }
         let progress = back.copy.progress();
-        match progress.phase {
+        let phase = if back.is_current(self.driven) {
+            progress.phase
+        } else {
+            Phase::Stopped
+        };
+        match phase {
             Phase::Streaming => {
                 let lag = progress.lag_bytes();
                 let is_new = self.ledger.task.rollback != way_back::YES;
@@ -359,13 +369,14 @@ impl Window<'_, '_> {
 
     /// The cutover the other way. If it is given up: why, and the stream if it goes on. An outer error: nobody here knows.
     async fn go_back(&mut self, back: Back) -> Result<Result<Duration, (String, Option<Back>)>, Failure> {
-        let (driven, number) = (self.driven, back.number);
-        let there = driven.reversed(number);
+        let driven = self.driven;
+        let there = driven.reversed(back.number);
         // From here on expiries may be real on the source, and nobody else can go on with the stream.
         if let Err(failure) = driven.note_parked(false).await {
             return Ok(Err((failure.to_string(), Some(back))));
         }
-        let mut running = Running::new(back.copy);
+        let (copy, parted) = back.part();
+        let mut running = Running::new(copy);
         let mut why = String::new();
         for attempt in 0..CUTOVERS_MAX {
             let cutover = Cutover {
@@ -403,7 +414,7 @@ impl Window<'_, '_> {
             Err(error) => Err(error.to_string()),
         };
         Ok(Err(match parked {
-            Ok(()) => (why, Some(Back::going(copy, number))),
+            Ok(()) => (why, Some(parted.with(copy))),
             Err(error) => (format!("{why}; {error}"), None),
         }))
     }
