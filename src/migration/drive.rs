@@ -50,8 +50,6 @@ pub(super) const BACKOFF: [Duration; 3] = [
 pub(super) const CUTOVERS_MAX: usize = 8;
 /// Between two questions whether something was stored.
 const STORE_PACE: Duration = Duration::from_millis(250);
-/// Keys of the metadata database: which databases hold copies that preshard has made or left, by task.
-pub(super) const COPIES_KEY: &str = "preshard:copies";
 
 /// What one move works with.
 pub(super) struct Driven<'a> {
@@ -182,48 +180,6 @@ impl<'a> Driven<'a> {
         Ok(fence::act(client, self.metadata(), self.term, commands).await?)
     }
 
-    /// Commands that empty databases and note that nothing of ours is in them.
-    fn clearing(&self, dbs: &[DbIndex]) -> Vec<Words> {
-        let mut commands = Vec::new();
-        for db in dbs {
-            commands.push(words(["SELECT", &db.to_string()]));
-            commands.push(words(["FLUSHDB", "ASYNC"]));
-        }
-        commands.push(words(["SELECT", &self.metadata().to_string()]));
-        let noted = dbs.iter().map(|db| words(["HDEL", COPIES_KEY, &db.to_string()]));
-        commands.extend(noted);
-        commands
-    }
-
-    /// The databases of this move on a node that hold a copy of ours, and of which task it is.
-    async fn our_copies(&self, client: &mut NodeClient) -> Result<BTreeMap<DbIndex, String>, Failure> {
-        client.ask(&["SELECT", &self.metadata().to_string()]).await?;
-        let mut ours = BTreeMap::new();
-        for db in self.dbs() {
-            let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
-            let task = task.as_bytes().map(String::from_utf8_lossy);
-            ours.extend(task.map(|task| (db, task.into_owned())));
-        }
-        Ok(ours)
-    }
-
-    /// Those of this move. What was not noted as this move's is somebody else's.
-    async fn own_copies(&self, client: &mut NodeClient) -> Result<Vec<DbIndex>, Failure> {
-        let ours = self.our_copies(client).await?;
-        let own = ours.into_iter().filter(|(_, task)| *task == self.id);
-        Ok(own.map(|(db, _)| db).collect())
-    }
-
-    /// `HSET` or `HDEL` of the databases among those that hold copies.
-    pub(super) fn copies(&self, verb: &str, value: Option<&str>) -> Words {
-        let mut command = words([verb, COPIES_KEY]);
-        for db in self.dbs() {
-            command.push(db.to_string().into_bytes());
-            command.extend(value.map(|value| value.as_bytes().to_vec()));
-        }
-        command
-    }
-
     /// Makes the target ready: databases of ours are emptied, foreign keys refuse, the applier can log in.
     async fn prepare(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();
@@ -309,7 +265,7 @@ impl<'a> Driven<'a> {
     }
 
     /// The topology that is stored. The store is asked until it answers, or until another proxy leads.
-    async fn stored(&self) -> Result<Arc<Topology>, Failure> {
+    pub(super) async fn stored(&self) -> Result<Arc<Topology>, Failure> {
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
@@ -442,39 +398,6 @@ impl<'a> Driven<'a> {
         copy.stop().await?;
         self.undo().await?;
         Ok(Ended::Cancelled)
-    }
-
-    /// Takes away what this move has left on its source, where the topology says that shards live elsewhere, and whoever writes
-    /// to either side for it.
-    pub(super) async fn clear_left(&self) -> Result<(), Failure> {
-        let topology = self.stored().await?;
-        let journal = Journal::of(&self.id);
-        reached("finalizing").await;
-        for name in [&self.source, &self.target] {
-            let Some(node) = topology.node_named(name) else {
-                // It has left, with whatever it has.
-                continue;
-            };
-            let mut client = self.client(name).await?;
-            let tasks = BTreeSet::from([self.id.clone()]);
-            let mut commands = self.appliers_gone(&mut client, &tasks).await?;
-            if *name == self.source {
-                let lives_here = |db: &DbIndex| {
-                    let mut shards = self.shards.iter();
-                    shards.any(|&shard| {
-                        topology.placement(shard).db == *db && topology.placement(shard).node == node
-                    })
-                };
-                let mut own = self.own_copies(&mut client).await?;
-                own.retain(|db| !lives_here(db));
-                commands.extend(self.clearing(&own));
-            }
-            commands.push(words(["SELECT", &self.metadata().to_string()]));
-            commands.push(journal.forget());
-            self.act(&mut client, &commands).await?;
-        }
-        reached("finalized").await;
-        Ok(())
     }
 }
 

@@ -28,6 +28,7 @@
 mod apply;
 mod arrow;
 mod claims;
+mod clear;
 mod copy;
 mod cutover;
 mod drive;

@@ -207,7 +207,8 @@ impl Window<'_, '_> {
         if let Some(why) = back.missing.clone() {
             return self.no_way_back(&why).await;
         }
-        if !self.driven.is_served_by_target() {
+        // What is served here may be a moment old.
+        if !self.driven.is_served_by_target() && !self.driven.has_moved().await? {
             return self
                 .no_way_back("shards of it live elsewhere, and no task has moved them")
                 .await;
