@@ -8,7 +8,7 @@
 //! The source stays the only authority until the topology says otherwise; so everything before that is taken back by
 //! clearing the target.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::reverse::Back;
 #[cfg(test)]
 use super::sim::Copy;
 use super::task::{Move, State, Wish, way_back};
-use super::{CopyLimits, CopyPlan, Endpoint, Journal, window};
+use super::{CopyLimits, CopyPlan, Endpoint, window};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
