@@ -4,9 +4,10 @@ CARGO ?= cargo
 DEMO_ARGS ?=
 BENCH_ARGS ?=
 MATRIX_ARGS ?=
+SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check matrix
+.PHONY: help demo test bench check matrix soak
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,3 +40,8 @@ matrix: ## every client library, framework and server at hand, and docs/CLIENTS.
 	@./setup.sh matrix
 	$(CARGO) build --release
 	python3 tests/matrix/run.py $(MATRIX_ARGS)
+
+soak: ## hundreds of moves under load, then every fault at every point of a move (an hour; SOAK_ARGS='--moves 20')
+	@./setup.sh test
+	$(CARGO) bench --quiet --bench soak -- $(SOAK_ARGS)
+	PRESHARD_FAULTS=all PRESHARD_WORK_MOVES=200 $(CARGO) test --test integration -- --nocapture moves_faults:: moves_work::

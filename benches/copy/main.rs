@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  source (keys to copy, and others) ──Copy──▶ target        a PING every millisecond at both of them, meanwhile
+//!                                    ──MIGRATE COPY──▶       the same by the server's own word, so many keys a call
 //! ```
 #![allow(
     clippy::print_stdout,
@@ -9,9 +10,12 @@
     reason = "a command line tool reports on its terminal, and its probes wait a millisecond"
 )]
 
+mod verify;
+
 use std::error::Error;
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,6 +54,12 @@ struct Args {
     /// Unanswered bytes at the target
     #[arg(long, default_value_t = 131_072)]
     window: usize,
+    /// Compare source and target afterwards
+    #[arg(long)]
+    verify: bool,
+    /// Keys in one call of MIGRATE, for comparison behind each round; 0: none
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 1_000])]
+    migrate: Vec<u32>,
     /// How often
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -60,6 +70,8 @@ struct Args {
 
 struct Node {
     child: Child,
+    /// MIGRATE knows no socket files.
+    port: u16,
     folder: PathBuf,
 }
 
@@ -67,14 +79,16 @@ impl Node {
     fn start(name: &str) -> Result<Self> {
         let folder = std::env::temp_dir().join(format!("preshard-bench-copy-{}-{name}", std::process::id()));
         fs::create_dir_all(&folder)?;
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new("redis-server")
-            .args(["--port", "0", "--save", "", "--databases", "40", "--dir"])
+            .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--save", "", "--databases", "40", "--dir"])
             .arg(&folder)
             .arg("--unixsocket")
             .arg(folder.join("s"))
             .stdout(Stdio::null())
             .spawn()?;
-        let node = Self { child, folder };
+        let node = Self { child, port, folder };
         let begin = Instant::now();
         while UnixStream::connect(node.socket()).is_err() {
             if begin.elapsed() > Duration::from_secs(10) {
@@ -238,6 +252,9 @@ fn main() -> Result<()> {
     );
     for _ in 0..args.rounds {
         round(&args, &source)?;
+        for &keys in args.migrate.iter().filter(|&&keys| keys > 0) {
+            migrate(&args, &source, keys)?;
+        }
     }
     Ok(())
 }
@@ -301,7 +318,62 @@ fn round(args: &Args, source: &Node) -> Result<()> {
         println!("  PING of the {what}: {}", show(&all));
     }
     println!("  fork of the source: {} us", source.info("latest_fork_usec")?);
+    if args.verify {
+        let key = format!("key:{}", args.keys - 1);
+        verify::verify(args, [source, &target], &runtime, &copy, &key)?;
+    }
     Ok(runtime.block_on(copy.stop())?)
+}
+
+/// The same keys by `MIGRATE … COPY`, `at_once` in a call, one call behind the other, as tools do it.
+fn migrate(args: &Args, source: &Node, at_once: u32) -> Result<()> {
+    let target = Node::start("migrated")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let probes = [source.socket(), target.socket()].map(|socket| {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || probe(&socket, &stop))
+    });
+    let mut stream = UnixStream::connect(source.socket())?;
+    let (own, at_source, at_target) = (busy("/proc/self/stat"), source.busy(), target.busy());
+    let begin = Instant::now();
+    stream.write_all(b"SELECT 3\r\n")?;
+    let mut reply = [0; 512];
+    let count = stream.read(&mut reply)?;
+    if !reply[..count].starts_with(b"+OK") {
+        return Err("no database 3".into());
+    }
+    for first in (0..args.keys).step_by(at_once as usize) {
+        let names: Vec<String> = (first..args.keys.min(first + at_once))
+            .map(|n| format!("key:{n}"))
+            .collect();
+        let port = target.port.to_string();
+        let mut words: Vec<&[u8]> = vec![b"MIGRATE", b"127.0.0.1", port.as_bytes(), b"", b"13", b"60000"];
+        words.extend([&b"COPY"[..], b"REPLACE", b"KEYS"]);
+        words.extend(names.iter().map(String::as_bytes));
+        let mut frame = Vec::new();
+        write_request(&mut frame, &words);
+        stream.write_all(&frame)?;
+        let count = stream.read(&mut reply)?;
+        if !reply[..count].starts_with(b"+OK") {
+            return Err(format!("MIGRATE: {}", String::from_utf8_lossy(&reply[..count])).into());
+        }
+    }
+    let took = begin.elapsed();
+    let keys = f64::from(args.keys);
+    println!(
+        "MIGRATE, {at_once} keys a call: {} keys in {took:?}: {:.0} keys/s; CPU per key: here {:.2} us, source {:.2} us, target {:.2} us",
+        args.keys,
+        keys / took.as_secs_f64(),
+        (busy("/proc/self/stat") - own) * 1e6 / keys,
+        (source.busy() - at_source) * 1e6 / keys,
+        (target.busy() - at_target) * 1e6 / keys,
+    );
+    stop.store(true, Ordering::Relaxed);
+    for (what, probe) in ["source", "target"].iter().zip(probes) {
+        let all = probe.join().map_err(|_| "a probe has failed")??;
+        println!("  PING of the {what}: {}", show(&all));
+    }
+    Ok(())
 }
 
 fn write_on(socket: &Path, writes: u32, stop: &AtomicBool) -> Result<()> {

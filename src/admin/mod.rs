@@ -127,6 +127,7 @@ impl AdminContext {
             Action::TaskFinalize => moves::wish(self, args.get(rest), Wish::Finalize).await,
             Action::TaskRollback => moves::wish(self, args.get(rest), Wish::Rollback).await,
             Action::ShardMove => Box::pin(moves::shard_move(self, args, rest)).await,
+            Action::ShardVerify => Box::pin(moves::shard_verify(self, args, rest)).await,
             Action::NotYet => Err(format!(
                 "ERR PRESHARD {} is not in this version of preshard yet",
                 word.path()

@@ -4,15 +4,16 @@ use super::AdminContext;
 use super::fleet::line;
 use super::node::refusal;
 use super::shard::listed;
-use super::value::{number, shown, text};
+use super::value::{int, number, row, shown, text};
 use super::words::is;
-use crate::migration::{MAX_PAUSE_MS, MoveOrder, Wish};
+use crate::migration::{MAX_PAUSE_MS, MoveOrder, Sample, Survey, Verified, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
-/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]`: answers the id of its task, or of its tasks.
+/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task, or
+/// of its tasks, and behind them what to know. DRY: what would come of it, and nothing is ordered.
 pub(super) async fn shard_move(
     context: &AdminContext,
     args: &Args<'_>,
@@ -36,13 +37,24 @@ pub(super) async fn shard_move(
         manual: false,
         rate: None,
         max_pause_ms: MAX_PAUSE_MS,
+        verify: None,
     };
-    let mut at = rest + 3;
+    let (mut at, mut dry) = (rest + 3, false);
     while let Some(word) = args.try_get(at) {
         let value = args.try_get(at + 1).and_then(number::<u64>);
         match value {
             _ if is(word, "MANUAL") => {
                 order.manual = true;
+                at += 1;
+                continue;
+            }
+            _ if is(word, "DRY") => {
+                dry = true;
+                at += 1;
+                continue;
+            }
+            _ if is(word, "VERIFY") => {
+                order.verify = Some(Sample::Usual);
                 at += 1;
                 continue;
             }
@@ -52,18 +64,85 @@ pub(super) async fn shard_move(
             }
             Some(_) | None => {
                 return Err(format!(
-                    "ERR '{}' is no option here: MANUAL, RATE with bytes per second, MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
+                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, RATE with bytes per second, MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
                     shown(word)
                 ));
             }
         }
         at += 2;
     }
-    let ids = context.mover.order(&order).await.map_err(refusal)?;
-    Ok(match ids.as_slice() {
+    if dry {
+        let surveys = context.mover.survey(&order).await.map_err(refusal)?;
+        return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
+    }
+    let ordered = context.mover.order(&order).await.map_err(refusal)?;
+    if ordered.warnings.is_empty() {
+        return Ok(told(&ordered.ids));
+    }
+    let warnings = ordered
+        .warnings
+        .iter()
+        .map(|warning| format!("warning: {warning}"));
+    Ok(Value::Array(
+        ordered.ids.iter().cloned().chain(warnings).map(text).collect(),
+    ))
+}
+
+/// What would come of a move, as a row.
+fn surveyed(survey: Survey) -> Value {
+    let list = |lines: Vec<String>| Value::Array(lines.into_iter().map(text).collect());
+    row([
+        ("source", text(survey.source)),
+        ("target", text(survey.target)),
+        ("shards", text(survey.shards)),
+        ("keys", int(survey.keys)),
+        ("bytes", int(survey.bytes)),
+        ("seconds", int(survey.seconds)),
+        (
+            "rollback",
+            text(survey.no_rollback.unwrap_or_else(|| "yes".to_owned())),
+        ),
+        ("refused", list(survey.refusals)),
+        ("warnings", list(survey.warnings)),
+    ])
+}
+
+/// One id, or several.
+fn told(ids: &[String]) -> Value {
+    match ids {
         [one] => text(one.as_str()),
         many => Value::Array(many.iter().map(|id| text(id.as_str())).collect()),
-    })
+    }
+}
+
+/// `SHARD VERIFY <shards|task> [SAMPLE n|ALL]`: answers the id of the task, or the ids of those whose shards are meant.
+pub(super) async fn shard_verify(
+    context: &AdminContext,
+    args: &Args<'_>,
+    rest: usize,
+) -> Result<Value, String> {
+    let word = args.get(rest);
+    let what = match listed(&context.shared.topology.load(), word) {
+        Ok(shards) => Verified::Shards(shards),
+        Err(_) if word.starts_with(b"m") => Verified::Task(shown(word)),
+        Err(error) => return Err(error),
+    };
+    let sample = match (args.try_get(rest + 1), args.try_get(rest + 2)) {
+        (None, _) => Sample::Usual,
+        (Some(word), None) if is(word, "ALL") => Sample::All,
+        (Some(word), Some(keys)) if is(word, "SAMPLE") => match number::<u64>(keys) {
+            Some(keys) if keys > 0 => Sample::Keys(keys),
+            _ => return Err(format!("ERR '{}' is no number of keys", shown(keys))),
+        },
+        (Some(word), _) => {
+            return Err(format!(
+                "ERR '{}' is no option here: SAMPLE with a number of keys, or ALL",
+                shown(word)
+            ));
+        }
+    };
+    let ids = context.mover.verify(&what, sample).await.map_err(refusal)?;
+    Ok(told(&ids))
 }
 
 /// `TASK CUTOVER | CANCEL | FINALIZE | ROLLBACK <id>`.

@@ -66,9 +66,9 @@ async fn every_word_of_this_version_answers() {
             // The plan that the word before it has made.
             "PLAN SHOW" => "e1-f00-1",
             // These need something that is there; tests of their own.
-            "SHARD PAUSE" | "SHARD RESUME" | "SHARD MOVE" | "TASK STATUS" | "TASK CANCEL"
-            | "TASK CUTOVER" | "TASK ROLLBACK" | "TASK FINALIZE" | "NODE DRAIN" | "PLAN APPLY"
-            | "TOPOLOGY LOAD" | "NODE ADD" | "NODE REMOVE" | "NODE SET" => {
+            "SHARD PAUSE" | "SHARD RESUME" | "SHARD MOVE" | "SHARD VERIFY" | "TASK STATUS"
+            | "TASK CANCEL" | "TASK CUTOVER" | "TASK ROLLBACK" | "TASK FINALIZE" | "NODE DRAIN"
+            | "PLAN APPLY" | "TOPOLOGY LOAD" | "NODE ADD" | "NODE REMOVE" | "NODE SET" => {
                 continue;
             }
             _ => "",

@@ -61,6 +61,7 @@ pub(super) enum Action {
     TaskFinalize,
     TaskRollback,
     ShardMove,
+    ShardVerify,
     /// The word belongs to a later version.
     NotYet,
 }
@@ -226,18 +227,19 @@ pub const WORDS: &[Word] = &[
         "SHARD",
         "MOVE",
         (
-            "<n[-m][,...]> TO <node> [MANUAL] [RATE bytes/s] [MAXPAUSE ms]",
+            "<n[-m][,...]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]",
             3,
-            8,
+            10,
         ),
         "Moves shards to another node while they are served.",
         Action::ShardMove,
     ),
-    later(
+    word(
         "SHARD",
         "VERIFY",
-        "<n>",
-        "Compares a moved shard with its source.",
+        ("<n[-m][,...]|task> [SAMPLE keys|ALL]", 1, 3),
+        "Compares what source and target of a move hold, before its cutover.",
+        Action::ShardVerify,
     ),
     word(
         "SHARD",

@@ -42,6 +42,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 pub struct NodeClient {
     socket: Box<dyn Socket>,
     read: Vec<u8>,
+    reply_max: usize,
     deadline: Duration,
 }
 
@@ -67,6 +68,7 @@ impl NodeClient {
         let mut client = Self {
             socket: connected?,
             read: Vec::new(),
+            reply_max: REPLY_BYTES_MAX,
             deadline,
         };
         if let Some(password) = &credentials.password {
@@ -77,6 +79,13 @@ impl NodeClient {
             };
         }
         Ok(client)
+    }
+
+    /// Takes answers of so many bytes.
+    #[must_use]
+    pub fn with_reply_max(mut self, bytes: usize) -> Self {
+        self.reply_max = bytes;
+        self
     }
 
     /// Asks one question. An error reply is an `Err`.
@@ -133,7 +142,7 @@ impl NodeClient {
         self.socket.flush().await?;
         self.read.clear();
         let limits = DecodeLimits {
-            bytes: REPLY_BYTES_MAX,
+            bytes: self.reply_max,
             ..DecodeLimits::default()
         };
         let mut values = Vec::new();
@@ -147,7 +156,7 @@ impl NodeClient {
                     values.push(value.map_err(|_| AskError::NotRedis)?);
                     start = fed;
                 }
-                Ok(None) if self.read.len() <= REPLY_BYTES_MAX => {
+                Ok(None) if self.read.len() <= self.reply_max => {
                     fed = self.read.len();
                     if self.socket.read_buf(&mut self.read).await? == 0 {
                         return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));

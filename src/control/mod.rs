@@ -35,7 +35,7 @@ pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
 pub use live::{Change, Live, Parts, SetLevel, Waiting};
 pub use marks::{highest_epoch, mark_nodes, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
-pub use prepare::{bring_functions, prepare_nodes};
+pub use prepare::{Libraries, bring_functions, libraries_on, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 pub use provision::{is_default_open, make_users, provision_nodes};
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};

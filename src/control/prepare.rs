@@ -22,7 +22,7 @@ use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::worker::shared::{NodeCredentials, Shared};
 
 /// Libraries by name, each with its code.
-type Libraries = BTreeMap<Vec<u8>, Vec<u8>>;
+pub type Libraries = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// Prepares nodes each time that a link finds one of them empty, also those that come later. Runs as long as it is polled.
 pub async fn prepare_nodes(shared: Arc<Shared>) {
@@ -131,7 +131,7 @@ async fn libraries_of(
                 Standing::OtherCluster(_) | Standing::OtherNode(_) | Standing::Unreadable(_) => false,
             };
             match theirs {
-                true => list(&mut client).await,
+                true => libraries_on(&mut client).await,
                 false => Ok(Libraries::new()),
             }
         };
@@ -163,7 +163,10 @@ pub(super) async fn standing(
 }
 
 /// A node's libraries. A server that has no functions has no libraries.
-async fn list(client: &mut NodeClient) -> Result<Libraries, AskError> {
+///
+/// # Errors
+/// It cannot be asked.
+pub async fn libraries_on(client: &mut NodeClient) -> Result<Libraries, AskError> {
     let rows = match client.ask(&["FUNCTION", "LIST", "WITHCODE"]).await {
         Ok(Value::Array(rows)) => rows,
         Ok(_) | Err(AskError::Refused(_)) => Vec::new(),
@@ -189,7 +192,7 @@ async fn load(topology: &Topology, node: NodeIndex, client: &mut NodeClient, lib
     if libraries.is_empty() {
         return;
     }
-    let has = list(client).await.unwrap_or_default();
+    let has = libraries_on(client).await.unwrap_or_default();
     let name = &topology.node(node).name;
     let lacking = libraries
         .iter()

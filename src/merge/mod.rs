@@ -17,9 +17,15 @@ mod scan_tests;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
+
 use crate::command::Split;
 use crate::resp::{self, Protocol, elements};
 use crate::route::Splitting;
+
+/// Up to so large a first part, and for so many, room is made for all of them at once.
+const LIKELY_BYTES_MAX: usize = 1024;
+const LIKELY_PARTS_MAX: usize = 64;
 
 /// How one part of a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +45,8 @@ pub enum Rule {
     AllOk,
     /// Integers are added.
     Sum,
-    /// Arrays of one element for each key, put back at the keys' places (`places[part]`).
-    Places {
-        /// For each part, the place of each of its elements.
-        places: Vec<Vec<u32>>,
-        /// Keys in all.
-        total: usize,
-    },
+    /// Arrays of one element for each key, put back at the keys' places.
+    Places(Rc<Splitting>),
     /// Arrays are joined, up to `max` elements.
     Concat {
         /// More elements than this make the command an error.
@@ -79,15 +80,9 @@ pub struct Merge {
 impl Rule {
     /// The rule of a command that was split.
     #[must_use]
-    pub fn of_split(split: Split, splitting: &Splitting) -> Self {
-        let place = |place| u32::try_from(place).unwrap_or(u32::MAX);
+    pub fn of_split(split: Split, splitting: &Rc<Splitting>) -> Self {
         match split {
-            Split::Mget => Self::Places {
-                places: (0..splitting.parts().len())
-                    .map(|part| splitting.places(part).map(place).collect())
-                    .collect(),
-                total: splitting.key_count(),
-            },
+            Split::Mget => Self::Places(Rc::clone(splitting)),
             Split::Mset => Self::AllOk,
             Split::Del | Split::Unlink | Split::Exists | Split::Touch => Self::Sum,
         }
@@ -99,7 +94,7 @@ impl Merge {
     #[must_use]
     pub fn new(rule: Rule, parts: usize, write: bool) -> Self {
         let spans = match &rule {
-            Rule::Places { total, .. } => vec![(0, 0); *total],
+            Rule::Places(splitting) => vec![(0, 0); splitting.key_count()],
             Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::First | Rule::AllOnes => Vec::new(),
         };
         Self {
@@ -168,14 +163,18 @@ impl Merge {
                 self.sum = self.sum.checked_add(integer(reply)?)?;
                 Some(())
             }
-            Rule::Places { places, .. } => {
+            Rule::Places(splitting) => {
                 let mut all = elements(reply)?;
-                for &place in places.get(part)? {
+                if self.kept.is_empty() && reply.len() < LIKELY_BYTES_MAX {
+                    // The others are likely to be as large.
+                    self.kept.reserve(reply.len() * self.parts.min(LIKELY_PARTS_MAX));
+                }
+                for place in splitting.places(part) {
                     let element = all.next()?;
                     let start = u32::try_from(self.kept.len()).ok()?;
                     self.kept.extend_from_slice(element);
                     let end = u32::try_from(self.kept.len()).ok()?;
-                    *self.spans.get_mut(place as usize)? = (start, end);
+                    *self.spans.get_mut(place)? = (start, end);
                 }
                 all.next().is_none().then_some(())
             }
@@ -218,7 +217,7 @@ impl Merge {
         match &self.rule {
             Rule::AllOk => resp::write_simple(out, "OK"),
             Rule::Sum => resp::write_int(out, self.sum),
-            Rule::Places { .. } => {
+            Rule::Places(_) => {
                 resp::write_array_header(out, self.spans.len());
                 for &(start, end) in &self.spans {
                     out.extend_from_slice(&self.kept[start as usize..end as usize]);

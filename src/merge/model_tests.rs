@@ -7,6 +7,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -71,6 +72,7 @@ fn run_sharded(shards: &mut [Model], topology: &Topology, args: &Args<'_>, turn:
     match route(spec, args, topology, 0, &mut Scratch::default()).unwrap() {
         Plan::One(shard) => shards[shard.index()].run(args),
         Plan::Split(split, splitting) => {
+            let splitting = Rc::new(splitting);
             let parts = splitting.parts().len();
             let mut merge = Merge::new(Rule::of_split(split, &splitting), parts, spec.is_write());
             for part in (0..parts).map(|part| (part + turn) % parts) {

@@ -1,6 +1,10 @@
 //! How parts end, and what the whole is then answered: the table of failure words, tried out in full.
 
 use super::*;
+use crate::command;
+use crate::resp::{Args, RequestLimits, RequestScanner};
+use crate::route::{Plan, Scratch, route};
+use crate::topology::{Node, Topology};
 
 const OK: &[u8] = b"+OK\r\n";
 const NODE: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
@@ -93,10 +97,8 @@ fn a_write_that_ran_in_part_says_how_many_shards_have_done_it() {
 
 #[test]
 fn a_reply_of_another_shape_is_an_error_and_never_a_value() {
-    let places = || Rule::Places {
-        places: vec![vec![0, 1]],
-        total: 2,
-    };
+    let two_in_the_first_part = Rc::new(split_of_three());
+    let places = || Rule::Places(Rc::clone(&two_in_the_first_part));
     for (rule, reply) in [
         (Rule::AllOk, &b"+QUEUED\r\n"[..]),
         (Rule::AllOk, b":1\r\n"),
@@ -174,4 +176,30 @@ fn a_script_exists_where_every_node_has_it() {
     assert_eq!(merged(Rule::AllOnes, false, &all), "*2\r\n:0\r\n:1\r\n");
     let first = [Outcome::Reply(b"$3\r\nabc\r\n"), Outcome::Reply(b"$3\r\nabc\r\n")];
     assert_eq!(merged(Rule::First, true, &first), "$3\r\nabc\r\n");
+}
+
+/// `MGET` of three keys, of which the first two lie in the lower of two shards.
+fn split_of_three() -> Splitting {
+    let node = Node {
+        name: "n".to_owned(),
+        address: "127.0.0.1:1".parse().unwrap(),
+    };
+    let topology = Topology::seed("test".to_owned(), 2, 0, vec![node]).unwrap();
+    let tag_in = |shard: u16| {
+        let mut tags = (0..).map(|number: u32| format!("{{{number}}}"));
+        tags.find(|tag| topology.shard_of_key(tag.as_bytes()).0 == shard)
+            .unwrap()
+    };
+    let (low, high) = (tag_in(0), tag_in(1));
+    let mut frame = Vec::new();
+    let words = ["MGET".to_owned(), format!("{low}a"), format!("{low}b"), high];
+    resp::write_request(&mut frame, &words.each_ref().map(|word| word.as_bytes()));
+    let mut ranges = Vec::new();
+    RequestScanner::default().scan(&frame, &mut ranges, &RequestLimits::default());
+    let args = Args::new(&frame, &ranges);
+    let spec = command::resolve(&args).unwrap_or_else(|refusal| panic!("{}", refusal.line()));
+    match route(spec, &args, &topology, 0, &mut Scratch::default()).unwrap() {
+        Plan::Split(_, splitting) => splitting,
+        other => panic!("{other:?}"),
+    }
 }

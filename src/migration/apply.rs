@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::error::CopyError;
@@ -47,6 +48,16 @@ pub(super) struct Applier {
     pub(super) journal: Option<Journal>,
     /// Keys that must not be renewed.
     pub(super) lost: Lost,
+    /// What was gathered and is not written.
+    pub(super) gathered: Option<Gathered>,
+}
+
+/// Behind which request of the stream something is, when that came, and which database of the source is selected there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gathered {
+    offset: u64,
+    received_ms: i64,
+    selected: Option<u64>,
 }
 
 impl Applier {
@@ -139,6 +150,7 @@ impl Applier {
         };
         let mut filter = self.filter(&options);
         let (mut db, mut held) = (selected, Held::default());
+        let mut gate = self.shared.gate.subscribe();
         loop {
             let frozen_at = self.shared.frozen_at();
             if frozen_at == u64::MAX && held.is_used() {
@@ -155,9 +167,17 @@ impl Applier {
                 self.pass(&mut reader, &mut filter, &mut db, again, &mut Held::default())
                     .await?;
             }
+            let at = *gate.borrow_and_update();
+            if at <= reader.offset() {
+                self.settle().await?;
+                self.shared.gate.stand(at);
+            }
             let Some(chunk) = self.spool.pop().await? else {
-                // Nobody wakes us when the source is thawed.
-                let _ = timeout(THAW_LOOK, self.spool.arrived()).await;
+                tokio::select! {
+                    // Nobody wakes us when the source is thawed.
+                    _ = timeout(THAW_LOOK, self.spool.arrived()) => {}
+                    _ = gate.changed() => {}
+                }
                 continue;
             };
             filter.freeze(frozen_at);
@@ -180,7 +200,11 @@ impl Applier {
         reader.push(&chunk.bytes);
         // When it came, by the source's clock.
         let at_source = chunk.received_ms + self.facts.source_ahead_ms;
+        let mut gate = self.shared.gate.subscribe();
         while let Some(request) = reader.poll()? {
+            if request.end > *gate.borrow() {
+                self.stand(&mut gate, request.end).await?;
+            }
             let ttl = Ttl {
                 expiries: self.shared.expiries(),
                 skew_ms: self.facts.skew_ms,
@@ -197,7 +221,7 @@ impl Applier {
             if !self.lost.is_over() && end > filter.from() {
                 // What ended before this request.
                 if self.lost.is_due(end - 1) && !filter.is_in_transaction() {
-                    self.settle();
+                    self.settle_lost();
                 }
                 if let Some(target) = filter.selected().and_then(|db| self.databases().target(db)) {
                     self.lost.look(&request.args, target)?;
@@ -208,22 +232,34 @@ impl Applier {
                 Outcome::Restart(reason) => return Err(reason.into()),
                 Outcome::Alarm => self.alarm(end),
             }
-            if self.frames.len() >= BATCH && !filter.is_in_transaction() {
-                self.write(end, chunk.received_ms, filter.selected()).await?;
+            if filter.is_in_transaction() {
+                continue;
+            }
+            self.gathered = Some(Gathered {
+                offset: end,
+                received_ms: chunk.received_ms,
+                selected: filter.selected(),
+            });
+            if self.frames.len() >= BATCH {
+                self.write().await?;
             }
         }
         if filter.is_in_transaction() {
             return Ok(());
         }
         if self.lost.is_due(reader.offset()) {
-            self.settle();
+            self.settle_lost();
         }
-        self.write(reader.offset(), chunk.received_ms, filter.selected())
-            .await
+        self.gathered = Some(Gathered {
+            offset: reader.offset(),
+            received_ms: chunk.received_ms,
+            selected: filter.selected(),
+        });
+        self.write().await
     }
 
     /// From here on the stream alone says what is to be done, whoever goes on with it.
-    fn settle(&mut self) {
+    fn settle_lost(&mut self) {
         self.lost.settle(&mut self.frames);
         if let Some(journal) = &mut self.journal {
             journal.settle();
@@ -240,16 +276,42 @@ impl Applier {
         }
     }
 
-    /// `selected`: the database of the source that is selected there.
-    async fn write(&mut self, offset: u64, received_ms: i64, selected: Option<u64>) -> Result<(), CopyError> {
+    /// Stops before a request that ends behind the gate, until the gate is behind it.
+    async fn stand(&mut self, gate: &mut watch::Receiver<u64>, end: u64) -> Result<(), CopyError> {
+        loop {
+            let at = *gate.borrow_and_update();
+            if at >= end {
+                return Ok(());
+            }
+            self.settle().await?;
+            self.shared.gate.stand(at);
+            // Whoever could open it shares it with us.
+            let _ = gate.changed().await;
+        }
+    }
+
+    /// Everything that was gathered is written and answered. A transaction that has not ended stays where it is.
+    async fn settle(&mut self) -> Result<(), CopyError> {
+        self.write().await?;
+        self.pipe.answered().await;
+        Ok(())
+    }
+
+    async fn write(&mut self) -> Result<(), CopyError> {
+        let Some(gathered) = self.gathered.take() else {
+            return Ok(());
+        };
         let debts = self.frames.take_debts();
         if !debts.is_empty() {
             self.shared.owe(debts)?;
         }
-        if let (Some(journal), Some(selected)) = (&mut self.journal, selected) {
-            journal.note(&mut self.frames, self.plan.metadata_db, offset, selected);
+        if let (Some(journal), Some(selected)) = (&mut self.journal, gathered.selected) {
+            journal.note(&mut self.frames, self.plan.metadata_db, gathered.offset, selected);
         }
-        let place = Place { offset, received_ms };
+        let place = Place {
+            offset: gathered.offset,
+            received_ms: gathered.received_ms,
+        };
         self.pipe.write(&mut self.frames, Some(place)).await
     }
 

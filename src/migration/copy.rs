@@ -13,7 +13,7 @@ use super::journal::{Journal, Noted};
 use super::keeper::{Drained, Order, Unparked};
 use super::plan::CopyPlan;
 use super::probe::{Keyspace, connect, keyspace};
-use super::run::{Begin, Start, end_writers, supervise};
+use super::run::{Begin, Start, end_writers, ensure_history, supervise};
 use super::state::{Phase, Progress, Shared};
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
@@ -66,6 +66,14 @@ impl Copy {
     #[must_use]
     pub fn start(plan: CopyPlan) -> Self {
         Self::begin(plan, Begin::Snapshot)
+    }
+
+    /// Has the source keep its history, without which no stream can be attached.
+    ///
+    /// # Errors
+    /// It cannot be asked, or does not.
+    pub async fn ensure_history(plan: &CopyPlan) -> Result<(), CopyError> {
+        ensure_history(&plan.source, plan.limits.silence).await
     }
 
     /// Receives the stream from now on and keeps it, until [`Copy::begin_at`] says from where on it is applied.
@@ -252,6 +260,11 @@ impl Copy {
             }
         });
         Ok(counts.collect())
+    }
+
+    /// What it goes by, and what its tasks share.
+    pub(super) fn parts(&self) -> (&CopyPlan, &Arc<Shared>) {
+        (&self.plan, &self.shared)
     }
 
     /// Ends it. When this returns without an error, nothing more is written to the target.

@@ -37,9 +37,9 @@ use crate::topology::codec::shard_list;
 use crate::worker::shared::{NodeCredentials, Shared, user_password};
 
 /// Between two notes of how far a copy is.
-const NOTE_PACE: Duration = Duration::from_millis(500);
+pub(super) const NOTE_PACE: Duration = Duration::from_millis(500);
 /// How long the target is waited for before an operator's wish is looked at.
-const FOLLOW_PACE: Duration = Duration::from_secs(3);
+pub(super) const FOLLOW_PACE: Duration = Duration::from_secs(3);
 /// Pauses behind cutovers that were given up.
 pub(super) const BACKOFF: [Duration; 3] = [
     Duration::from_secs(1),
@@ -329,17 +329,8 @@ impl<'a> Driven<'a> {
         }
         ledger.enter(State::Streaming).await?;
         reached("streaming").await;
-        if ledger.task.manual {
-            ledger.enter(State::Ready).await?;
-            loop {
-                match ledger.wish().await? {
-                    Some(Wish::Cancel) => return self.cancelled(copy).await,
-                    Some(Wish::Cutover) => break,
-                    Some(Wish::Finalize | Wish::Rollback) | None => {}
-                }
-                note(ledger, copy.copy()?).await?;
-                sleep(NOTE_PACE).await;
-            }
+        if self.until_word(&mut copy, ledger).await? {
+            return self.cancelled(copy).await;
         }
         for attempt in 0..CUTOVERS_MAX {
             let cutover = Cutover {
@@ -367,7 +358,8 @@ impl<'a> Driven<'a> {
                 Err(failure @ Failure::Final(_)) => return Err(failure),
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
-            if self.follow(&mut copy, ledger).await? {
+            // What has begun again was not verified.
+            if self.follow(&mut copy, ledger).await? || self.until_word(&mut copy, ledger).await? {
                 return self.cancelled(copy).await;
             }
         }
@@ -378,7 +370,11 @@ impl<'a> Driven<'a> {
     }
 
     /// Waits until the target is close behind. Whether it is to be cancelled.
-    async fn follow(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
+    pub(super) async fn follow(
+        &self,
+        running: &mut Running,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<bool, Failure> {
         loop {
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
@@ -402,7 +398,7 @@ impl<'a> Driven<'a> {
 }
 
 /// Notes how far a copy is.
-async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
+pub(super) async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
     let progress = copy.progress();
     let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
     let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);

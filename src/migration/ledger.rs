@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::task::{Move, State, Wish};
+use super::verify::merged;
 use crate::control::Fleet;
 use crate::store::{Record, Revision, StoreError, Term};
 
@@ -59,6 +60,7 @@ impl<'a> Ledger<'a> {
                     self.revision = record.revision;
                     if let Some(theirs) = Move::decode(&record.document) {
                         self.task.wish = theirs.wish;
+                        self.task.verify = merged(self.task.verify.take(), theirs.verify);
                     }
                 }
                 Err(error) => return Err(error),
@@ -71,7 +73,10 @@ impl<'a> Ledger<'a> {
     pub(super) async fn wish(&mut self) -> Result<Option<Wish>, StoreError> {
         if let Some(record) = self.fleet.store().record(&self.id).await? {
             self.revision = record.revision;
-            self.task.wish = Move::decode(&record.document).and_then(|task| task.wish);
+            if let Some(theirs) = Move::decode(&record.document) {
+                self.task.wish = theirs.wish;
+                self.task.verify = merged(self.task.verify.take(), theirs.verify);
+            }
         }
         Ok(self.task.wish)
     }

@@ -19,7 +19,7 @@
 //! `CLIENT ID` and `CLIENT KILL`.
 //!
 //! ```text
-//!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ cutover ─▶ the topology says it
+//!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ [verify] ─▶ cutover ─▶ the topology says it
 //! ```
 //!
 //! The leader drives a move ([`Mover`]): the copy, then the cutover, whose commit is a change of the topology. What has happened
@@ -43,6 +43,7 @@ mod mover;
 mod passes;
 mod pipe;
 mod plan;
+mod preflight;
 mod probe;
 mod receive;
 mod reverse;
@@ -51,15 +52,19 @@ mod run;
 mod sim;
 mod spool;
 mod state;
+mod steps;
 mod task;
+mod verify;
 mod window;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;
 pub use journal::{Journal, Noted};
 pub use keeper::{Drained, Unparked};
-pub use mover::{MAX_PAUSE_MS, MoveOrder, Mover};
+pub use mover::{MAX_PAUSE_MS, MoveOrder, Mover, Ordered};
 pub use plan::{CopyLimits, CopyPlan, Endpoint, Offset};
+pub use preflight::Survey;
 pub use run::{Start, clear};
 pub use state::{Phase, Progress};
 pub use task::{Move, State, Wish};
+pub use verify::{Checked, Mismatch, Sample, Verification, Verified, VerifyState};

@@ -18,13 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::claims::Claims;
 use super::drive::drive;
 use super::ledger::unix_now;
-use super::probe::identify;
-use super::reverse::expectation;
-use super::task::{Answer, Move, State, Wish};
-use crate::control::{Fleet, NodeClient};
+use super::preflight::{Sources, refusals};
+use super::task::{Answer, Move, State, Wish, way_back};
+use super::verify::{Sample, Verification};
+use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
-use crate::rdb::Target;
-use crate::resp::Value;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
 use crate::topology::codec::{ranges, shard_list};
@@ -51,6 +49,17 @@ pub struct MoveOrder {
     pub rate: Option<u64>,
     /// The longest that the shards may be held, in milliseconds.
     pub max_pause_ms: u64,
+    /// Source and target are compared before the cutover.
+    pub verify: Option<Sample>,
+}
+
+/// What was ordered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ordered {
+    /// The ids of its tasks.
+    pub ids: Vec<String>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
 }
 
 /// The moves of a cluster, as one of its proxies sees them.
@@ -70,6 +79,18 @@ impl Mover {
             fleet,
             claims: Arc::default(),
         })
+    }
+
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    pub(super) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn topology(&self) -> Arc<Topology> {
+        self.shared.topology.load_full()
     }
 
     /// Carries moves out while this proxy leads. Runs as long as it is polled.
@@ -194,46 +215,34 @@ impl Mover {
         Ok(ways.map(|record| record.id).collect())
     }
 
-    /// Orders moves, one for each node that has some of the shards. Returns their ids.
+    /// Orders moves, one for each node that has some of the shards.
     ///
     /// # Errors
-    /// Why it makes no sense; nothing was ordered.
-    pub async fn order(&self, order: &MoveOrder) -> Result<Vec<String>, String> {
-        let topology = self.shared.topology.load_full();
-        let target = topology
-            .node_named(&order.target)
-            .ok_or_else(|| format!("there is no node '{}'", order.target))?;
-        let mut sources: BTreeMap<NodeIndex, Vec<ShardId>> = BTreeMap::new();
-        for &shard in &order.shards {
-            let node = topology.placement(shard).node;
-            if node != target {
-                sources.entry(node).or_default().push(shard);
-            }
-        }
-        if sources.is_empty() {
-            return Err(format!(
-                "all of these shards live on node '{}' already",
-                order.target
-            ));
-        }
+    /// Why it makes no sense, or cannot be done; nothing was ordered.
+    pub async fn order(&self, order: &MoveOrder) -> Result<Ordered, String> {
+        let topology = self.topology();
+        let (target, sources) = sources_of(&topology, order)?;
         self.check_free(&topology, order).await?;
-        let mut servers = BTreeMap::new();
-        for &node in sources.keys().chain([&target]) {
-            servers.insert(node, self.check_node(&topology, node).await?);
+        let surveys = self.surveys(&topology, target, &sources, order.rate).await;
+        if let Some(why) = refusals(&surveys) {
+            return Err(why);
         }
-        let server = |node: NodeIndex| servers.get(&node).copied().flatten();
-        let mut ids = Vec::new();
-        for (node, shards) in sources {
+        let mut ordered = Ordered::default();
+        for (survey, shards) in surveys.into_iter().zip(sources.values()) {
             let task = Move {
                 kind: "move".to_owned(),
-                shards: ranges(&shards),
-                source: topology.node(node).name.clone(),
+                shards: ranges(shards),
+                source: survey.source,
                 target: order.target.clone(),
                 manual: order.manual,
                 rate: order.rate,
                 max_pause_ms: order.max_pause_ms,
+                verify: order.verify.map(Verification::asked),
+                estimated_bytes: survey.bytes,
+                estimated_seconds: survey.seconds,
+                warnings: survey.no_rollback.into_iter().chain(survey.warnings).collect(),
                 started: unix_now(),
-                rollback: expectation(&topology.node(node).name, server(node), server(target)),
+                rollback: way_back::expected(survey.no_rollback.as_deref()),
                 ..Move::default()
             };
             let id = format!("m{:x}{:04x}", unix_now(), fastrand::u16(..));
@@ -243,13 +252,14 @@ impl Mover {
                 .put_record(&id, &task.encode(), Revision::NONE, None)
                 .await;
             put.map_err(|error| error.to_string())?;
-            ids.push(id);
+            ordered.ids.push(id);
+            ordered.warnings.extend(task.warnings);
         }
-        Ok(ids)
+        Ok(ordered)
     }
 
     /// None of the shards may be on its way already.
-    async fn check_free(&self, topology: &Topology, order: &MoveOrder) -> Result<(), String> {
+    pub(super) async fn check_free(&self, topology: &Topology, order: &MoveOrder) -> Result<(), String> {
         let records = self
             .fleet
             .store()
@@ -266,36 +276,6 @@ impl Mover {
             }
         }
         Ok(())
-    }
-
-    /// Whether a node can give or take shards. Says which server it is.
-    async fn check_node(&self, topology: &Topology, node: NodeIndex) -> Result<Option<Target>, String> {
-        let name = &topology.node(node).name;
-        if !topology.access.contains_key(&node) {
-            return Err(format!(
-                "node '{name}' has no users of preshard ([nodes] acl_users, CHECK), so its shards cannot be fenced; moving without \
-                 is not in this version"
-            ));
-        }
-        let asked = async {
-            let address = &topology.node(node).address;
-            let (credentials, deadline) = self.shared.admin_login();
-            let mut client = NodeClient::connect(address, &credentials, deadline).await?;
-            let info = client.ask_text(&["INFO", "replication"]).await?;
-            let server = client.ask_text(&["INFO", "server"]).await?;
-            let modules = client.ask(&["MODULE", "LIST"]).await;
-            Ok::<_, crate::control::AskError>((info, server, modules))
-        };
-        let (info, server, modules) = asked.await.map_err(|error| format!("node '{name}': {error}"))?;
-        if !info.lines().any(|line| line.trim() == "role:master") {
-            return Err(format!("node '{name}' is no primary"));
-        }
-        match modules {
-            Ok(Value::Array(modules)) if !modules.is_empty() => Err(format!(
-                "node '{name}' has modules loaded, whose values cannot be copied in this version"
-            )),
-            _ => Ok(identify(&server)),
-        }
     }
 
     /// Says what an operator wants of a task, and waits until it is so.
@@ -349,4 +329,25 @@ impl Mover {
             sleep(WISH_PACE).await;
         }
     }
+}
+
+/// The node that is to have an order's shards, and those that have them now.
+pub(super) fn sources_of(topology: &Topology, order: &MoveOrder) -> Result<(NodeIndex, Sources), String> {
+    let target = topology
+        .node_named(&order.target)
+        .ok_or_else(|| format!("there is no node '{}'", order.target))?;
+    let mut sources = Sources::new();
+    for &shard in &order.shards {
+        let node = topology.placement(shard).node;
+        if node != target {
+            sources.entry(node).or_default().push(shard);
+        }
+    }
+    if sources.is_empty() {
+        return Err(format!(
+            "all of these shards live on node '{}' already",
+            order.target
+        ));
+    }
+    Ok((target, sources))
 }

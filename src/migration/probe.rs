@@ -96,7 +96,7 @@ pub(super) async fn look(plan: &CopyPlan, empty: bool) -> Result<Facts, CopyErro
 }
 
 /// The node's clock less ours.
-async fn ahead_ms(client: &mut NodeClient) -> Result<i64, AskError> {
+pub(super) async fn ahead_ms(client: &mut NodeClient) -> Result<i64, AskError> {
     let asked = now_ms();
     let Value::Array(time) = client.ask(&["TIME"]).await? else {
         return Err(AskError::NotRedis);
@@ -166,7 +166,7 @@ pub(super) async fn keyspace(client: &mut NodeClient) -> Result<Vec<Keyspace>, A
     Ok(info.lines().filter_map(read_keyspace).collect())
 }
 
-fn read_keyspace(line: &str) -> Option<Keyspace> {
+pub(super) fn read_keyspace(line: &str) -> Option<Keyspace> {
     let (db, counts) = line.trim().strip_prefix("db")?.split_once(':')?;
     let count = |name: &str| -> u64 {
         let found = counts

@@ -23,15 +23,14 @@ use super::Copy;
 use super::cutover::{Failure, frozen_offset};
 use super::drive::Driven;
 use super::keeper::Drained;
-use super::link::Link;
-use super::probe::{connect, history, identify};
+use super::probe::identify;
 #[cfg(test)]
 use super::sim::Copy;
-use super::{CopyError, CopyPlan, Endpoint, Journal, Offset, Start};
+use super::{CopyError, CopyPlan, Journal, Offset, Start};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::control::fence::{Words, words};
 use crate::control::{NodeClient, make_users};
-use crate::rdb::{Family, Target};
+use crate::rdb::Target;
 use crate::resp::Value;
 use crate::topology::Address;
 
@@ -39,11 +38,8 @@ use crate::topology::Address;
 const ATTACH_MAX: Duration = Duration::from_secs(15);
 /// Between two looks whether a commit is in force.
 const COMMIT_PACE: Duration = Duration::from_millis(2);
-/// Between two looks whether a node has begun to keep its history.
-const HISTORY_PACE: Duration = Duration::from_millis(20);
 
 /// A stream from the target to the source.
-#[derive(Debug)]
 pub(super) struct Back {
     pub(super) copy: Copy,
     /// Which user writes it.
@@ -62,7 +58,7 @@ pub(super) struct Parted(u32, [Address; 2]);
 
 impl Parted {
     /// One that goes on as it is.
-    pub(super) const fn with(self, copy: Copy) -> Back {
+    pub(super) fn with(self, copy: Copy) -> Back {
         Back::new(copy, self.0, self.1)
     }
 }
@@ -89,7 +85,7 @@ impl Back {
     }
 
     /// The same with its copy, which somebody has had meanwhile.
-    pub(super) const fn part(self) -> (Copy, Parted) {
+    pub(super) fn part(self) -> (Copy, Parted) {
         (self.copy, Parted(self.number, self.ends))
     }
 
@@ -150,10 +146,12 @@ impl Driven<'_> {
     pub(super) async fn attach_back(&self) -> Result<Back, Failure> {
         let number = next_number();
         let there = self.reversed(number);
+        let failed = |error: CopyError| Failure::Retry(error.to_string());
+        let kept = Copy::ensure_history(&there.copy_plan(&self.shared.topology.load_full())?).await;
+        kept.map_err(failed)?;
         let plan = there.stream_plan().await?;
         let ends = [plan.source.address.clone(), plan.target.address.clone()];
         let attached = async {
-            ensure_history(&plan.source, plan.limits.silence).await?;
             let mut copy = Copy::attach(plan, Journal::of(&self.id));
             copy.until_attached().await?;
             Ok::<_, CopyError>(copy)
@@ -163,7 +161,7 @@ impl Driven<'_> {
                 missing: Some("its cutover did not come to its end here".to_owned()),
                 ..Back::new(copy, number, ends)
             }),
-            Ok(Err(error)) => Err(Failure::Retry(error.to_string())),
+            Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(Failure::Retry(format!("it took longer than {ATTACH_MAX:?}"))),
         }
     }
@@ -173,8 +171,7 @@ impl Driven<'_> {
         let there = self.reversed(0);
         let topology = self.shared.topology.load_full();
         let kept = async {
-            let plan = there.copy_plan(&topology)?;
-            let kept = ensure_history(&plan.source, plan.limits.silence).await;
+            let kept = Copy::ensure_history(&there.copy_plan(&topology)?).await;
             kept.map_err(|error| Failure::Retry(error.to_string()))
         };
         if let Err(error) = kept.await {
@@ -334,62 +331,14 @@ fn next_number() -> u32 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A node that has never had a replica keeps no history, and a stream needs one. Asking for everything makes it begin, and what
-/// it would send is not waited for.
-async fn ensure_history(node: &Endpoint, silence: Duration) -> Result<(), CopyError> {
-    let mut client = connect(node, silence).await.map_err(CopyError::of_source)?;
-    if history(&mut client).await?.has_backlog {
-        return Ok(());
-    }
-    let mut link = Link::open(node, silence).await?;
-    link.wake().await?;
-    let until = Instant::now() + silence;
-    while !history(&mut client).await?.has_backlog {
-        if Instant::now() >= until {
-            return Err(CopyError::Source("it does not keep its history".to_owned()));
-        }
-        sleep(HISTORY_PACE).await;
-    }
-    Ok(())
-}
-
 /// Whether a server may lack commands that another one has.
 fn lacks(server: Target, other: Target) -> bool {
     server.family != other.family || (server.major, server.minor) < (other.major, other.minor)
 }
 
-/// What is expected of the way back before there is one.
-pub(super) fn expectation(name: &str, source: Option<Target>, target: Option<Target>) -> String {
-    match (source, target) {
-        (Some(source), Some(target)) if lacks(source, target) => {
-            let family = match source.family {
-                Family::Redis => "redis",
-                Family::Valkey => "valkey",
-            };
-            format!(
-                "expected, until a command is used that node '{name}' does not know ({family} {}.{} is older than the target, or of \
-                 another family), or the leader changes",
-                source.major, source.minor
-            )
-        }
-        (_, _) => "expected".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_older_source_is_told_when_the_move_is_ordered() {
-        let of = |family, major, minor| Some(Target { family, major, minor });
-        let (old, new) = (of(Family::Redis, 6, 2), of(Family::Redis, 7, 0));
-        assert_eq!(expectation("a", old, old), "expected");
-        assert_eq!(expectation("a", new, old), "expected");
-        let told = expectation("a", old, new);
-        assert!(told.contains("node 'a' does not know (redis 6.2"), "{told}");
-        assert!(expectation("a", new, of(Family::Valkey, 8, 1)).starts_with("expected, until"));
-    }
 
     #[test]
     fn what_may_pass_is_tried_again_and_nothing_else() {

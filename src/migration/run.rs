@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::apply::Applier;
 use super::error::CopyError;
@@ -40,6 +40,8 @@ const ATTACH_MAX: u32 = 3;
 const CLOCKS: Duration = Duration::from_millis(100);
 /// Parking is over so long before anything could expire.
 const PARK_MARGIN: Duration = Duration::from_secs(1);
+/// Between two looks whether a node has begun to keep its history.
+const HISTORY_PACE: Duration = Duration::from_millis(20);
 /// Longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
@@ -133,6 +135,7 @@ async fn attempt(
 ) -> Result<Infallible, CopyError> {
     shared.begin();
     let facts = look(plan, matches!(begin, Begin::Snapshot)).await?;
+    shared.skew_ms.store(facts.skew_ms, Ordering::Relaxed);
     shared.note(|progress| progress.run_id.clone_from(&facts.source_run_id));
     let (pipe, replies) = open_pipe(&plan.target, &facts.target_run_id, shared).await?;
     let spool = Arc::new(Spool::new(plan.limits.clone()));
@@ -158,6 +161,7 @@ async fn attempt(
         facts: facts.clone(),
         journal: None,
         lost: Lost::none(),
+        gathered: None,
     };
     let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
     tokio::select! {
@@ -246,6 +250,25 @@ async fn attach(plan: &CopyPlan, facts: &Facts, begin: &Begin) -> Result<Attache
     }
     attached.snapshot = Some((link, at));
     Ok(attached)
+}
+
+/// A node that has never had a replica keeps no history, and a stream needs one. Asking for everything makes it begin, and what
+/// it would send is not waited for.
+pub(super) async fn ensure_history(node: &Endpoint, silence: Duration) -> Result<(), CopyError> {
+    let mut client = connect(node, silence).await.map_err(CopyError::of_source)?;
+    if history(&mut client).await?.has_backlog {
+        return Ok(());
+    }
+    let mut link = Link::open(node, silence).await?;
+    link.wake().await?;
+    let until = Instant::now() + silence;
+    while !history(&mut client).await?.has_backlog {
+        if Instant::now() >= until {
+            return Err(CopyError::Source("it does not keep its history".to_owned()));
+        }
+        sleep(HISTORY_PACE).await;
+    }
+    Ok(())
 }
 
 /// The stream from where the source is now.
@@ -388,6 +411,7 @@ impl Shared {
     fn begin(&self) {
         self.set_expiries(Expiries::Park);
         self.freeze(u64::MAX);
+        self.gate.open();
         drop(self.take_debts());
         self.window.store(self.limits.window, Ordering::Relaxed);
         self.waiting_since_ms.store(0, Ordering::Relaxed);

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::error::CopyError;
 use super::plan::CopyLimits;
+use super::steps::Gate;
 use crate::ids::DbIndex;
 use crate::rdb::{Debt, Expiries};
 
@@ -118,6 +119,10 @@ pub(super) struct Shared {
     pub(super) waiting_since_ms: AtomicI64,
     /// Bytes that were sent to the target and not answered; a script counts as one.
     pub(super) in_flight: AtomicUsize,
+    /// How far the applier may go.
+    pub(super) gate: Gate,
+    /// The target's clock less the source's, as this attempt's expiries go by it.
+    pub(super) skew_ms: AtomicI64,
 }
 
 impl Shared {
@@ -132,6 +137,8 @@ impl Shared {
             writers: Mutex::default(),
             waiting_since_ms: AtomicI64::new(0),
             in_flight: AtomicUsize::new(0),
+            gate: Gate::default(),
+            skew_ms: AtomicI64::new(0),
         }
     }
 

@@ -1,10 +1,10 @@
 //! The record of a move: what was ordered, how far it is, how it ended. The same on every proxy, since it stands in the store.
 //!
 //! ```text
-//!  planned ─▶ copying ─▶ streaming ─▶ ready ─▶ cutting-over ─▶ moved ─────────▶ finalized
-//!     └──────────┴───────────┴──────────┴───────────┤          ▲ │
-//!                                                   ▼          │ ▼
-//!                                       cancelled · failed     rolling-back ─▶ rolled-back
+//!  planned ─▶ copying ─▶ streaming ─▶ [verifying] ─▶ [ready] ─▶ cutting-over ─▶ moved ─────────▶ finalized
+//!     └──────────┴───────────┴───────────────┴────────────┤            ▲ │
+//!                                                         ▼            │ ▼
+//!                                             cancelled · failed       rolling-back ─▶ rolled-back
 //! ```
 //!
 //! `cancelled`, `failed`, `rolled-back`: the source has the shards.
@@ -12,6 +12,8 @@
 //! Whether shards have moved is never read here: the topology says it. A record may be behind.
 
 use serde::{Deserialize, Serialize};
+
+use super::verify::Verification;
 
 /// How far a move is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,8 @@ pub enum State {
     Copying,
     /// The target follows the source.
     Streaming,
+    /// Source and target are compared.
+    Verifying,
     /// It waits for the word to cut over.
     Ready,
     /// The shards are on their way.
@@ -73,6 +77,11 @@ pub(super) mod way_back {
     pub(in super::super) const YES: &str = "yes";
     /// It is about to, or will again when a node is back.
     pub(in super::super) const SOON: &str = "soon";
+
+    /// Before the cutover: it will be, or why it may not last.
+    pub(in super::super) fn expected(but: Option<&str>) -> String {
+        but.map_or_else(|| "expected".to_owned(), |but| format!("expected, but {but}"))
+    }
 
     /// There is none, and why.
     pub(in super::super) fn no(why: &str) -> String {
@@ -149,6 +158,18 @@ pub struct Move {
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
+    /// About how much memory its shards took when it was ordered.
+    #[serde(default)]
+    pub estimated_bytes: u64,
+    /// About how long its copy was to take.
+    #[serde(default)]
+    pub estimated_seconds: u64,
+    /// What an operator should know.
+    #[serde(default)]
+    pub warnings: Vec<String>,
+    /// Whether source and target were compared, or are to be.
+    #[serde(default)]
+    pub verify: Option<Verification>,
 }
 
 impl Move {
@@ -195,6 +216,16 @@ impl Move {
                 refuse("has not moved its shards")
             }
             (_, state) if state.is_over() => refuse(&format!("is over: {}", self.encode_state())),
+            (Wish::Cutover, State::Ready) if self.verify.as_ref().is_some_and(|verify| !verify.permits()) => {
+                let why = self
+                    .verify
+                    .as_ref()
+                    .map(Verification::why_not)
+                    .unwrap_or_default();
+                refuse(&format!(
+                    "does not cut over: {why}. SHARD VERIFY {id} compares again, TASK CANCEL {id} gives the move up"
+                ))
+            }
             (Wish::Cutover, _) if !self.manual => {
                 refuse("cuts over by itself; only a MANUAL one waits for the word")
             }

@@ -8,6 +8,8 @@
 //!                                                                            └─▶ ignore · restart · alarm
 //! ```
 //!
+//! Beside them [`Digest`] tells whether two servers hold the same value.
+//!
 //! Nothing here opens a socket or reads a clock: bytes and the time of their receipt are arguments. Both readers go on at
 //! any byte and hold a bounded number of them ([`Limits`], [`StreamLimits`]); how much is passed on at once is the
 //! writer's to say ([`Event::Full`]).
@@ -19,6 +21,9 @@ mod crc64;
 #[cfg(test)]
 mod damage_tests;
 mod decode;
+mod digest;
+#[cfg(test)]
+mod digest_tests;
 mod error;
 mod expiry;
 mod filter;
@@ -43,6 +48,7 @@ mod testing;
 mod text;
 mod unpack;
 
+pub use digest::{Digest, unparked_field, unparked_key};
 pub use error::{ModuleName, RdbError};
 pub use expiry::{Expiries, PARK_FIELD_MS, PARK_KEY_MS, Ttl};
 pub use filter::{Outcome, Restart, StreamFilter, StreamOptions};

@@ -41,7 +41,7 @@ impl Splitting {
             placed.push((topology.shard_of_key(args.get(key as usize)), place, key));
         }
         placed.sort_unstable();
-        let mut parts: Vec<Part> = Vec::new();
+        let mut parts: Vec<Part> = Vec::with_capacity(keys.len());
         for (index, &(shard, _, _)) in placed.iter().enumerate() {
             match parts.last_mut() {
                 Some(part) if part.shard == shard => part.run.end = index + 1,
@@ -70,11 +70,11 @@ impl Splitting {
         self.keys.len()
     }
 
-    /// The places, among the request's keys, of one part's keys in the order that the part names them.
+    /// The places, among the request's keys, of one part's keys in the order that the part names them. A part that is not there has
+    /// none.
     pub fn places(&self, part: usize) -> impl Iterator<Item = usize> + '_ {
-        self.keys[self.parts[part].run.clone()]
-            .iter()
-            .map(|&(_, place, _)| place as usize)
+        let run = self.parts.get(part).map_or(0..0, |part| part.run.clone());
+        self.keys[run].iter().map(|&(_, place, _)| place as usize)
     }
 
     /// Writes one part's request frame.

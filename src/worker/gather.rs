@@ -11,6 +11,8 @@
 //!
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
 
+use std::rc::Rc;
+
 use super::backend::Owner;
 use super::engine::Engine;
 use super::pubsub::Kind;
@@ -107,7 +109,7 @@ impl Engine {
         index: usize,
         spec: &'static Spec,
         split: Split,
-        splitting: &Splitting,
+        splitting: Splitting,
         args: &Args<'_>,
     ) -> Taken {
         let protocol = self.clients[index].protocol;
@@ -123,7 +125,8 @@ impl Engine {
             }
         }
         let parts = splitting.parts().len();
-        let rule = Rule::of_split(split, splitting);
+        let splitting = Rc::new(splitting);
+        let rule = Rule::of_split(split, &splitting);
         let merge = Merge::new(rule, parts, spec.is_write());
         let work = Work::Merge {
             merge,

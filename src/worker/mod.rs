@@ -33,7 +33,7 @@ pub mod slowlog;
 mod stream;
 mod sweep;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tracking;
 pub mod users;
 

@@ -41,7 +41,7 @@ pub(super) fn in_runtime<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// Limits that no test meets unless it lowers them.
-pub(super) fn limits() -> Limits {
+pub(crate) fn limits() -> Limits {
     Limits {
         request: RequestLimits::default(),
         in_flight: 1024,
@@ -77,17 +77,27 @@ pub(super) fn engine(limits: Limits) -> Engine {
         address: format!("127.0.0.1:{number}").parse().unwrap(),
     };
     let topology = Topology::seed("test".to_owned(), SHARDS, PINNED, vec![node(1), node(2)]).unwrap();
+    let mut engine = Engine::new(
+        0,
+        Arc::new(shared(topology, limits, NodeCredentials::default(), "test")),
+    );
+    engine.begin_turn();
+    engine
+}
+
+/// What workers share, in a proxy of one worker. `admin`: how the control side logs in.
+pub(crate) fn shared(topology: Topology, limits: Limits, admin: NodeCredentials, run_id: &str) -> Shared {
     let metrics = Metrics::new(MetricsOptions {
         workers: 1,
         command_names: command::all().iter().map(|spec| spec.name).collect(),
         shards: usize::from(topology.total_shards()),
         max_clients: 100,
     });
-    let shared = Shared {
+    Shared {
         settings: ArcSwap::from_pointee(Settings {
             limits,
             credentials: NodeCredentials::default(),
-            admin_credentials: NodeCredentials::default(),
+            admin_credentials: admin,
             on_empty: OnEmpty::Serve,
             on_gap: OnGap::Resubscribe,
             redis_version: None,
@@ -120,11 +130,8 @@ pub(super) fn engine(limits: Limits) -> Engine {
         draining: AtomicBool::new(false),
         started: Instant::now(),
         started_unix: 0,
-        run_id: "test".to_owned(),
-    };
-    let mut engine = Engine::new(0, Arc::new(shared));
-    engine.begin_turn();
-    engine
+        run_id: run_id.to_owned(),
+    }
 }
 
 /// A client of an engine, seen from its own end of the connection.

@@ -19,3 +19,4 @@ mod moves;
 #[path = "../rdb/server.rs"]
 #[allow(dead_code, reason = "the tests of snapshots need more of it")]
 mod server;
+mod verify;

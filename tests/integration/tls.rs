@@ -17,12 +17,12 @@ use crate::harness::{
 };
 
 /// A node that speaks TLS only on one port and plain on another, for the test to look at.
-struct TlsNode {
+pub(crate) struct TlsNode {
     node: Node,
     port: u16,
 }
 
-fn node(certificates: &Certificates, clients: &str) -> TlsNode {
+pub(crate) fn node(certificates: &Certificates, clients: &str) -> TlsNode {
     let (certificate, key) = certificates.make("node", "localhost");
     let port = free_port();
     let options = [
@@ -45,7 +45,7 @@ fn node(certificates: &Certificates, clients: &str) -> TlsNode {
 }
 
 impl TlsNode {
-    fn address(&self) -> String {
+    pub(crate) fn address(&self) -> String {
         format!("localhost:{}", self.port)
     }
 }
@@ -60,7 +60,7 @@ fn listening(setup: Setup, certificates: &Certificates) -> Setup {
 }
 
 /// With TLS towards nodes that want a certificate.
-fn towards_nodes(setup: Setup, certificates: &Certificates) -> Setup {
+pub(crate) fn towards_nodes(setup: Setup, certificates: &Certificates) -> Setup {
     let (certificate, key) = certificates.make("to-nodes", "preshard");
     setup
         .nodes("tls = true")

@@ -199,7 +199,7 @@ impl Engine {
             Ok(Plan::One(shard)) => self.forward(index, spec, shard, frame),
             Ok(Plan::Local(local)) => self.handle_local(index, spec, local, args),
             Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
-                self.start_split(index, spec, split, &splitting, args)
+                self.start_split(index, spec, split, splitting, args)
             }
             Ok(Plan::FanOut(fan_out)) if self.goes_by(index, via_of(fan_out)) => {
                 self.start_fan_out(index, spec, fan_out, args)

@@ -3,6 +3,7 @@
 mod certificates;
 mod chaos;
 mod etcd;
+mod link;
 mod node;
 mod process;
 mod proxy;
@@ -13,6 +14,7 @@ pub(crate) mod wire;
 pub(crate) use certificates::Certificates;
 pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
+pub(crate) use link::{Link, Weather, Whose};
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
 pub(crate) use process::{Scratch, free_port, wait_for, wait_until};
 pub(crate) use proxy::{Proxy, Setup, run_to_end};

@@ -1,0 +1,131 @@
+//! What goes wrong in a run, and when.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::world::Peer;
+
+/// What a proxy could do wrong; see also [`Mistake`](crate::control::Mistake).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Slip {
+    /// Another process of a node counts as the one that it knows.
+    IgnoresRun,
+    /// What was sent over a connection that ended is sent again.
+    SendsAgain,
+    /// What was refused waits, and what comes behind it goes on.
+    Overtakes,
+}
+
+/// What a node has of its users when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Users {
+    /// All of them.
+    Kept,
+    /// Those of the moment when they were saved last.
+    Saved,
+    /// None.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fault {
+    /// The proxy is gone; another one takes its place after a while.
+    Crash,
+    /// The proxy stands still: what it has sent, and is sent, arrives later.
+    Freeze { ms: u64 },
+    /// Nothing passes between the proxy and one peer.
+    Wall { peer: Peer, ms: u64 },
+    /// A node ends and comes back with its data.
+    Restart { node: usize, users: Users, ms: u64 },
+    /// A node stands still.
+    Stand { node: usize, ms: u64 },
+    /// The proxy's connections to a node break.
+    Cut { node: usize },
+    /// The store's answers to the proxy's next calls are lost, before or behind what was asked.
+    StoreForgets { calls: usize },
+    /// The node's users are written to its disk.
+    UsersSaved { node: usize },
+}
+
+/// When it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// When the leader does its nth thing.
+    Step(u64),
+    /// The same, of those that it does while something is on its way.
+    StepInUnit(u64),
+    At(u64),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    waiting: Vec<(Moment, Fault, usize)>,
+}
+
+impl Faults {
+    /// What a seed has in store. `proxies` and `nodes`: how many there are.
+    pub(super) fn draw(rng: &mut Rng, proxies: usize, nodes: usize) -> Self {
+        let mut faults = Self::default();
+        for _ in 0..rng.usize(1..=4) {
+            let node = rng.usize(0..nodes);
+            let moment = match rng.u8(0..10) {
+                0..=1 => Moment::Step(rng.u64(0..600)),
+                2..=7 => Moment::StepInUnit(rng.u64(0..120)),
+                _ => Moment::At(rng.u64(500..20_000)),
+            };
+            let ms = match rng.u8(0..3) {
+                0 => rng.u64(1..100),
+                1 => rng.u64(100..2_000),
+                _ => rng.u64(2_000..9_000),
+            };
+            let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
+            let fault = match rng.u8(0..15) {
+                0..=2 => Fault::Crash,
+                3..=5 => Fault::Freeze { ms },
+                6..=7 => Fault::Wall { peer, ms },
+                8..=9 => Fault::Restart {
+                    node,
+                    users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
+                    ms: ms.min(3_000),
+                },
+                10 => Fault::Stand {
+                    node,
+                    ms: ms.min(3_000),
+                },
+                11 => Fault::Cut { node },
+                12..=13 => Fault::StoreForgets {
+                    calls: if rng.bool() {
+                        rng.usize(1..4)
+                    } else {
+                        rng.usize(1..40)
+                    },
+                },
+                _ => Fault::UsersSaved { node },
+            };
+            faults.waiting.push((moment, fault, rng.usize(0..proxies)));
+        }
+        faults
+    }
+
+    /// What was to happen at this moment.
+    pub(super) fn due(&mut self, moment: Moment) -> Vec<Fault> {
+        let due = self.waiting.extract_if(.., |(when, ..)| *when == moment);
+        due.map(|(_, fault, _)| fault).collect()
+    }
+
+    /// What happens by the clock, in order, each with the proxy that it befalls.
+    pub(super) fn timed(&mut self) -> Vec<(Duration, Fault, usize)> {
+        let timed = self
+            .waiting
+            .extract_if(.., |(when, ..)| matches!(when, Moment::At(_)));
+        let mut timed: Vec<_> = timed
+            .filter_map(|(when, fault, who)| match when {
+                Moment::At(ms) => Some((Duration::from_millis(ms), fault, who)),
+                Moment::Step(_) | Moment::StepInUnit(_) => None,
+            })
+            .collect();
+        timed.sort_by_key(|(at, ..)| *at);
+        timed
+    }
+}

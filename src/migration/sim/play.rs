@@ -1,0 +1,409 @@
+//! One run: nodes, proxies and clients are set up, an operator orders moves, faults happen, all is well again, and then everything
+//! must be as clients were told.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::client;
+use super::faults::{Faults, Slip};
+use super::node::Node;
+use super::proxy::{Process, secret};
+use super::store::StoreModel;
+use super::wire::dial;
+use super::world::{World, lock};
+use crate::command::FEED_USER;
+use crate::control::Mistake;
+use crate::control::fence::TERM_KEY;
+use crate::control::testing::{set_mistake, set_network};
+use crate::ids::ShardId;
+use crate::migration::{Move, MoveOrder, Mover, State, Wish};
+use crate::topology::mark::{MARK_KEY, Mark};
+use crate::topology::{Node as Described, NodeAccess, Topology};
+use crate::worker::shared::user_password;
+
+const PROXIES: usize = 3;
+const CLIENTS: usize = 6;
+const SHARDS: u16 = 4;
+/// Faults end after so long.
+const TROUBLE: Duration = Duration::from_secs(40);
+/// When all is well again, every client is served within this time …
+const RESUME: Duration = Duration::from_secs(20);
+/// … and all tasks are over within this time.
+const SETTLE: Duration = Duration::from_secs(400);
+
+/// What a run has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) moved: u64,
+    pub(super) failed: u64,
+    pub(super) cancelled: u64,
+    pub(super) answered: u64,
+    pub(super) in_doubt: u64,
+    pub(super) not_run: u64,
+    pub(super) attempts: u64,
+}
+
+/// A run that went wrong.
+#[derive(Debug)]
+pub(super) struct Wrong {
+    pub(super) what: String,
+    pub(super) story: String,
+}
+
+/// What is done wrong on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Planted {
+    Nothing,
+    Mistake(Mistake),
+    Slip(Slip),
+}
+
+/// A seed without faults, in which nobody may get an error.
+pub(super) const fn is_calm(seed: u64) -> bool {
+    seed.is_multiple_of(4)
+}
+
+pub(super) fn play(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
+    fastrand::seed(seed);
+    let (mistake, slip) = match planted {
+        Planted::Nothing => (None, None),
+        Planted::Mistake(mistake) => (Some(mistake), None),
+        Planted::Slip(slip) => (None, Some(slip)),
+    };
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    set_mistake(mistake);
+    set_network(Some(Box::new(dial)));
+    let result = runtime.block_on(run(seed, slip));
+    set_network(None);
+    set_mistake(None);
+    World::set_current(None);
+    result
+}
+
+fn build(seed: u64, slip: Option<Slip>, rng: &mut Rng) -> Arc<World> {
+    let nodes: Vec<_> = (0..rng.usize(2..=3)).map(Node::new).collect();
+    let described = nodes.iter().map(|node| Described {
+        name: node.name.clone(),
+        address: node.address.clone(),
+    });
+    let mut topology = Topology::seed("sim".to_owned(), SHARDS, 0, described.collect()).unwrap();
+    for (at, node) in (0..).zip(&nodes) {
+        let index = crate::ids::NodeIndex(at);
+        let access = NodeAccess {
+            user: "ps-g1".to_owned(),
+            run_id: node.run_id(),
+        };
+        topology.access.insert(index, access);
+        for user in ["ps-g1", FEED_USER] {
+            node.make_user(user, &user_password(&secret(), user));
+        }
+        let metadata = topology.metadata_db().0;
+        node.put(metadata, MARK_KEY, &Mark::expected(&topology, index).encode());
+        node.put(metadata, TERM_KEY, "0");
+    }
+    let faults = if is_calm(seed) {
+        Faults::default()
+    } else {
+        Faults::draw(rng, PROXIES, nodes.len())
+    };
+    let counts = (PROXIES, CLIENTS, usize::from(SHARDS));
+    World::new(seed, slip, nodes, StoreModel::new(topology), faults, counts)
+}
+
+async fn run(seed: u64, slip: Option<Slip>) -> Result<Seen, Wrong> {
+    let mut rng = Rng::with_seed(seed);
+    let world = build(seed, slip, &mut rng);
+    World::set_current(Some(Arc::clone(&world)));
+    let crew = Arc::new(Crew::default());
+    for who in 0..PROXIES {
+        lock(&crew.processes).push(Some(Process::start(&world, who, 0)));
+    }
+    world.spawn(Arc::clone(&crew).raise_the_dead(Arc::clone(&world)));
+    for client in 0..CLIENTS {
+        world.spawn(client::live(Arc::clone(&world), client % PROXIES, client, SHARDS));
+    }
+    let timed = world.timed_faults();
+    let struck = Arc::clone(&world);
+    world.spawn(async move {
+        for (at, fault, who) in timed {
+            sleep_until(struck.begun + at).await;
+            if !struck.healed.load(Relaxed) {
+                struck.suffer(fault, who);
+            }
+        }
+    });
+    let outcome = Box::pin(story(&world, &crew, &mut rng)).await;
+    let seen = outcome.map_err(|what| Wrong {
+        what,
+        story: world.story(),
+    });
+    let processes = std::mem::take(&mut *lock(&crew.processes));
+    for process in processes.into_iter().flatten() {
+        process.kill(&world).await;
+    }
+    world.shut_down().await;
+    seen
+}
+
+async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<Seen, String> {
+    let verdict = || world.judge.verdict().map_or(Ok(()), Err);
+    // Until the first leader has looked around.
+    sleep(Duration::from_millis(500)).await;
+    let operated = timeout(TROUBLE, operate(world, crew, rng)).await;
+    verdict()?;
+    if is_calm(world.seed) && operated.is_err() {
+        return Err("nothing was wrong, and the moves have not ended".to_owned());
+    }
+    world.heal();
+    let healed = Instant::now();
+    let served = until(RESUME, || {
+        world.judge.unserved(healed).is_empty() || world.judge.verdict().is_some()
+    })
+    .await;
+    verdict()?;
+    if !served {
+        let unserved = world.judge.unserved(healed);
+        return Err(format!(
+            "not served since all is well: {unserved:?}\n{}",
+            crew.tell(world)
+        ));
+    }
+    let settled_at = Instant::now();
+    let settled = timeout(SETTLE, settle(world, crew)).await;
+    verdict()?;
+    if settled.is_err() {
+        return Err(format!("not settled\n{}", crew.tell(world)));
+    }
+    let was_settled = settled_at.elapsed() == Duration::ZERO;
+    let settled = if was_settled { healed } else { Instant::now() };
+    let served = until(RESUME, || {
+        world.judge.unserved(settled).is_empty() || world.judge.verdict().is_some()
+    })
+    .await;
+    verdict()?;
+    if !served {
+        return Err(format!(
+            "not served in the end: {:?}\n{}",
+            world.judge.unserved(settled),
+            crew.tell(world)
+        ));
+    }
+    world.over.store(true, Relaxed);
+    if !until(RESUME, || world.gone.load(Relaxed) == CLIENTS).await {
+        return Err(format!("a client waits for an answer\n{}", crew.tell(world)));
+    }
+    for shard in 0..SHARDS {
+        let owner = world.store.owner(shard).unwrap_or_default();
+        world.judge.check(world, shard, &world.nodes[owner].db(shard));
+    }
+    verdict()?;
+    let seen = sum_up(world);
+    if is_calm(world.seed) && (seen.in_doubt > 0 || seen.not_run > 0 || seen.failed > 0) {
+        return Err(format!("nothing was wrong, and yet: {seen:?}"));
+    }
+    Ok(seen)
+}
+
+fn tasks(world: &World) -> Vec<(String, Move)> {
+    let records = world.store.records().into_iter();
+    records
+        .filter_map(|record| Some((record.id.clone(), Move::decode(&record.document)?)))
+        .collect()
+}
+
+fn sum_up(world: &World) -> Seen {
+    let mut seen = Seen {
+        answered: world.judge.answered.load(Relaxed),
+        in_doubt: world.judge.in_doubt.load(Relaxed),
+        not_run: world.judge.not_run.load(Relaxed),
+        ..Seen::default()
+    };
+    for (_, task) in tasks(world) {
+        seen.attempts += u64::from(task.attempts);
+        match task.state {
+            State::Moved | State::Finalized => seen.moved += 1,
+            State::Cancelled => seen.cancelled += 1,
+            _ => seen.failed += 1,
+        }
+    }
+    seen
+}
+
+async fn until(longest: Duration, mut is: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + longest;
+    while !is() {
+        if Instant::now() >= end {
+            return false;
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+    true
+}
+
+/// Orders moves, one after the other or at once, and changes its mind now and then.
+async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
+    let mut shards: Vec<u16> = Vec::new();
+    for _ in 0..rng.usize(1..=3) {
+        if world.judge.verdict().is_some() {
+            return;
+        }
+        let topology = world.store.topology();
+        // The same shards go on, or back, as often as others.
+        if shards.is_empty() || rng.bool() {
+            let from = rng.usize(0..world.nodes.len());
+            let of_node = (0..SHARDS).filter(|&shard| world.store.owner(shard) == Some(from));
+            shards = of_node.filter(|_| rng.u8(0..3) > 0).collect();
+        }
+        let Some(first) = shards.first() else { continue };
+        let others = (0..world.nodes.len()).filter(|&node| world.store.owner(*first) != Some(node));
+        let others: Vec<usize> = others.collect();
+        let target = others[rng.usize(0..others.len())];
+        let manual = rng.u8(0..5) == 0;
+        let order = MoveOrder {
+            shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
+            target: topology.nodes[target].name.clone(),
+            manual,
+            verify: None,
+            rate: None,
+            max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
+                rng.u64(1..100)
+            } else {
+                500
+            },
+        };
+        let Some(id) = crew.order(world, &order).await else {
+            continue;
+        };
+        if manual {
+            sleep(Duration::from_millis(rng.u64(0..2_000))).await;
+            let _ = crew.wish(&id, Wish::Cutover).await;
+        }
+        if rng.u8(0..6) == 0 {
+            sleep(Duration::from_millis(rng.u64(0..1_500))).await;
+            let _ = crew.wish(&id, Wish::Cancel).await;
+        }
+        if rng.u8(0..5) > 0 {
+            until(Duration::from_secs(30), || {
+                is_over(world, &id) || world.judge.verdict().is_some()
+            })
+            .await;
+        }
+        if rng.bool() {
+            let _ = crew.wish(&id, Wish::Finalize).await;
+        }
+    }
+    until(TROUBLE, || {
+        tasks(world).iter().all(|(_, task)| task.state.is_over()) || world.judge.verdict().is_some()
+    })
+    .await;
+}
+
+fn is_over(world: &World, id: &str) -> bool {
+    tasks(world)
+        .iter()
+        .any(|(found, task)| found == id && task.state.is_over())
+}
+
+/// Waits until nothing is left half done.
+async fn settle(world: &World, crew: &Crew) {
+    loop {
+        let left: Vec<_> = tasks(world)
+            .into_iter()
+            .filter(|(_, task)| !task.state.is_over())
+            .collect();
+        if (left.is_empty() && !world.store.has_unit()) || world.judge.verdict().is_some() {
+            return;
+        }
+        for (id, task) in left {
+            if task.manual && task.wish.is_none() {
+                let _ = crew.wish(&id, Wish::Cutover).await;
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Who runs the proxies.
+#[derive(Default)]
+struct Crew {
+    processes: Mutex<Vec<Option<Process>>>,
+}
+
+impl Crew {
+    /// Another proxy takes the place of each that dies.
+    async fn raise_the_dead(self: Arc<Self>, world: Arc<World>) {
+        let mut rng = world.rng("crew", 0);
+        let mut run = 0;
+        loop {
+            world.died.notified().await;
+            let dead: Vec<usize> = (0..PROXIES).filter(|&who| lock(&world.dead)[who]).collect();
+            for who in dead {
+                let process = lock(&self.processes)[who].take();
+                if let Some(process) = process {
+                    process.kill(&world).await;
+                }
+                sleep(Duration::from_millis(rng.u64(1..4_000))).await;
+                lock(&world.dead)[who] = false;
+                run += 1;
+                let process = Process::start(&world, who, run);
+                lock(&self.processes)[who] = Some(process);
+            }
+        }
+    }
+
+    fn mover(&self) -> Option<Arc<Mover>> {
+        let processes = lock(&self.processes);
+        let mut live = processes.iter().flatten();
+        live.next_back().map(|process| Arc::clone(&process.mover))
+    }
+
+    async fn order(&self, world: &World, order: &MoveOrder) -> Option<String> {
+        for _ in 0..5 {
+            if let Some(mover) = self.mover() {
+                match mover.order(order).await {
+                    Ok(ordered) => {
+                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.ids));
+                        return ordered.ids.into_iter().next();
+                    }
+                    Err(why) => world.tell(|| format!("no order: {why}")),
+                }
+            }
+            sleep(Duration::from_millis(400)).await;
+        }
+        None
+    }
+
+    async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
+        match self.mover() {
+            Some(mover) => mover.wish(id, wish).await,
+            None => Err("nobody is there".to_owned()),
+        }
+    }
+
+    fn tell(&self, world: &World) -> String {
+        let workers = lock(&world.workers);
+        let workers: Vec<_> = workers
+            .iter()
+            .map(|worker| {
+                worker
+                    .as_ref()
+                    .map_or_else(String::new, |worker| worker.waiting())
+            })
+            .collect();
+        format!(
+            "{}\n{:#?}\n{:?}",
+            workers.join("\n"),
+            tasks(world),
+            world.store.topology().units
+        )
+    }
+}

@@ -1,0 +1,260 @@
+//! What all parts of one run share: chance, the network's delays and walls, faults that wait for their moment, what has happened.
+//!
+//! Chance comes in streams, one for each connection, client and so on, all out of the seed: what one part draws does not depend
+//! on when others draw.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use fastrand::Rng;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use super::faults::{Fault, Faults, Moment, Slip};
+use super::judge::Judge;
+use super::node::Node;
+use super::proxy::Worker;
+use super::store::StoreModel;
+
+/// The clock of the runtime knows whole milliseconds only.
+const SPIKE_MS: u64 = 30;
+/// Lines of the story that are kept.
+const STORY_MAX: usize = 400;
+
+/// The other end of a connection of a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Peer {
+    Node(usize),
+    Store,
+}
+
+/// What is the same for a whole run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tempo {
+    /// One way over the network takes at most so long, most of the time.
+    pub(super) base_ms: u64,
+    /// One message in so many takes up to [`SPIKE_MS`].
+    pub(super) spike_in: u64,
+}
+
+pub(super) struct World {
+    pub(super) seed: u64,
+    pub(super) begun: Instant,
+    pub(super) tempo: Tempo,
+    pub(super) slip: Option<Slip>,
+    pub(super) nodes: Vec<Arc<Node>>,
+    pub(super) store: StoreModel,
+    pub(super) judge: Judge,
+    pub(super) workers: Mutex<Vec<Option<Arc<Worker>>>>,
+    pub(super) dead: Mutex<Vec<bool>>,
+    /// Rung when a proxy dies.
+    pub(super) died: Notify,
+    /// Nothing new is begun by clients.
+    pub(super) over: AtomicBool,
+    /// Clients that have gone home.
+    pub(super) gone: AtomicUsize,
+    /// Faults are over.
+    pub(super) healed: AtomicBool,
+    walls: Mutex<BTreeMap<(usize, Peer), Instant>>,
+    faults: Mutex<Faults>,
+    /// What the leader has done so far; and what it has done while something was on its way.
+    steps: AtomicU64,
+    steps_in_unit: AtomicU64,
+    streams: Mutex<BTreeMap<(&'static str, usize), u64>>,
+    tasks: Mutex<JoinSet<()>>,
+    story: Mutex<VecDeque<String>>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Arc<World>>> = const { RefCell::new(None) };
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}
+
+impl World {
+    pub(super) fn new(
+        seed: u64,
+        slip: Option<Slip>,
+        nodes: Vec<Arc<Node>>,
+        store: StoreModel,
+        faults: Faults,
+        (proxies, clients, shards): (usize, usize, usize),
+    ) -> Arc<Self> {
+        let mut rng = Rng::with_seed(seed ^ 0x7e3b);
+        Arc::new(Self {
+            seed,
+            begun: Instant::now(),
+            tempo: Tempo {
+                base_ms: rng.u64(0..=2),
+                spike_in: rng.u64(60..600),
+            },
+            slip,
+            nodes,
+            store,
+            judge: Judge::new(clients, shards),
+            workers: Mutex::new((0..proxies).map(|_| None).collect()),
+            dead: Mutex::new(vec![false; proxies]),
+            died: Notify::new(),
+            over: AtomicBool::new(false),
+            gone: AtomicUsize::new(0),
+            healed: AtomicBool::new(false),
+            walls: Mutex::default(),
+            faults: Mutex::new(faults),
+            steps: AtomicU64::new(0),
+            steps_in_unit: AtomicU64::new(0),
+            streams: Mutex::default(),
+            tasks: Mutex::default(),
+            story: Mutex::default(),
+        })
+    }
+
+    pub(super) fn set_current(world: Option<Arc<Self>>) {
+        CURRENT.set(world);
+    }
+
+    pub(super) fn current() -> Arc<Self> {
+        CURRENT.with_borrow(|world| world.clone().unwrap())
+    }
+
+    // === chance ===
+
+    /// A new stream of chance.
+    pub(super) fn rng(&self, of: &'static str, id: usize) -> Rng {
+        let mut streams = lock(&self.streams);
+        let count = streams.entry((of, id)).or_default();
+        *count += 1;
+        let mut hasher = DefaultHasher::new();
+        (self.seed, of, id, *count).hash(&mut hasher);
+        Rng::with_seed(hasher.finish())
+    }
+
+    /// One way over the network.
+    pub(super) fn latency(&self, rng: &mut Rng) -> Duration {
+        let is_spike = rng.u64(0..self.tempo.spike_in) == 0;
+        Duration::from_millis(rng.u64(0..=if is_spike { SPIKE_MS } else { self.tempo.base_ms }))
+    }
+
+    // === network ===
+
+    /// Nothing passes between a proxy and a peer for so long; what is sent arrives later.
+    pub(super) fn wall(&self, who: usize, peer: Peer, lasting: Duration) {
+        let until = Instant::now() + lasting;
+        let mut walls = lock(&self.walls);
+        let wall = walls.entry((who, peer)).or_insert(until);
+        *wall = until.max(*wall);
+    }
+
+    pub(super) fn walled_until(&self, who: Option<usize>, peer: Peer) -> Option<Instant> {
+        let until = *lock(&self.walls).get(&(who?, peer))?;
+        (until > Instant::now()).then_some(until)
+    }
+
+    /// Takes a message over the network.
+    pub(super) async fn pass(&self, who: Option<usize>, peer: Peer, due: Instant) {
+        sleep_until(due).await;
+        while let Some(until) = self.walled_until(who, peer) {
+            sleep_until(until).await;
+        }
+    }
+
+    /// Both ways without what lies in between.
+    pub(super) async fn cross(&self, who: Option<usize>, peer: Peer, rng: &mut Rng) {
+        self.pass(who, peer, Instant::now() + self.latency(rng)).await;
+        if let Peer::Node(node) = peer {
+            self.nodes[node].until_awake().await;
+        }
+    }
+
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        lock(&self.tasks).spawn(task);
+    }
+
+    pub(super) async fn shut_down(&self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+    }
+
+    // === faults ===
+
+    /// The leader does something: its fate may be now. Never returns to who has died.
+    pub(super) async fn step(&self, who: usize) {
+        if self.store.leader_slot() == Some(who) && !self.healed.load(Relaxed) {
+            let step = self.steps.fetch_add(1, Relaxed);
+            self.strike(Moment::Step(step), who);
+            if self.store.has_unit() {
+                let step = self.steps_in_unit.fetch_add(1, Relaxed);
+                self.strike(Moment::StepInUnit(step), who);
+            }
+        }
+        if lock(&self.dead)[who] {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn strike(&self, moment: Moment, who: usize) {
+        let due = lock(&self.faults).due(moment);
+        for fault in due {
+            self.suffer(fault, who);
+        }
+    }
+
+    /// Makes a fault happen; `who`: whom it befalls, if it befalls a proxy.
+    pub(super) fn suffer(&self, fault: Fault, who: usize) {
+        self.tell(|| format!("FAULT {fault:?} p{who}"));
+        match fault {
+            Fault::Crash => {
+                lock(&self.dead)[who] = true;
+                self.died.notify_one();
+            }
+            Fault::Freeze { ms } => {
+                let lasting = Duration::from_millis(ms);
+                let nodes = (0..self.nodes.len()).map(Peer::Node);
+                nodes
+                    .chain([Peer::Store])
+                    .for_each(|peer| self.wall(who, peer, lasting));
+            }
+            Fault::Wall { peer, ms } => self.wall(who, peer, Duration::from_millis(ms)),
+            Fault::Restart { node, users, ms } => {
+                self.nodes[node].restart(self, users, Duration::from_millis(ms));
+            }
+            Fault::Stand { node, ms } => self.nodes[node].stand(Duration::from_millis(ms)),
+            Fault::Cut { node } => self.nodes[node].cut(who),
+            Fault::StoreForgets { calls } => self.store.forget(who, calls),
+            Fault::UsersSaved { node } => self.nodes[node].save_users(),
+        }
+    }
+
+    pub(super) fn timed_faults(&self) -> Vec<(Duration, Fault, usize)> {
+        lock(&self.faults).timed()
+    }
+
+    /// From now on all is well.
+    pub(super) fn heal(&self) {
+        self.healed.store(true, Relaxed);
+        lock(&self.walls).clear();
+        self.store.remember_all();
+        self.tell(|| "HEALED".to_owned());
+    }
+
+    // === story ===
+
+    pub(super) fn tell(&self, line: impl FnOnce() -> String) {
+        let mut story = lock(&self.story);
+        if story.len() == STORY_MAX {
+            story.pop_front();
+        }
+        let at = self.begun.elapsed();
+        story.push_back(format!("{:>12.6} {}", at.as_secs_f64(), line()));
+    }
+
+    pub(super) fn story(&self) -> String {
+        lock(&self.story).iter().map(|line| format!("{line}\n")).collect()
+    }
+}

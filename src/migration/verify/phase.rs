@@ -1,0 +1,179 @@
+//! Verification as a phase of a move: between the copy and the cutover, by order or by option.
+//!
+//! ```text
+//!  streaming ─▶ [verifying] ─same─▶ [ready ─ the word ─▶] cutting-over
+//!                    └─ differs, or came to no end ─▶ ready, with the reason: no cutover before another one finds no difference
+//! ```
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::super::cutover::Failure;
+use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE, Running, note};
+use super::super::ledger::Ledger;
+use super::super::task::{State, Wish};
+use super::Checked;
+use super::record::{Verification, VerifyState};
+
+/// How often a comparison is begun whose copy has begun again.
+const TRIES: u32 = 3;
+
+impl Driven<'_> {
+    /// Verifies if that is ordered, and waits for an operator's word if there is to be one. Whether the move is to be cancelled.
+    pub(in crate::migration) async fn until_word(
+        &self,
+        running: &mut Running,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<bool, Failure> {
+        loop {
+            let wish = ledger.wish().await?;
+            if wish == Some(Wish::Cancel) {
+                return Ok(true);
+            }
+            self.forget_others(running, ledger).await?;
+            let verify = ledger.task.verify.as_ref();
+            if verify.is_some_and(Verification::is_open) {
+                if self.verified(running, ledger).await? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let permitted = verify.is_none_or(Verification::permits);
+            if permitted && (wish == Some(Wish::Cutover) || !ledger.task.manual) {
+                return Ok(false);
+            }
+            if !permitted && (wish == Some(Wish::Cutover) || ledger.task.state != State::Ready) {
+                let why = verify.map(Verification::why_not).unwrap_or_default();
+                ledger
+                    .write(|task| {
+                        // From here on it waits for the word in any case.
+                        task.manual = true;
+                        task.wish = None;
+                        task.error.clone_from(&why);
+                    })
+                    .await?;
+            }
+            if ledger.task.state != State::Ready {
+                ledger.enter(State::Ready).await?;
+            }
+            note(ledger, running.copy()?).await?;
+            sleep(NOTE_PACE).await;
+        }
+    }
+
+    /// The name of a copy: there may have been others, of leaders of the past, or that have begun again.
+    fn name_of(&self, running: &mut Running) -> Result<String, Failure> {
+        Ok(format!("{}-{}", self.term, running.copy()?.progress().restarts))
+    }
+
+    /// What was found of another copy says nothing of this one: it is verified again.
+    async fn forget_others(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<(), Failure> {
+        let name = self.name_of(running)?;
+        let verify = ledger.task.verify.as_ref();
+        if verify.is_some_and(|verify| !verify.is_open() && verify.copy != name) {
+            ledger
+                .write(|task| {
+                    task.verify = task
+                        .verify
+                        .as_ref()
+                        .map(|verify| Verification::asked(verify.sample))
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// One verification, with its end in the record. Whether the move is to be cancelled.
+    async fn verified(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
+        ledger.enter(State::Verifying).await?;
+        let begun = Instant::now();
+        for tried in 1..=TRIES {
+            if self.follow(running, ledger).await? {
+                return Ok(true);
+            }
+            let sample = ledger
+                .task
+                .verify
+                .as_ref()
+                .map(|verify| verify.sample)
+                .unwrap_or_default();
+            let (seen, seeing) = watch::channel(Checked::default());
+            let name = self.name_of(running)?;
+            let copy = running.copy()?;
+            let verifying = copy.verify(sample, &seen);
+            tokio::pin!(verifying);
+            let ended = loop {
+                if let Ok(ended) = timeout(NOTE_PACE, &mut verifying).await {
+                    break ended;
+                }
+                let checked = seeing.borrow().clone();
+                noted(ledger, VerifyState::Running, &checked, begun, (&name, "")).await?;
+                if ledger.wish().await? == Some(Wish::Cancel) {
+                    return Ok(true);
+                }
+            };
+            match ended {
+                Ok(checked) => {
+                    let state = if checked.mismatches == 0 {
+                        VerifyState::Same
+                    } else {
+                        VerifyState::Different
+                    };
+                    noted(ledger, state, &checked, begun, (&name, "")).await?;
+                    tracing::info!(
+                        event = "move_verified",
+                        task = self.id,
+                        keys = checked.keys,
+                        mismatches = checked.mismatches
+                    );
+                    return Ok(false);
+                }
+                Err(error) if tried < TRIES => {
+                    tracing::info!(event = "verification_again", task = self.id, %error);
+                    sleep(FOLLOW_PACE).await;
+                }
+                Err(error) => {
+                    let checked = seeing.borrow().clone();
+                    noted(
+                        ledger,
+                        VerifyState::Failed,
+                        &checked,
+                        begun,
+                        (&name, &error.to_string()),
+                    )
+                    .await?;
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+async fn noted(
+    ledger: &mut Ledger<'_>,
+    state: VerifyState,
+    checked: &Checked,
+    begun: Instant,
+    (copy, error): (&str, &str),
+) -> Result<(), Failure> {
+    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let order = ledger.task.verify.as_ref().map(|verify| verify.order);
+    ledger
+        .write(|task| {
+            // Another order may have come meanwhile.
+            if let Some(verify) = task.verify.as_mut().filter(|verify| Some(verify.order) == order) {
+                verify.note(checked);
+                verify.state = state;
+                if state == VerifyState::Same {
+                    task.error.clear();
+                }
+                verify.ms = ms;
+                error.clone_into(&mut verify.error);
+                copy.clone_into(&mut verify.copy);
+            }
+        })
+        .await?;
+    Ok(())
+}
