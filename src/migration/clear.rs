@@ -15,7 +15,7 @@ use crate::ids::{DbIndex, NodeIndex};
 use crate::topology::Topology;
 
 /// Keys of the metadata database: which databases hold copies that preshard has made or left, by task.
-const COPIES_KEY: &str = "preshard:copies";
+pub(super) const COPIES_KEY: &str = "preshard:copies";
 
 impl Driven<'_> {
     /// Commands that empty databases and note that nothing of ours is in them.

@@ -240,9 +240,9 @@ impl Mover {
                 verify: order.verify.map(Verification::asked),
                 estimated_bytes: survey.bytes,
                 estimated_seconds: survey.seconds,
+                rollback: way_back::expected(survey.no_rollback.as_deref()),
                 warnings: survey.no_rollback.into_iter().chain(survey.warnings).collect(),
                 started: unix_now(),
-                rollback: way_back::expected(survey.no_rollback.as_deref()),
                 ..Move::default()
             };
             let id = format!("m{:x}{:04x}", unix_now(), fastrand::u16(..));
