@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::claims::Claims;
 use super::cutover::{Cutover, Failure};
@@ -34,6 +34,8 @@ const LAG_PACE: Duration = Duration::from_secs(5);
 /// Between two attempts at something that has failed: doubled up to the longest.
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
+/// How long a copy that nobody needs may take to go, before its task is over all the same.
+const CLEAR_MAX: Duration = Duration::from_secs(5);
 /// How long what has moved can be taken back.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
@@ -420,32 +422,30 @@ impl Window<'_, '_> {
         }))
     }
 
-    /// The source has the shards again.
+    /// The source has the shards again. What the target has left of them is cleared, if that does not take long: it is known as
+    /// a copy of ours, and emptied before the next one in any case.
     async fn rolled_back(&mut self, pause: Duration) -> Result<(), Failure> {
+        let there = self.driven.reversed(0);
+        let cleared = match timeout(CLEAR_MAX, there.clear_left()).await {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(failure)) => format!("the copy on node '{}' was not cleared: {failure}", there.source),
+            Err(_) => format!("the copy on node '{}' was not cleared in time", there.source),
+        };
         self.ledger
             .write(|task| {
                 task.state = State::RolledBack;
                 task.rollback_pause_ms = pause.as_secs_f64() * 1000.0;
                 task.rollback.clear();
-                task.error.clear();
+                task.error.clone_from(&cleared);
                 task.wish = None;
             })
             .await?;
         tracing::info!(
             event = "move_rolled_back",
             task = self.driven.id,
-            pause_ms = self.ledger.task.rollback_pause_ms
+            pause_ms = self.ledger.task.rollback_pause_ms,
+            error = cleared
         );
-        let there = self.driven.reversed(0);
-        if let Err(failure) = there.clear_left().await {
-            tracing::warn!(event = "move_not_tidied", task = self.driven.id, error = %failure);
-            // They are known as a copy of ours, and emptied before the next one.
-            self.ledger
-                .write(|task| {
-                    task.error = format!("the copy on node '{}' was not cleared: {failure}", there.source)
-                })
-                .await?;
-        }
         Ok(())
     }
 }

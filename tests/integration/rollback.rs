@@ -107,7 +107,7 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
                     let key = key_in(0, 8, &format!("renewed{number}-"));
                     *count += 1;
                     assert_eq!(client.call(&["INCR", &key]).int(), *count, "{key}");
-                    client.call(&["PEXPIRE", &key, "2500"]).int();
+                    client.call(&["PEXPIRE", &key, "4000"]).int();
                 }
             }
             counts
@@ -132,7 +132,7 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
         pinned.ask("SELECT 1").expect_ok();
         pinned.ask("SET p v").expect_ok();
         // Longer than those that are renewed would live.
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(5));
         roll_back(&mut admin, &task);
         assert_eq!(pinned.ask("GET p").text(), "v");
         thread::sleep(Duration::from_millis(500));
