@@ -85,6 +85,8 @@ enum Parking {
     },
 }
 
+type Paid = Arc<Vec<(DbIndex, Vec<u8>)>>;
+
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) plan: Arc<CopyPlan>,
@@ -93,7 +95,7 @@ pub(super) struct Keeper {
     walker: Option<Walker>,
     parking: Parking,
     /// What was paid at the freeze; `None`: the source is not frozen. An empty list with [`Parking::Parked`]: all of it.
-    paid: Option<Arc<Vec<(DbIndex, Vec<u8>)>>>,
+    paid: Option<Paid>,
 }
 
 impl Keeper {
