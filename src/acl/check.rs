@@ -1,7 +1,7 @@
 //! One request against the rules of its user: the command, then its keys, then its channels, as Redis does it.
 
 use super::Rules;
-use crate::command::{self, Class, Flags, KeySpec, PubSub, Spec, glob_matches};
+use crate::command::{self, Class, Counter, Flags, Helper, KeySpec, PubSub, Spec, glob_matches};
 use crate::resp::Args;
 
 /// Why a request may not run.
@@ -85,6 +85,9 @@ fn check_keys(
         Some(key) if !matches_some(patterns, key) => Err(Denied::Key(place)),
         Some(_) | None => Ok(()),
     };
+    if let Class::Helper(Helper::Counter(counter)) = spec.class {
+        return check_counter(patterns, counter, args);
+    }
     match spec.keys {
         KeySpec::None => return Ok(()),
         KeySpec::Fixed { pos } => return check(pos as usize),
@@ -95,6 +98,28 @@ fn check_keys(
     }
     places.iter().try_for_each(|&place| check(place as usize))?;
     command::sort_option_with_other_keys(spec, args).map_or(Ok(()), |option| Err(Denied::SortOption(option)))
+}
+
+/// A member of a counter is judged as the key `counter:member`, by which it is placed. What is about all members needs a
+/// pattern that surely covers them: one that ends in a star and matches `counter:`; about all counters, a star alone.
+fn check_counter(patterns: &[Vec<u8>], counter: Counter, args: &Args<'_>) -> Result<(), Denied> {
+    let name = args.get(1);
+    if let Some((first, step)) = counter.members(args.len()) {
+        let denied = (first..args.len())
+            .step_by(step)
+            .find(|&at| !matches_some(patterns, &[name, b":", args.get(at)].concat()));
+        return denied.map_or(Ok(()), |at| Err(Denied::Key(at)));
+    }
+    let all = [name, b":"].concat();
+    let covers = |pattern: &Vec<u8>| match args.len() {
+        1 => pattern == b"*",
+        _ => pattern.ends_with(b"*") && glob_matches(pattern, &all, false),
+    };
+    if patterns.iter().any(covers) {
+        Ok(())
+    } else {
+        Err(Denied::Key(1))
+    }
 }
 
 fn check_channels(patterns: &[Vec<u8>], spec: &Spec, args: &Args<'_>) -> Result<(), Denied> {

@@ -59,6 +59,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
         }),
         users: ArcSwap::from_pointee(Users::of(&config)),
         users_generation: AtomicU64::new(0),
+        registrations: AtomicU64::new(0),
         attempts: Attempts::default(),
         admin_requests: mpsc::channel(1).0,
         node_secret: OnceLock::new(),

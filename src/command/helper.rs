@@ -30,6 +30,20 @@ pub enum Counter {
     Del,
 }
 
+impl Counter {
+    /// Where its members stand among so many arguments: from one on, every so many. `None`: it is about all members.
+    #[must_use]
+    pub const fn members(self, arguments: usize) -> Option<(usize, usize)> {
+        match self {
+            Self::Incr | Self::Get => Some((2, usize::MAX)),
+            Self::Mincr => Some((2, 2)),
+            Self::Mget => Some((2, 1)),
+            Self::Del if arguments > 2 => Some((2, 1)),
+            Self::Take | Self::Ack | Self::Lease | Self::Pending | Self::Del => None,
+        }
+    }
+}
+
 /// What the names of keys begin with that helpers keep: clients may not name such a key, and are not told of one.
 pub const RESERVED_PREFIX: &[u8] = b"__preshard__:";
 

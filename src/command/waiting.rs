@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::spec::Spec;
-use crate::resp::Args;
+use crate::resp::{self, Args, bulk, elements};
 
 /// How long an answer may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,9 @@ fn place_of(spec: &Spec, args: &Args<'_>) -> Option<(usize, Unit)> {
 }
 
 /// A blocking command that can be asked again, with what is left of its wait.
+///
+/// `XREAD … $` waits for what comes after this moment. Asked again later it would miss what came in between. So before it, the node is
+/// asked for the last entry of each such stream; whoever asks again names that entry instead of `$`.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     frame: Box<[u8]>,
@@ -60,7 +63,22 @@ pub struct Waiting {
     piece: Range<usize>,
     unit: Unit,
     wait: Wait,
+    /// Streams of which only what is new is wanted.
+    news: Vec<News>,
 }
+
+/// One `$` of an `XREAD`.
+#[derive(Clone, Debug)]
+struct News {
+    /// The frame's piece that is the `$`.
+    piece: Range<usize>,
+    key: Box<[u8]>,
+    /// The entry behind which it waits, once it is known.
+    id: Option<Box<[u8]>>,
+}
+
+/// An id that is before all others.
+const BEFORE_ALL: &[u8] = b"0-0";
 
 impl Waiting {
     /// The command of a request; none if it does not wait.
@@ -68,34 +86,99 @@ impl Waiting {
     pub fn of(spec: &Spec, args: &Args<'_>) -> Option<Self> {
         let (place, unit) = place_of(spec, args)?;
         let wait = wait_of(spec, args);
-        let (before, own) = (args.range(place - 1)?, args.range(place)?);
-        // Behind each argument stands CR LF.
-        let piece = before.end as usize + 2..own.end as usize;
+        let piece = piece(args, place)?;
         (wait != Wait::No).then(|| Self {
             frame: args.frame().into(),
             piece,
             unit,
             wait,
+            news: if spec.name == "xread" {
+                news(args)
+            } else {
+                Vec::new()
+            },
         })
+    }
+
+    /// What is to be asked first: the frames, and how many there are. Their replies are to be told in order: [`Self::learn`].
+    #[must_use]
+    pub fn prefaces(&self) -> (Vec<u8>, u32) {
+        let mut frames = Vec::new();
+        let mut count = 0;
+        for news in self.news.iter().filter(|news| news.id.is_none()) {
+            resp::write_request(
+                &mut frames,
+                &[b"XREVRANGE", &news.key, b"+", b"-", b"COUNT", b"1"],
+            );
+            count += 1;
+        }
+        (frames, count)
+    }
+
+    /// Takes in the reply to the first preface that has had none. An error is left to the command itself.
+    pub fn learn(&mut self, reply: &[u8]) {
+        let Some(news) = self.news.iter_mut().find(|news| news.id.is_none()) else {
+            return;
+        };
+        let last = elements(reply).map(|mut entries| entries.next());
+        let id = match last {
+            Some(Some(entry)) => elements(entry).and_then(|mut entry| entry.next()).and_then(bulk),
+            Some(None) | None => Some(BEFORE_ALL),
+        };
+        news.id = Some(id.unwrap_or(BEFORE_ALL).into());
     }
 
     /// The frame, after it has waited for so long. It never begins to wait for ever.
     #[must_use]
     pub fn frame_after(&self, waited: Duration) -> Vec<u8> {
-        let Wait::UpTo(wait) = self.wait else {
-            return self.frame.to_vec();
-        };
-        // Zero would be for ever, and what is below some milliseconds is zero to older servers.
-        let left = wait.saturating_sub(waited).max(Duration::from_millis(10));
-        let left = match self.unit {
-            Unit::Seconds => format!("{:.3}", left.as_secs_f64()),
-            Unit::Milliseconds => left.as_millis().to_string(),
-        };
-        let mut frame = self.frame[..self.piece.start].to_vec();
-        frame.extend_from_slice(format!("${}\r\n{left}", left.len()).as_bytes());
-        frame.extend_from_slice(&self.frame[self.piece.end..]);
+        let mut pieces: Vec<(&Range<usize>, Vec<u8>)> = Vec::new();
+        if let Wait::UpTo(wait) = self.wait {
+            // Zero would be for ever, and what is below some milliseconds is zero to older servers.
+            let left = wait.saturating_sub(waited).max(Duration::from_millis(10));
+            let left = match self.unit {
+                Unit::Seconds => format!("{:.3}", left.as_secs_f64()),
+                Unit::Milliseconds => left.as_millis().to_string(),
+            };
+            pieces.push((&self.piece, left.into_bytes()));
+        }
+        for news in &self.news {
+            pieces.extend(news.id.as_ref().map(|id| (&news.piece, id.to_vec())));
+        }
+        pieces.sort_by_key(|(piece, _)| piece.start);
+        let mut frame = Vec::new();
+        let mut at = 0;
+        for (piece, text) in pieces {
+            frame.extend_from_slice(&self.frame[at..piece.start]);
+            resp::write_bulk(&mut frame, &text);
+            at = piece.end;
+        }
+        frame.extend_from_slice(&self.frame[at..]);
         frame
     }
+}
+
+/// Where an argument stands in its frame, from its `$` on to behind its CR LF.
+fn piece(args: &Args<'_>, place: usize) -> Option<Range<usize>> {
+    let (before, own) = (args.range(place.checked_sub(1)?)?, args.range(place)?);
+    // Behind each argument stands CR LF.
+    Some(before.end as usize + 2..own.end as usize + 2)
+}
+
+fn news(args: &Args<'_>) -> Vec<News> {
+    let streams = (1..args.len()).find(|&at| args.get(at).eq_ignore_ascii_case(b"STREAMS"));
+    let Some(first) = streams.map(|at| at + 1) else {
+        return Vec::new();
+    };
+    let count = (args.len() - first) / 2;
+    let of_new = (first..first + count).filter(|&key| args.get(key + count) == b"$");
+    let one = |key: usize| {
+        Some(News {
+            piece: piece(args, key + count)?,
+            key: args.get(key).into(),
+            id: None,
+        })
+    };
+    of_new.filter_map(one).collect()
 }
 
 fn seconds(text: &[u8]) -> Wait {
@@ -147,6 +230,32 @@ mod tests {
             Waiting::of(lookup(b"xread").unwrap(), &args).is_none()
         });
         assert!(none);
+    }
+
+    #[test]
+    fn what_waits_for_news_goes_on_behind_the_entry_that_was_the_last() {
+        let words = [
+            "XREAD", "BLOCK", "0", "STREAMS", "a", "b", "c", "d", "$", "5-1", "$", "$",
+        ];
+        let spec = lookup(b"xread").unwrap();
+        let mut waiting = request(&words, |args| Waiting::of(spec, &args)).unwrap();
+        let (frames, count) = waiting.prefaces();
+        let frames = String::from_utf8(frames).unwrap();
+        assert_eq!((frames.matches("XREVRANGE").count(), count), (3, 3));
+        assert!(!frames.contains("$1\r\nb\r\n"), "its place is named: {frames}");
+        waiting.learn(b"*1\r\n*2\r\n$3\r\n7-0\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n");
+        waiting.learn(b"*0\r\n");
+        assert_eq!(waiting.prefaces().1, 1, "what is not known yet is asked again");
+        let frame = String::from_utf8(waiting.frame_after(Duration::ZERO)).unwrap();
+        let expected = ["7-0", "5-1", "0-0", "$"].map(|id| format!("${}\r\n{id}\r\n", id.len()));
+        assert!(frame.ends_with(&expected.concat()), "{frame}");
+        waiting.learn(b"-WRONGTYPE\r\n");
+        assert_eq!(waiting.prefaces().1, 0);
+        let group = request(
+            &["XREADGROUP", "GROUP", "g", "c", "BLOCK", "0", "STREAMS", "a", ">"],
+            |args| Waiting::of(lookup(b"xreadgroup").unwrap(), &args),
+        );
+        assert_eq!(group.unwrap().prefaces().1, 0);
     }
 
     #[test]

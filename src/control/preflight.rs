@@ -156,7 +156,8 @@ pub(super) async fn check_node(
     let policy = info_field(&info, "maxmemory_policy").unwrap_or("noeviction");
     if info_field(&info, "maxmemory").is_some_and(|limit| limit != "0") && policy.starts_with("allkeys") {
         warnings.push(format!(
-            "maxmemory-policy is {policy}: it may evict preshard's mark ({MARK_KEY}) with the rest; volatile-* spares it"
+            "maxmemory-policy is {policy}: it may evict preshard's mark ({MARK_KEY}), and with one key all counts of a \
+             shard (COUNTER.*); volatile-* spares them"
         ));
     }
     Ok(NodeFacts {

@@ -16,6 +16,7 @@
 //! sends them. Asks go the way of every request, so a helper waits, fails and is refused in the words of all others.
 
 pub mod counter;
+pub mod hidden;
 mod keyspace;
 mod places;
 mod program;

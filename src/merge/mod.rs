@@ -17,10 +17,11 @@ mod scan_tests;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::rc::Rc;
 
-use crate::command::Split;
-use crate::resp::{self, Protocol, elements};
+use crate::command::{RESERVED_PREFIX, Split, is_reserved};
+use crate::resp::{self, Elements, Protocol, bulk, elements};
 use crate::route::Splitting;
 
 /// Up to so large a first part, and for so many, room is made for all of them at once.
@@ -47,11 +48,13 @@ pub enum Rule {
     Sum,
     /// Arrays of one element for each key, put back at the keys' places.
     Places(Rc<Splitting>),
-    /// Arrays are joined, up to `max` elements.
+    /// Arrays of keys are joined, up to `max` elements, without the keys of helpers.
     Concat {
         /// More elements than this make the command an error.
         max: usize,
     },
+    /// One node's page of `SCAN`, without the keys of helpers.
+    Page,
     /// The first part's reply stands for all (they are the same everywhere).
     First,
     /// Arrays of 0 and 1, the same length everywhere: 1 where every part says 1.
@@ -95,7 +98,9 @@ impl Merge {
     pub fn new(rule: Rule, parts: usize, write: bool) -> Self {
         let spans = match &rule {
             Rule::Places(splitting) => vec![(0, 0); splitting.key_count()],
-            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::First | Rule::AllOnes => Vec::new(),
+            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::Page | Rule::First | Rule::AllOnes => {
+                Vec::new()
+            }
         };
         Self {
             rule,
@@ -180,8 +185,19 @@ impl Merge {
             }
             Rule::Concat { .. } => {
                 let all = elements(reply)?;
-                self.kept_count += all.count_left();
-                self.kept.extend_from_slice(all.rest());
+                let (count, keys) = clients_keys(&all);
+                self.kept_count += count;
+                self.kept.extend_from_slice(&keys);
+                Some(())
+            }
+            Rule::Page => {
+                let mut page = elements(reply)?;
+                let (cursor, keys) = (page.next()?, elements(page.next()?)?);
+                let (count, keys) = clients_keys(&keys);
+                resp::write_array_header(&mut self.kept, 2);
+                self.kept.extend_from_slice(cursor);
+                resp::write_array_header(&mut self.kept, count);
+                self.kept.extend_from_slice(&keys);
                 Some(())
             }
             Rule::First => {
@@ -232,7 +248,7 @@ impl Merge {
                 out.extend_from_slice(&self.kept);
             }
             Rule::First if self.kept.is_empty() => resp::write_null(out, protocol),
-            Rule::First => out.extend_from_slice(&self.kept),
+            Rule::Page | Rule::First => out.extend_from_slice(&self.kept),
             Rule::AllOnes => {
                 resp::write_array_header(out, self.ones.len());
                 self.ones
@@ -278,6 +294,22 @@ fn error_text(line: &[u8]) -> String {
         .trim_start_matches('-')
         .trim_end()
         .to_owned()
+}
+
+/// The elements of an array of keys, and how many, without those that helpers keep. Most replies have none of these.
+fn clients_keys<'a>(keys: &Elements<'a>) -> (usize, Cow<'a, [u8]>) {
+    if memchr::memmem::find(keys.rest(), RESERVED_PREFIX).is_none() {
+        return (keys.count_left(), Cow::Borrowed(keys.rest()));
+    }
+    let mut kept = Vec::new();
+    let mut count = 0;
+    for key in keys.clone() {
+        if !bulk(key).is_some_and(is_reserved) {
+            kept.extend_from_slice(key);
+            count += 1;
+        }
+    }
+    (count, Cow::Owned(kept))
 }
 
 /// The number of an integer reply, canonical or not at all.

@@ -9,7 +9,7 @@
 //! owner changed since the cursor was made (the tag differs) is walked again from its start: a key may be
 //! returned twice, as Redis allows, but none that stays is missed.
 
-use super::Outcome;
+use super::{Outcome, clients_keys};
 use crate::ids::ShardId;
 use crate::resp::{self, bulk, elements};
 use crate::topology::Topology;
@@ -170,8 +170,9 @@ impl Walk {
         let mut pair = elements(reply)?;
         let cursor: u64 = std::str::from_utf8(bulk(pair.next()?)?).ok()?.parse().ok()?;
         let keys = elements(pair.next()?)?;
-        self.found_count += keys.count_left();
-        self.found.extend_from_slice(keys.rest());
+        let (count, keys) = clients_keys(&keys);
+        self.found_count += count;
+        self.found.extend_from_slice(&keys);
         self.steps += 1;
         self.position = if cursor == 0 || cursor >= NODE_CURSOR_MAX {
             Position {

@@ -51,7 +51,7 @@ fn call(
         walk.write_frame(&mut frame);
         let words: Vec<_> = elements(&frame)
             .unwrap()
-            .map(|word| resp::bulk(word).unwrap().to_vec())
+            .map(|word| bulk(word).unwrap().to_vec())
             .collect();
         assert_eq!(words[0], b"SCAN");
         assert_eq!(words[2..], [b"COUNT".to_vec(), count.as_bytes().to_vec()]);
@@ -63,7 +63,7 @@ fn call(
     let mut out = Vec::new();
     walk.finish(topology, &mut out);
     let mut pair = elements(&out).unwrap();
-    let text = |raw: &[u8]| String::from_utf8(resp::bulk(raw).unwrap().to_vec()).unwrap();
+    let text = |raw: &[u8]| String::from_utf8(bulk(raw).unwrap().to_vec()).unwrap();
     let next = text(pair.next().unwrap());
     let keys = elements(pair.next().unwrap()).unwrap().map(text).collect();
     (next, keys, steps)

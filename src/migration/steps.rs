@@ -76,10 +76,10 @@ impl Steps {
     }
 
     /// Waits until the target has answered everything up to an offset, and nothing behind it. The offset must have been
-    /// asked of the source after the last step.
+    /// asked of the source after the last step. It may take long if the target is far behind.
     ///
     /// # Errors
-    /// The copy has begun again or ended, or the stream does not come that far in time.
+    /// The copy has begun again or ended, or has not come any further for as long as `patience`.
     pub(super) async fn to(&self, offset: u64, patience: Duration) -> Result<(), CopyError> {
         let (mut stood, mut progress) = (self.shared.gate.stood.subscribe(), self.shared.subscribe());
         self.shared.gate.stand(0);
@@ -91,15 +91,21 @@ impl Steps {
                 _ = progress.wait_for(|now| ended(now.restarts, now.phase)) => {}
             }
         };
-        let in_time = timeout(patience, reached).await.is_ok();
-        let now = self.shared.progress();
-        if ended(now.restarts, now.phase) {
-            return Err(now.last_error.unwrap_or(CopyError::NotStreaming));
-        }
-        if in_time {
-            Ok(())
-        } else {
-            Err(CopyError::SourceSilent(patience))
+        tokio::pin!(reached);
+        let mut came_to = self.shared.progress().applied_offset;
+        loop {
+            let in_time = timeout(patience, &mut reached).await.is_ok();
+            let now = self.shared.progress();
+            if ended(now.restarts, now.phase) {
+                return Err(now.last_error.unwrap_or(CopyError::NotStreaming));
+            }
+            if in_time {
+                return Ok(());
+            }
+            if now.applied_offset == came_to {
+                return Err(CopyError::SourceSilent(patience));
+            }
+            came_to = now.applied_offset;
         }
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn prepare(
         settings: ArcSwap::from_pointee(settings_of(config)),
         users: ArcSwap::from_pointee(Users::of(config)),
         users_generation: AtomicU64::new(0),
+        registrations: AtomicU64::new(0),
         attempts: Attempts::default(),
         admin_requests,
         node_secret: OnceLock::new(),

@@ -79,10 +79,7 @@ pub fn route(
     }
     match spec.class {
         Class::Local(local) => Ok(Plan::Local(local)),
-        Class::FanOut(fan_out) => match pinned {
-            Some(shard) if fan_out.is_of_one_keyspace() => Ok(Plan::One(shard)),
-            Some(_) | None => Ok(Plan::FanOut(fan_out)),
-        },
+        Class::FanOut(fan_out) => Ok(Plan::FanOut(fan_out)),
         Class::Single | Class::SameShard | Class::Split(_) => {
             extract(spec, args, &mut scratch.keys)?;
             let plan = match pinned {

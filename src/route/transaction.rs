@@ -1,7 +1,7 @@
 //! What may stand between `MULTI` and `EXEC`, and where it runs: a transaction runs on one shard as one piece.
 
 use super::{Plan, Scratch, route};
-use crate::command::{Local, PubSub, Script, Spec};
+use crate::command::{Class, Local, PubSub, Script, Spec};
 use crate::ids::ShardId;
 use crate::resp::Args;
 use crate::topology::Topology;
@@ -28,6 +28,11 @@ pub fn place_in_transaction(
     db: u16,
     scratch: &mut Scratch,
 ) -> Result<Place, String> {
+    if let (Class::FanOut(fan_out), Some(shard)) = (spec.class, topology.pinned_shard(db))
+        && fan_out.is_of_one_keyspace()
+    {
+        return Ok(Place::Shard(shard));
+    }
     match route(spec, args, topology, db, scratch)? {
         Plan::One(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
         Plan::Script(script, shard) => Ok(Place::Script(script, shard)),

@@ -4,7 +4,6 @@
 //!  split     MGET a b c         one part for each shard that has a key, all at once
 //!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding
 //!  walk      SCAN               one shard after the other, until enough was found
-//!  lottery   RANDOMKEY          shards in turn from a random one, until one has a key
 //!  publish   PUBLISH            one part; its count of connections becomes one of clients
 //!  program   COUNTER.TAKE, …    what a helper asks, one round after the other: see `program`
 //! ```
@@ -12,6 +11,7 @@
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::Owner;
 use super::engine::Engine;
@@ -19,7 +19,7 @@ use super::pubsub::Kind;
 use super::scripts::Sha;
 use super::session::{Admission, Taken, Via, to_u32};
 use crate::command::{self, FanOut, Spec, Split};
-use crate::helper::Program;
+use crate::helper::{Keyspace, Program, hidden};
 use crate::ids::{NodeIndex, ShardId};
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
@@ -59,13 +59,6 @@ pub(super) enum Work {
     },
     /// A SCAN call.
     Walk(Walk),
-    /// RANDOMKEY: targets in turn.
-    Lottery {
-        targets: Vec<ShardId>,
-        next: usize,
-        found: Option<Vec<u8>>,
-        failed: Option<Vec<u8>>,
-    },
     /// PUBLISH and SPUBLISH.
     Publish {
         kind: Kind,
@@ -81,7 +74,7 @@ impl Work {
     /// The shard that is asked first.
     fn first_target(&self) -> Option<ShardId> {
         match self {
-            Self::Merge { targets, .. } | Self::Lottery { targets, .. } => targets.first().copied(),
+            Self::Merge { targets, .. } => targets.first().copied(),
             Self::Walk(walk) => match walk.step() {
                 Step::Ask(shard) => Some(shard),
                 Step::Done => None,
@@ -97,7 +90,7 @@ impl Work {
             Self::Merge { merge, .. } => merge.held_bytes(),
             Self::Walk(walk) => walk.held_bytes(),
             Self::Program { program, .. } => program.held_bytes(),
-            Self::Lottery { .. } | Self::Publish { .. } => 0,
+            Self::Publish { .. } => 0,
         }
     }
 }
@@ -186,6 +179,9 @@ impl Engine {
             self.answer(index, &reply, RequestClass::Local);
             return Taken::Yes;
         }
+        if matches!(fan_out, FanOut::Flushdb | FanOut::Flushall) {
+            self.shared.registrations.fetch_add(1, Relaxed);
+        }
         let work = match self.fan_out_work(index, spec, fan_out, args) {
             Ok(work) => work,
             Err(line) => {
@@ -250,38 +246,25 @@ impl Engine {
         fan_out: FanOut,
         args: &Args<'_>,
     ) -> Result<Work, String> {
-        let sharded = || (0..self.topology.shards).map(ShardId).collect::<Vec<_>>();
+        let pinned = self.topology.pinned_shard(self.clients[index].db);
+        let keyspace = || Keyspace::new(&self.topology, self.clients[index].db);
+        let shards = || keyspace().shards().collect::<Vec<_>>();
         let (rule, mut targets) = match fan_out {
+            // One database of one node: its own cursors will do.
+            FanOut::Scan if pinned.is_some() => (Rule::Page, shards()),
             FanOut::Scan => {
                 let options: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
                 return Walk::new(args.get(1), &options, &self.topology).map(Work::Walk);
             }
             FanOut::Randomkey => {
-                let mut targets = sharded();
-                let first = fastrand::usize(..targets.len());
-                targets.rotate_left(first);
-                return Ok(Work::Lottery {
-                    targets,
-                    next: 0,
-                    found: None,
-                    failed: None,
-                });
+                return Ok(self.program(hidden::Randomkey::new(keyspace(), fastrand::u64(..))));
             }
-            FanOut::Dbsize => (Rule::Sum, sharded()),
-            FanOut::Keys => (
-                Rule::Concat {
-                    max: self.settings.limits.keys,
-                },
-                sharded(),
-            ),
-            FanOut::Flushdb if self.clients[index].db != 0 => (
-                Rule::AllOk,
-                self.topology
-                    .pinned_shard(self.clients[index].db)
-                    .into_iter()
-                    .collect(),
-            ),
-            FanOut::Flushdb => (Rule::AllOk, sharded()),
+            FanOut::Dbsize => return Ok(self.program(hidden::Dbsize::new(keyspace()))),
+            FanOut::Keys => {
+                let max = pinned.map_or(self.settings.limits.keys, |_| usize::MAX);
+                (Rule::Concat { max }, shards())
+            }
+            FanOut::Flushdb => (Rule::AllOk, shards()),
             FanOut::Flushall => (
                 Rule::AllOk,
                 (0..self.topology.shards + self.topology.pinned)
@@ -315,6 +298,13 @@ impl Engine {
             next: 0,
             via: via_of(fan_out),
         })
+    }
+
+    fn program(&self, program: impl Program + 'static) -> Work {
+        Work::Program {
+            program: Box::new(program),
+            since: self.now,
+        }
     }
 
     /// How the replies of nodes become one, after a look at code that they are to be given.
@@ -412,20 +402,7 @@ impl Engine {
                     }
                     Step::Ask(_) | Step::Done => None,
                 },
-                Work::Lottery {
-                    targets,
-                    next,
-                    found,
-                    failed,
-                } if gather.outstanding == 0 => {
-                    (found.is_none() && failed.is_none() && *next < targets.len()).then(|| {
-                        resp::write_array_header(&mut frame, 1);
-                        resp::write_bulk(&mut frame, b"RANDOMKEY");
-                        *next += 1;
-                        (targets[*next - 1], 0)
-                    })
-                }
-                Work::Walk(_) | Work::Lottery { .. } | Work::Publish { .. } | Work::Program { .. } => None,
+                Work::Walk(_) | Work::Publish { .. } | Work::Program { .. } => None,
             };
             let Some((shard, part)) = target else { break };
             self.ask(index, shard, part, &frame);
@@ -489,12 +466,6 @@ impl Engine {
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
             Work::Walk(walk) => walk.part(outcome),
-            Work::Lottery { found, failed, .. } => match outcome {
-                Outcome::Reply(reply) if reply.starts_with(b"-") => *failed = Some(reply.to_vec()),
-                Outcome::Reply(b"$-1\r\n" | b"_\r\n") => {}
-                Outcome::Reply(reply) => *found = Some(reply.to_vec()),
-                Outcome::NotRun(line) | Outcome::Uncertain(line) => *failed = Some(resp::error_line(line)),
-            },
             Work::Publish { reply, .. } => match outcome {
                 Outcome::Reply(came) => came.clone_into(reply),
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),
@@ -531,10 +502,6 @@ impl Engine {
                 }
             }
             Work::Walk(walk) => walk.finish(&self.topology, &mut reply),
-            Work::Lottery { found, failed, .. } => match found.as_ref().or(failed.as_ref()) {
-                Some(found) => reply.extend_from_slice(found),
-                None => resp::write_null(&mut reply, gather.protocol),
-            },
             Work::Program { program, .. } if program.held_bytes() > self.settings.limits.output_hard => {
                 self.metrics.limits[Limit::ReplyBytes].inc();
                 resp::write_error(&mut reply, TOO_LARGE);

@@ -290,6 +290,8 @@ pub struct Shared {
     pub users: ArcSwap<Users>,
     /// How often the users were replaced.
     pub users_generation: AtomicU64,
+    /// How often whole counters were deleted: registries may have lost names.
+    pub registrations: AtomicU64,
     /// Wrong passwords of clients.
     pub attempts: Attempts,
     /// Takes `PRESHARD` requests of the data port to the control side.

@@ -25,10 +25,26 @@ async function work(client) {
   assert.equal(await client.del(...keys), 15);
 }
 
+async function count(client) {
+  assert.equal(await client.call("COUNTER.INCR", "io", "a", 42), 42);
+  assert.deepEqual(await client.call("COUNTER.MINCR", "io", "a", 1, "b", 2), [43, 2]);
+  const batches = await client.call("COUNTER.TAKE", "io");
+  const taken = {};
+  for (const [, attempt, entries] of batches) {
+    assert.equal(attempt, 1);
+    for (let n = 0; n < entries.length; n += 2) taken[entries[n]] = entries[n + 1];
+  }
+  assert.deepEqual(taken, { a: 43, b: 2 });
+  assert.equal(await client.call("COUNTER.ACK", "io", ...batches.map(([id]) => id)), batches.length);
+  assert.equal(await client.call("COUNTER.GET", "io", "a"), 0);
+  await client.call("COUNTER.DEL", "io");
+}
+
 (async () => {
   for (const options of [{}, { db: 2 }]) {
     const client = new Redis({ port, ...options });
     await work(client);
+    await count(client);
     await client.quit();
   }
   console.log("ok");

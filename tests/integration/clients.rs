@@ -51,6 +51,12 @@ fn redis_cli_works() {
     found.sort();
     assert_eq!(found, ["cli:a", "cli:h"]);
     assert_eq!(redis_cli(&proxy, &["-n", "2", "--scan"]), "cli:pinned\n");
+    assert_eq!(redis_cli(&proxy, &["COUNTER.INCR", "cli", "a", "5"]), "5\n");
+    assert_eq!(redis_cli(&proxy, &["-3", "COUNTER.GET", "cli", "a"]), "5\n");
+    for protocol in ["-2", "-3"] {
+        let taken = redis_cli(&proxy, &[protocol, "COUNTER.TAKE", "cli", "LEASE", "1"]);
+        assert!(taken.contains("a") && taken.contains('5'), "{taken}");
+    }
     assert!(redis_cli(&proxy, &["INFO", "server"]).contains("redis_version:"));
     assert!(redis_cli(&proxy, &["--bigkeys"]).contains("Sampled 2 keys"));
     assert_eq!(

@@ -45,6 +45,15 @@ fn number(row: &Reply, name: &str) -> i64 {
     row.field(name).unwrap().int()
 }
 
+/// Tells the writers to stop, however the test ends.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn equal_shards_are_found_equal_under_writes_and_cut_over() {
     let (_nodes, proxy) = small();
@@ -57,6 +66,7 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
     }
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
+        let ending = Ending(&stop);
         for writer in 0..4_u16 {
             let (proxy, stop, written) = (&proxy, &stop, &written);
             scope.spawn(move || {
@@ -72,6 +82,8 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
                         client.reply().expect_ok();
                     }
                     written.fetch_add(50, Relaxed);
+                    // Four of them: some 10,000 writes a second.
+                    thread::park_timeout(Duration::from_millis(18));
                 }
             });
         }
@@ -95,7 +107,7 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
             .ask(&format!("PRESHARD SHARD VERIFY {task}"))
             .expect_error("ERR ");
         assert!(error.contains("is over: moved"), "{error}");
-        stop.store(true, Relaxed);
+        drop(ending);
     });
     assert!(written.load(Relaxed) > 1_000, "{written:?}");
 }

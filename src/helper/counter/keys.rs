@@ -35,7 +35,7 @@ impl Kind {
     }
 
     /// Appends the key as an argument of a request.
-    pub(super) fn write(self, counter: &[u8], out: &mut Vec<u8>) {
+    pub fn write(self, counter: &[u8], out: &mut Vec<u8>) {
         const ROOM: usize = RESERVED_PREFIX.len() + 3 + super::parse::COUNTER_MAX;
         let mut room = [0; ROOM];
         let length = RESERVED_PREFIX.len() + 3 + counter.len();

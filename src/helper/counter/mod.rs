@@ -16,6 +16,7 @@
 mod incr;
 pub mod keys;
 mod parse;
+mod pending;
 mod read;
 mod registered;
 mod script;
@@ -48,7 +49,7 @@ pub(super) fn work(
         Counter::Ack => sum::Sum::ack(args, facts).map(program),
         Counter::Lease => sum::Sum::lease(args, facts).map(program),
         Counter::Del => sum::Sum::del(args, facts).map(program),
-        Counter::Pending => Err("ERR not yet".to_owned()),
+        Counter::Pending => pending::Pending::new(args, facts).map(program),
     }
 }
 
@@ -62,23 +63,24 @@ pub(super) fn shards(
     keyspace: Keyspace<'_>,
 ) -> Result<Vec<ShardId>, String> {
     let name = parse::counter(args)?;
-    let members = |first: usize, step: usize| {
+    if let Some((first, step)) = counter.members(args.len()) {
         let places = (first..args.len()).step_by(step);
-        places
-            .map(|at| parse::member(args.get(at)).map(|member| shard_of(name, member, keyspace)))
-            .collect::<Result<Vec<_>, String>>()
-    };
+        let shard = |at| parse::member(args.get(at)).map(|member| shard_of(name, member, keyspace));
+        return places.map(shard).collect();
+    }
     match counter {
-        Counter::Incr | Counter::Get => members(2, usize::MAX),
-        Counter::Mincr => members(2, 2),
-        Counter::Mget => members(2, 1),
         Counter::Ack | Counter::Lease => {
             let first = if counter == Counter::Ack { 2 } else { 3 };
             let ids = (first..args.len()).map(|at| sum::id(args.get(at), keyspace));
             ids.map(|id| id.map(|(shard, _)| shard)).collect()
         }
-        Counter::Del if args.len() > 2 => members(2, 1),
-        Counter::Take | Counter::Pending | Counter::Del => Ok(keyspace.shards().collect()),
+        Counter::Incr
+        | Counter::Mincr
+        | Counter::Get
+        | Counter::Mget
+        | Counter::Take
+        | Counter::Pending
+        | Counter::Del => Ok(keyspace.shards().collect()),
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Registered {
     /// Empty until the first counter, then of [`PLACES`] places; 0 is an empty one.
     places: Vec<u64>,
     emptied_ms: u64,
+    /// The number of the deletions that it knows of.
+    deletions: u64,
     hasher: RandomState,
 }
 
@@ -45,9 +47,12 @@ impl Registered {
         }
     }
 
-    /// Forgets all.
-    pub fn forget(&mut self) {
-        self.places.clear();
+    /// Forgets all if counters were deleted since: `deletions` counts these.
+    pub fn forget_if(&mut self, deletions: u64) {
+        if self.deletions != deletions {
+            self.deletions = deletions;
+            self.places.clear();
+        }
     }
 }
 
@@ -70,7 +75,9 @@ mod tests {
         assert!(!registered.has(mark, 5 + KEPT_MS));
         registered.note(mark, 5 + KEPT_MS);
         assert!(registered.has(mark, 6 + KEPT_MS));
-        registered.forget();
+        registered.forget_if(0);
+        assert!(registered.has(mark, 6 + KEPT_MS));
+        registered.forget_if(1);
         assert!(!registered.has(mark, 6 + KEPT_MS));
     }
 

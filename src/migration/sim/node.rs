@@ -344,7 +344,9 @@ impl Node {
                 return Value::OK;
             }
             "INFO" => return Value::bulk(self.info(state)),
-            "FUNCTION" | "MODULE" => return Value::Array(Vec::new()),
+            "FUNCTION" | "MODULE" | "CONFIG" => return Value::Array(Vec::new()),
+            // All clocks are one.
+            "TIME" => return Value::Array(["1700000000", "0"].map(Value::bulk).into()),
             "ACL" => return state.acl(world, &self.name, words),
             "CLIENT" => return Value::Int(1),
             _ => {}
@@ -354,7 +356,7 @@ impl Node {
             user if user.starts_with("ps-a-") => Role::Applier,
             _ => Role::Client,
         };
-        let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "LRANGE");
+        let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "HKEYS" | "LRANGE");
         let before = state.dbs.get(&conn.db).is_none_or(Db::is_empty);
         let reply = state.data(conn.db, words);
         if is_write {
@@ -454,6 +456,13 @@ impl State {
         let word = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         match word(1).to_ascii_uppercase().as_str() {
             "USERS" => Value::Array(self.users.keys().map(|user| Value::bulk(user.as_str())).collect()),
+            "LIST" => {
+                let lines = self
+                    .users
+                    .keys()
+                    .map(|user| Value::bulk(format!("user {user} on")));
+                Value::Array(lines.collect())
+            }
             "SETUSER" => {
                 let user = self.users.entry(word(2)).or_default();
                 for rule in &words[3..] {
@@ -516,7 +525,7 @@ impl State {
                 list.extend_from_slice(&words[2..]);
                 Value::Int(i64::try_from(list.len()).unwrap())
             }
-            "HSET" | "HDEL" | "HGET" => hash(db, key, words),
+            "HSET" | "HDEL" | "HGET" | "HKEYS" => hash(db, key, words),
             "DBSIZE" => Value::Int(i64::try_from(db.len()).unwrap()),
             "FLUSHDB" => {
                 db.clear();
@@ -550,6 +559,7 @@ fn hash(db: &mut Db, key: Vec<u8>, words: &Words) -> Value {
     };
     match words[0].as_slice() {
         b"HGET" => hash.get(&words[2]).cloned().map_or(Value::Null, Value::Bulk),
+        b"HKEYS" => Value::Array(hash.keys().cloned().map(Value::Bulk).collect()),
         b"HSET" => {
             for pair in words[2..].chunks_exact(2) {
                 hash.insert(pair[0].clone(), pair[1].clone());

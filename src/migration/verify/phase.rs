@@ -10,9 +10,15 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+#[cfg(not(test))]
+use super::super::copy::Copy;
 use super::super::cutover::Failure;
 use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE, Running, note};
+use super::super::error::CopyError;
 use super::super::ledger::Ledger;
+#[cfg(test)]
+use super::super::sim::Copy;
+use super::super::state::Phase;
 use super::super::task::{State, Wish};
 use super::Checked;
 use super::record::{Verification, VerifyState};
@@ -32,10 +38,11 @@ impl Driven<'_> {
             if wish == Some(Wish::Cancel) {
                 return Ok(true);
             }
-            self.forget_others(running, ledger).await?;
+            self.forget_others(running.copy()?, ledger).await?;
             let verify = ledger.task.verify.as_ref();
             if verify.is_some_and(Verification::is_open) {
-                if self.verified(running, ledger).await? {
+                ledger.enter(State::Verifying).await?;
+                if self.verified(running.copy()?, ledger).await? {
                     return Ok(true);
                 }
                 continue;
@@ -64,13 +71,13 @@ impl Driven<'_> {
     }
 
     /// The name of a copy: there may have been others, of leaders of the past, or that have begun again.
-    fn name_of(&self, running: &mut Running) -> Result<String, Failure> {
-        Ok(format!("{}-{}", self.term, running.copy()?.progress().restarts))
+    fn name_of(&self, copy: &Copy) -> String {
+        format!("{}-{}", self.term, copy.progress().restarts)
     }
 
     /// What was found of another copy says nothing of this one: it is verified again.
-    async fn forget_others(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<(), Failure> {
-        let name = self.name_of(running)?;
+    async fn forget_others(&self, copy: &Copy, ledger: &mut Ledger<'_>) -> Result<(), Failure> {
+        let name = self.name_of(copy);
         let verify = ledger.task.verify.as_ref();
         if verify.is_some_and(|verify| !verify.is_open() && verify.copy != name) {
             ledger
@@ -85,12 +92,35 @@ impl Driven<'_> {
         Ok(())
     }
 
+    /// Waits until the copy follows the stream, however far behind: nothing more is needed to compare. Whether the move is to be
+    /// cancelled.
+    async fn until_streams(&self, copy: &Copy, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
+        loop {
+            let now = copy.progress();
+            match now.phase {
+                Phase::Streaming => return Ok(false),
+                Phase::Failed | Phase::Stopped => {
+                    let why = now.last_error.unwrap_or(CopyError::Stopped);
+                    return Err(Failure::Final(why.to_string()));
+                }
+                Phase::Attaching | Phase::Snapshot | Phase::Restarting => {}
+            }
+            if ledger.wish().await? == Some(Wish::Cancel) {
+                return Ok(true);
+            }
+            sleep(NOTE_PACE).await;
+        }
+    }
+
     /// One verification, with its end in the record. Whether the move is to be cancelled.
-    async fn verified(&self, running: &mut Running, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
-        ledger.enter(State::Verifying).await?;
+    pub(in crate::migration) async fn verified(
+        &self,
+        copy: &Copy,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<bool, Failure> {
         let begun = Instant::now();
         for tried in 1..=TRIES {
-            if self.follow(running, ledger).await? {
+            if self.until_streams(copy, ledger).await? {
                 return Ok(true);
             }
             let sample = ledger
@@ -100,8 +130,7 @@ impl Driven<'_> {
                 .map(|verify| verify.sample)
                 .unwrap_or_default();
             let (seen, seeing) = watch::channel(Checked::default());
-            let name = self.name_of(running)?;
-            let copy = running.copy()?;
+            let name = self.name_of(copy);
             let verifying = copy.verify(sample, &seen);
             tokio::pin!(verifying);
             let ended = loop {

@@ -233,8 +233,12 @@ impl Connection {
     /// The node has closed the connection.
     fn closed(&self, engine: &mut Engine, dedicated: Dedicated) -> Ended {
         // A node that reads the end of a connection ends what waits on it, and that has done nothing.
-        match engine.dedicated.slot(dedicated).map(|slot| slot.end) {
-            Some(end @ (End::Stop(_) | End::Recall)) if self.frames_seen == 0 && self.input.is_empty() => {
+        let Some(slot) = engine.dedicated.slot(dedicated) else {
+            return self.lost();
+        };
+        let prefaces = slot.job.as_ref().map_or(0, |job| job.prefaces);
+        match slot.end {
+            end @ (End::Stop(_) | End::Recall) if self.frames_seen <= prefaces && self.input.is_empty() => {
                 Ended(unasked(end))
             }
             _ => self.lost(),
@@ -321,11 +325,17 @@ impl Connection {
         let Some(job) = engine
             .dedicated
             .slot(dedicated)
-            .and_then(|slot| slot.job.as_ref())
+            .and_then(|slot| slot.job.as_mut())
         else {
             return Err(Ended(ODD));
         };
         self.frames_seen += 1;
+        if self.frames_seen <= job.prefaces
+            && let Some(again) = &mut job.again
+        {
+            again.learn(frame);
+            return Ok(());
+        }
         let answer_at = job.frames - u32::from(job.fenced);
         let fits = match self.frames_seen.cmp(&answer_at) {
             Ordering::Less => is_step(self.frames_seen, frame),

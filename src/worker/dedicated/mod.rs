@@ -96,6 +96,8 @@ pub(super) struct Job {
     pub(super) bytes: Vec<u8>,
     /// Frames that the node answers.
     pub(super) frames: u32,
+    /// Of which the first so many are for [`Self::again`].
+    pub(super) prefaces: u32,
     /// All of them are the answer, not the last one.
     pub(super) keeps_all: bool,
     /// A fence stands behind it.
@@ -331,7 +333,9 @@ impl Engine {
                 Ok(at) => {
                     let waited = Duration::from_micros(self.now.saturating_sub(job.since));
                     if let Some(again) = &job.again {
-                        job.bytes = again.frame_after(waited);
+                        (job.bytes, job.prefaces) = again.prefaces();
+                        job.bytes.extend_from_slice(&again.frame_after(waited));
+                        job.frames = job.prefaces + 1;
                     }
                     job.db = self.topology.placement(job.shard).db;
                     self.ask_own(index, at, job);

@@ -61,8 +61,12 @@ impl Engine {
             Wait::No => Some(SLACK),
         };
         self.count_request(index, spec);
-        let mut job = self.job(index, spec, shard, (frame.to_vec(), 1), limit);
-        job.again = Waiting::of(spec, args).map(Box::new);
+        let again = Waiting::of(spec, args).map(Box::new);
+        let (mut bytes, prefaces) = again.as_ref().map(|again| again.prefaces()).unwrap_or_default();
+        bytes.extend_from_slice(frame);
+        let mut job = self.job(index, spec, shard, (bytes, prefaces + 1), limit);
+        job.prefaces = prefaces;
+        job.again = again;
         self.ask_own(index, at, job);
         Taken::Yes
     }
@@ -179,6 +183,7 @@ impl Engine {
             name: "unwatch",
             bytes: b"*1\r\n$7\r\nUNWATCH\r\n".to_vec(),
             frames: 1,
+            prefaces: 0,
             keeps_all: false,
             fenced: false,
             transaction: false,
@@ -287,6 +292,7 @@ impl Engine {
             name,
             bytes,
             frames,
+            prefaces: 0,
             keeps_all: false,
             fenced: false,
             transaction: false,

@@ -1,9 +1,11 @@
 //! Helper commands: what the room `helper` makes of them, sent.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::client::Via;
 use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
-use crate::command::{Helper, Spec};
+use crate::command::{Counter, Helper, Spec};
 use crate::helper::{self, Block, Facts, Keyspace, Work};
 use crate::metrics::RequestClass;
 use crate::resp::Args;
@@ -19,6 +21,11 @@ impl Engine {
         helper: Helper,
         args: &Args<'_>,
     ) -> Taken {
+        let deletes = helper == Helper::Counter(Counter::Del) && args.len() == 2;
+        if deletes {
+            self.shared.registrations.fetch_add(1, Relaxed);
+        }
+        self.registered.forget_if(self.shared.registrations.load(Relaxed));
         let mut bytes = self.spares.take();
         let facts = Facts {
             keyspace: Keyspace::new(&self.topology, self.clients[index].db),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::tracker::{Broadcast, Tell};
+use crate::command;
 use crate::ids::NodeIndex;
 use crate::metrics::Limit;
 use crate::resp::{self, elements};
@@ -47,6 +48,9 @@ impl Engine {
                 self.tracking.emptied = true;
                 continue;
             };
+            if command::is_reserved(key) {
+                continue;
+            }
             self.tracking.tracker.invalidate(key, &mut broadcast, &mut told);
             cost += 1 + told.len();
             self.invalidate_clients(std::mem::take(&mut told));

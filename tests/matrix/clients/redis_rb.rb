@@ -75,6 +75,17 @@ puts "did script"
 check client.scan_each(match: "rb:p:*", count: 10).to_a.uniq.size == 100
 puts "did scan"
 
+check client.call("COUNTER.INCR", "rb", "a", 5) == 5
+check client.call("COUNTER.MINCR", "rb", "a", 1, "b", 2) == [6, 2]
+batches = client.call("COUNTER.TAKE", "rb").map do |batch|
+  # RESP3: a map, its entries a map.
+  batch.is_a?(Hash) ? [batch["id"], batch["entries"].to_a] : [batch[0], batch[2].each_slice(2).to_a]
+end
+check batches.flat_map(&:last).sort == [["a", 6], ["b", 2]]
+check client.call("COUNTER.ACK", "rb", *batches.map(&:first)) == batches.size
+check client.call("COUNTER.GET", "rb", "a").zero?
+puts "did counters"
+
 big = "x" * 8_000_000
 client.set("rb:big", big)
 check client.get("rb:big") == big
