@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, wait_for, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, small, wait_for, wait_until,
+};
 use crate::moves::{PATIENCE, assert_lists, move_shards, state, write_list};
 
 fn field(admin: &mut Client, task: &str, name: &str) -> String {
@@ -241,6 +243,41 @@ fn a_node_that_follows_is_not_removed_and_one_that_has_lost_its_memory_is_no_way
     admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
     admin.ask("PRESHARD NODE REMOVE node-1").expect_ok();
     assert_eq!(client.call(&["GET", &key]).text(), "v");
+}
+
+#[test]
+fn a_source_that_comes_back_with_its_memory_follows_on() {
+    let mut source = Node::with(NodeOptions {
+        durable: true,
+        ..NodeOptions::default()
+    });
+    let target = Node::start();
+    let proxy = Setup::of(&[source.address(), target.address()])
+        .announce(&[
+            "node_down",
+            "link_closed",
+            "copy_ended",
+            "node_run_changed",
+            "node_not_provisioned",
+        ])
+        .start();
+    let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
+    let key = key_in(0, 8, "l");
+    let task = move_there(&mut admin, "0", "node-2");
+    for count in 1..=100 {
+        assert_eq!(client.call(&["RPUSH", &key, "before"]).int(), count);
+    }
+    source.kill();
+    for count in 101..=200 {
+        assert_eq!(client.call(&["RPUSH", &key, "while"]).int(), count);
+    }
+    source.restart();
+    wait_until("it has followed", PATIENCE, || {
+        source.client_in(0).call(&["LLEN", &key]).int() == 200
+    });
+    wait_reversible(&mut admin, &task);
+    roll_back(&mut admin, &task);
+    assert_eq!(client.call(&["RPUSH", &key, "after"]).int(), 201);
 }
 
 #[test]
