@@ -17,7 +17,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A room may name only rooms before it. `lib.rs` and `main.rs` are no rooms.
-const LAYERS: [&str; 23] = [
+const LAYERS: [&str; 24] = [
     "ids",
     "resp",
     "command",
@@ -40,6 +40,7 @@ const LAYERS: [&str; 23] = [
     "admin",
     "http",
     "proxy",
+    "flush",
     "cli",
 ];
 /// Rooms that only decide, and what they must not reach for.

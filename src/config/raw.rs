@@ -320,7 +320,7 @@ impl Raw {
 }
 
 /// "did you mean", if something known is near.
-pub(super) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = known.iter().map(|name| (distance(wrong, name), *name)).min();
     match near {

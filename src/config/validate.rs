@@ -550,7 +550,7 @@ fn etcd_place(text: &str) -> Result<StorePlace, String> {
 }
 
 /// The password, or what is wrong with the file and what to do.
-fn read_password(path: &Path) -> Result<String, (String, &'static str)> {
+pub(crate) fn read_password(path: &Path) -> Result<String, (String, &'static str)> {
     let told = |error: std::io::Error| {
         (
             error.to_string(),

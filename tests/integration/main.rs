@@ -35,6 +35,8 @@ mod differential;
 mod etcd;
 mod faults;
 mod fleet;
+#[cfg(feature = "flush")]
+mod flush;
 mod handshakes;
 mod harness;
 mod hostile;
