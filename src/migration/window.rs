@@ -148,8 +148,8 @@ impl Window<'_, '_> {
             match next(&self.ledger.task, follows, taker, unix_now(), retention) {
                 Next::Stay => self.claims.release(&self.driven.id),
                 Next::GiveWay(taker) => {
-                    self.no_way_back(&format!("its shards are moved again, by task {taker}"))
-                        .await?;
+                    let why = format!("its shards are moved again, by task {taker}");
+                    self.close(&why).await?;
                     continue;
                 }
                 Next::RollBack => {
@@ -267,17 +267,22 @@ impl Window<'_, '_> {
         }
     }
 
-    /// There is none from here on. Who wished it is told.
+    /// It was lost.
     async fn no_way_back(&mut self, why: &str) -> Result<(), Failure> {
-        if let Some(back) = self.back.take() {
-            self.driven.drop_back(back).await;
-        }
         tracing::warn!(
             event = "no_way_back",
             task = self.driven.id,
             why,
             "the move cannot be rolled back any more"
         );
+        self.close(why).await
+    }
+
+    /// There is none from here on. Who wished it is told.
+    async fn close(&mut self, why: &str) -> Result<(), Failure> {
+        if let Some(back) = self.back.take() {
+            self.driven.drop_back(back).await;
+        }
         self.ledger
             .write(|task| {
                 task.rollback = way_back::no(why);
