@@ -341,9 +341,16 @@ fn documents_name_what_exists() {
         .iter()
         .flat_map(|source| source.code.split(|c: char| !c.is_alphanumeric() && c != '_'))
         .collect();
-    let metrics = ["families", "families_control", "fleet", "access", "users"]
-        .map(|part| read(&format!("src/metrics/{part}.rs")))
-        .concat();
+    let metrics = [
+        "families",
+        "families_control",
+        "fleet",
+        "access",
+        "migration",
+        "users",
+    ]
+    .map(|part| read(&format!("src/metrics/{part}.rs")))
+    .concat();
     let all: String = sources.iter().map(|source| source.text.as_str()).collect();
     let mut found = Vec::new();
     for source in documents()

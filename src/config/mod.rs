@@ -15,7 +15,9 @@
 pub mod docs;
 mod key;
 pub mod keys;
+mod keys_more;
 mod live;
+mod migration;
 mod mistake;
 mod raw;
 mod relations;
@@ -30,6 +32,7 @@ mod validate;
 mod tests;
 
 pub use live::{Overrides, Source};
+pub use migration::Migration;
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 #[cfg(feature = "flush")]
 pub(crate) use mistake::{Mistake, Origin};
@@ -66,6 +69,8 @@ pub struct Config {
     pub nodes: Nodes,
     /// `[topology]`
     pub topology: TopologySeed,
+    /// `[migration]`
+    pub migration: Migration,
     /// `[slowlog]`
     pub slowlog: SlowLog,
     /// `[tls]`

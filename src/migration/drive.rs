@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::Copy;
 use super::arrow::reached;
 use super::claims::Claims;
-use super::cutover::{Cutover, Failure};
+use super::cutover::{Cutover, Failure, until_cancelled};
 use super::ledger::Ledger;
 use super::reverse::Back;
 #[cfg(test)]
@@ -30,6 +30,7 @@ use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
 use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
+use crate::metrics;
 use crate::resp::Value;
 use crate::store::Term;
 use crate::topology::Topology;
@@ -183,7 +184,17 @@ impl<'a> Driven<'a> {
     /// Makes the target ready: databases of ours are emptied, foreign keys refuse, the applier can log in.
     async fn prepare(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();
-        let target = self.node(&topology, &self.target)?;
+        let (source, target) = (
+            self.node(&topology, &self.source)?,
+            self.node(&topology, &self.target)?,
+        );
+        let elsewhere = |shard: &&ShardId| topology.placement(**shard).node != source;
+        if let Some(shard) = self.shards.iter().find(elsewhere) {
+            return Err(Failure::Final(format!(
+                "shard {shard} does not live on node '{}' any more",
+                self.source
+            )));
+        }
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
         let ours = self.our_copies(&mut client).await?;
@@ -235,7 +246,7 @@ impl<'a> Driven<'a> {
             },
             dbs,
             metadata_db: topology.metadata_db(),
-            limits: CopyLimits::default(),
+            limits: CopyLimits::of(&self.shared.settings.load().migration),
         })
     }
 
@@ -252,19 +263,7 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known.
-    pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
-        let topology = if makes(Mistake::AsksNothing) {
-            self.shared.topology.load_full()
-        } else {
-            self.stored().await?
-        };
-        let target = self.node(&topology, &self.target)?;
-        let mut shards = self.shards.iter();
-        Ok(shards.all(|&shard| topology.placement(shard).node == target))
-    }
-
-    /// The topology that is stored. The store is asked until it answers, or until another proxy leads.
+    /// What the store says, which is asked until it answers, or until another proxy leads.
     pub(super) async fn stored(&self) -> Result<Arc<Topology>, Failure> {
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
@@ -279,6 +278,20 @@ impl<'a> Driven<'a> {
         ))
     }
 
+    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known.
+    pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
+        let topology = if makes(Mistake::AsksNothing) {
+            self.shared.topology.load_full()
+        } else {
+            self.stored().await?
+        };
+        let target = self.node(&topology, &self.target)?;
+        Ok(self
+            .shards
+            .iter()
+            .all(|&shard| topology.placement(shard).node == target))
+    }
+
     /// Drives the move to its end.
     pub(super) async fn run(&self, ledger: &mut Ledger<'_>, back: &mut Option<Back>) -> Ended {
         match Box::pin(self.run_to_cutover(ledger, back)).await {
@@ -287,6 +300,7 @@ impl<'a> Driven<'a> {
                 let why = failure.to_string();
                 match self.has_moved().await {
                     Ok(true) => {
+                        self.tidy().await;
                         return Ended::Moved {
                             pause: Duration::ZERO,
                         };
@@ -313,6 +327,7 @@ impl<'a> Driven<'a> {
     ) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
+            self.tidy().await;
             return Ok(Ended::Moved {
                 pause: Duration::ZERO,
             });
@@ -338,8 +353,11 @@ impl<'a> Driven<'a> {
                 attempt: ledger.task.attempts,
                 max_pause: Duration::from_millis(ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut copy, back, ledger)).await {
+            let ended = Box::pin(cutover.run(&mut copy, back, ledger)).await;
+            self.count_cutover(&ended);
+            match ended {
                 Ok(pause) => return Ok(Ended::Moved { pause }),
+                Err(Failure::Cancelled) => return self.cancelled(copy).await,
                 Err(Failure::Retry(why)) => {
                     tracing::warn!(
                         event = "cutover_given_up",
@@ -357,7 +375,10 @@ impl<'a> Driven<'a> {
                 }
                 Err(failure @ Failure::Final(_)) => return Err(failure),
             }
-            sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
+            let backoff = BACKOFF[attempt.min(BACKOFF.len() - 1)];
+            if let Ok(Failure::Cancelled) = timeout(backoff, until_cancelled(ledger)).await {
+                return self.cancelled(copy).await;
+            }
             // What has begun again was not verified.
             if self.follow(&mut copy, ledger).await? || self.until_word(&mut copy, ledger).await? {
                 return self.cancelled(copy).await;
@@ -379,7 +400,7 @@ impl<'a> Driven<'a> {
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
             let close = timeout(FOLLOW_PACE, copy.until_streaming()).await;
-            note(ledger, copy).await?;
+            self.note(ledger, copy).await?;
             if ledger.wish().await? == Some(Wish::Cancel) {
                 return Ok(true);
             }
@@ -390,25 +411,49 @@ impl<'a> Driven<'a> {
         }
     }
 
+    fn count_cutover(&self, ended: &Result<Duration, Failure>) {
+        let cells = self.shared.metrics.migration();
+        let outcome = match ended {
+            Ok(pause) => {
+                cells
+                    .pauses
+                    .observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
+                metrics::Cutover::Moved
+            }
+            Err(Failure::Retry(_)) => metrics::Cutover::GivenUp,
+            Err(Failure::Final(_)) => metrics::Cutover::Failed,
+            Err(Failure::Cancelled) => metrics::Cutover::Cancelled,
+        };
+        cells.cutovers[outcome].add_shared(1);
+    }
+
+    /// Notes how far a copy is.
+    pub(super) async fn note(&self, ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
+        let progress = copy.progress();
+        let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
+        let cells = self.shared.metrics.migration();
+        // A copy that begins again counts from the beginning.
+        let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        cells.keys.add_shared(more(keys, ledger.task.keys));
+        cells.bytes.add_shared(more(bytes, ledger.task.bytes));
+        let restarts = progress.restarts.saturating_sub(ledger.restarts);
+        cells.restarts.add_shared(restarts.into());
+        ledger.restarts = progress.restarts;
+        let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);
+        if same(&ledger.task) {
+            return Ok(());
+        }
+        ledger
+            .write(|task| (task.keys, task.bytes, task.lag_bytes) = (keys, bytes, lag))
+            .await?;
+        Ok(())
+    }
+
     async fn cancelled(&self, mut copy: Running) -> Result<Ended, Failure> {
         copy.stop().await?;
         self.undo().await?;
         Ok(Ended::Cancelled)
     }
-}
-
-/// Notes how far a copy is.
-pub(super) async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
-    let progress = copy.progress();
-    let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
-    let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);
-    if same(&ledger.task) {
-        return Ok(());
-    }
-    ledger
-        .write(|task| (task.keys, task.bytes, task.lag_bytes) = (keys, bytes, lag))
-        .await?;
-    Ok(())
 }
 
 impl From<FenceError> for Failure {

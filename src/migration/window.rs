@@ -36,8 +36,6 @@ const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// How long a copy that nobody needs may take to go, before its task is over all the same.
 const CLEAR_MAX: Duration = Duration::from_secs(5);
-/// How long what has moved can be taken back.
-const RETENTION: Duration = Duration::from_secs(24 * 3600);
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,8 +83,8 @@ pub(super) fn taker_of<'a>(
 }
 
 /// How long what has moved can be taken back; none: until it is finalized.
-const fn retention(_shared: &Shared) -> Option<Duration> {
-    Some(RETENTION)
+fn retention(shared: &Shared) -> Option<Duration> {
+    shared.settings.load().migration.retention
 }
 
 struct Window<'a, 'b> {
@@ -178,6 +176,7 @@ impl Window<'_, '_> {
     async fn settle(&mut self) -> Result<(), Failure> {
         let there = self.driven.reversed(0);
         if there.has_moved().await? {
+            there.tidy().await;
             return self.rolled_back(Duration::ZERO).await;
         }
         there.release().await?;

@@ -15,8 +15,8 @@ use crate::ids::ShardId;
 
 const SLOW_MS: u64 = 400;
 const FAST_MS: u64 = 4;
-/// Clients are fast for so long when the topology has changed.
-const EXCITED: Duration = Duration::from_millis(60);
+/// Clients are fast for so long when the topology or a record has changed.
+const EXCITED: Duration = Duration::from_millis(40);
 
 /// Client `client` of proxy `who`, until the world is over.
 pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u16) {
@@ -61,4 +61,5 @@ pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u
                 .told(&world, asked, &outcome, seen.entry(shard).or_default());
         }
     }
+    world.gone.fetch_add(1, Relaxed);
 }

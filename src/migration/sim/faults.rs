@@ -46,12 +46,21 @@ pub(super) enum Fault {
     StoreForgets { calls: usize },
     /// The node's users are written to its disk.
     UsersSaved { node: usize },
+    /// The proxy hears nothing of the store for so long, and in the middle of it a node comes back with users of the past.
+    Stale { node: usize, ms: u64 },
+}
+
+/// Whom a fault befalls, if it befalls a proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    Leader,
+    Proxy(usize),
 }
 
 /// When it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// When the leader does its nth thing.
+    /// When the leader does its nth thing since moves were ordered.
     Step(u64),
     /// The same, of those that it does while something is on its way.
     StepInUnit(u64),
@@ -60,7 +69,7 @@ pub(super) enum Moment {
 
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    waiting: Vec<(Moment, Fault, usize)>,
+    waiting: Vec<(Moment, Fault, Whom)>,
 }
 
 impl Faults {
@@ -70,17 +79,19 @@ impl Faults {
         for _ in 0..rng.usize(1..=4) {
             let node = rng.usize(0..nodes);
             let moment = match rng.u8(0..10) {
-                0..=1 => Moment::Step(rng.u64(0..600)),
-                2..=7 => Moment::StepInUnit(rng.u64(0..120)),
-                _ => Moment::At(rng.u64(500..20_000)),
+                0..=2 => Moment::Step(rng.u64(0..200)),
+                3..=8 => Moment::StepInUnit(rng.u64(0..130)),
+                _ => Moment::At(rng.u64(500..15_000)),
             };
-            let ms = match rng.u8(0..3) {
+            let ms = match rng.u8(0..4) {
                 0 => rng.u64(1..100),
-                1 => rng.u64(100..2_000),
-                _ => rng.u64(2_000..9_000),
+                1 => rng.u64(100..3_000),
+                // About as long as it takes until another proxy leads, and has begun again.
+                2 => rng.u64(2_800..5_500),
+                _ => rng.u64(2_000..12_000),
             };
             let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
-            let fault = match rng.u8(0..15) {
+            let fault = match rng.u8(0..17) {
                 0..=2 => Fault::Crash,
                 3..=5 => Fault::Freeze { ms },
                 6..=7 => Fault::Wall { peer, ms },
@@ -101,27 +112,36 @@ impl Faults {
                         rng.usize(1..40)
                     },
                 },
-                _ => Fault::UsersSaved { node },
+                14 => Fault::UsersSaved { node },
+                _ => Fault::Stale {
+                    node,
+                    ms: rng.u64(12_000..25_000),
+                },
             };
-            faults.waiting.push((moment, fault, rng.usize(0..proxies)));
+            let whom = match fault {
+                Fault::Stale { .. } => Whom::Proxy(rng.usize(0..proxies)),
+                _ if rng.u8(0..4) == 0 => Whom::Proxy(rng.usize(0..proxies)),
+                _ => Whom::Leader,
+            };
+            faults.waiting.push((moment, fault, whom));
         }
         faults
     }
 
     /// What was to happen at this moment.
-    pub(super) fn due(&mut self, moment: Moment) -> Vec<Fault> {
+    pub(super) fn due(&mut self, moment: Moment) -> Vec<(Fault, Whom)> {
         let due = self.waiting.extract_if(.., |(when, ..)| *when == moment);
-        due.map(|(_, fault, _)| fault).collect()
+        due.map(|(_, fault, whom)| (fault, whom)).collect()
     }
 
-    /// What happens by the clock, in order, each with the proxy that it befalls.
-    pub(super) fn timed(&mut self) -> Vec<(Duration, Fault, usize)> {
+    /// What happens by the clock, in order.
+    pub(super) fn timed(&mut self) -> Vec<(Duration, Fault, Whom)> {
         let timed = self
             .waiting
             .extract_if(.., |(when, ..)| matches!(when, Moment::At(_)));
         let mut timed: Vec<_> = timed
-            .filter_map(|(when, fault, who)| match when {
-                Moment::At(ms) => Some((Duration::from_millis(ms), fault, who)),
+            .filter_map(|(when, fault, whom)| match when {
+                Moment::At(ms) => Some((Duration::from_millis(ms), fault, whom)),
                 Moment::Step(_) | Moment::StepInUnit(_) => None,
             })
             .collect();

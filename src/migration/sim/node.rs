@@ -187,6 +187,12 @@ impl Node {
         (state.run == run).then(|| state.log[from..].to_vec())
     }
 
+    /// Whether a user of such a name may do anything.
+    pub(super) fn may_write(&self, is: impl Fn(&str) -> bool) -> bool {
+        let state = lock(&self.state);
+        state.users.iter().any(|(name, user)| is(name) && user.rights.all)
+    }
+
     pub(super) fn is_down(&self) -> bool {
         lock(&self.state).down_until > Instant::now()
     }
@@ -453,6 +459,15 @@ impl State {
     }
 
     fn acl(&mut self, world: &World, node: &str, words: &Words) -> Value {
+        let reply = self.change_users(world, node, words);
+        // Somebody has its users written to the disk now and then.
+        if self.offset.is_multiple_of(3) {
+            self.saved = self.users.clone();
+        }
+        reply
+    }
+
+    fn change_users(&mut self, world: &World, node: &str, words: &Words) -> Value {
         let word = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
         match word(1).to_ascii_uppercase().as_str() {
             "USERS" => Value::Array(self.users.keys().map(|user| Value::bulk(user.as_str())).collect()),

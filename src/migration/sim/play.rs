@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client;
-use super::faults::{Faults, Slip};
+use super::faults::{Faults, Slip, Whom};
 use super::node::Node;
 use super::proxy::{Process, secret};
 use super::store::StoreModel;
@@ -22,6 +22,7 @@ use crate::control::fence::TERM_KEY;
 use crate::control::testing::{set_mistake, set_network};
 use crate::ids::ShardId;
 use crate::migration::{Move, MoveOrder, Mover, State, Wish};
+use crate::store::Record;
 use crate::topology::mark::{MARK_KEY, Mark};
 use crate::topology::{Node as Described, NodeAccess, Topology};
 use crate::worker::shared::user_password;
@@ -46,6 +47,18 @@ pub(super) struct Seen {
     pub(super) in_doubt: u64,
     pub(super) not_run: u64,
     pub(super) attempts: u64,
+}
+
+impl Seen {
+    pub(super) fn add(&mut self, other: Self) {
+        self.moved += other.moved;
+        self.failed += other.failed;
+        self.cancelled += other.cancelled;
+        self.answered += other.answered;
+        self.in_doubt += other.in_doubt;
+        self.not_run += other.not_run;
+        self.attempts += other.attempts;
+    }
 }
 
 /// A run that went wrong.
@@ -134,9 +147,13 @@ async fn run(seed: u64, slip: Option<Slip>) -> Result<Seen, Wrong> {
     let timed = world.timed_faults();
     let struck = Arc::clone(&world);
     world.spawn(async move {
-        for (at, fault, who) in timed {
+        for (at, fault, whom) in timed {
             sleep_until(struck.begun + at).await;
-            if !struck.healed.load(Relaxed) {
+            let who = match whom {
+                Whom::Leader => struck.store.leader_slot(),
+                Whom::Proxy(who) => Some(who),
+            };
+            if let Some(who) = who.filter(|_| !struck.healed.load(Relaxed)) {
                 struck.suffer(fault, who);
             }
         }
@@ -280,6 +297,7 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
                 500
             },
         };
+        world.ordered.store(true, Relaxed);
         let Some(id) = crew.order(world, &order).await else {
             continue;
         };
@@ -302,15 +320,20 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
         }
     }
     until(TROUBLE, || {
-        tasks(world).iter().all(|(_, task)| task.state.is_over()) || world.judge.verdict().is_some()
+        world.store.records().iter().all(|record| has_ended(record)) || world.judge.verdict().is_some()
     })
     .await;
 }
 
+/// Whether a task is over, without taking its record apart.
+fn has_ended(record: &Record) -> bool {
+    let mut states = ["moved", "finalized", "cancelled", "failed"].into_iter();
+    states.any(|state| record.document.contains(&format!(r#""state":"{state}""#)))
+}
+
 fn is_over(world: &World, id: &str) -> bool {
-    tasks(world)
-        .iter()
-        .any(|(found, task)| found == id && task.state.is_over())
+    let records = world.store.records();
+    records.iter().any(|record| record.id == id && has_ended(record))
 }
 
 /// Waits until nothing is left half done.
@@ -371,8 +394,8 @@ impl Crew {
             if let Some(mover) = self.mover() {
                 match mover.order(order).await {
                     Ok(ordered) => {
-                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.ids));
-                        return ordered.ids.into_iter().next();
+                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.id));
+                        return Some(ordered.id);
                     }
                     Err(why) => world.tell(|| format!("no order: {why}")),
                 }

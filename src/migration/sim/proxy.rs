@@ -73,7 +73,6 @@ struct Link {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Hold {
     moving: bool,
-    quiesced: bool,
     frozen: bool,
 }
 
@@ -252,7 +251,9 @@ impl Worker {
         } else {
             request.answer(Outcome::Reply(reply));
         }
-        self.release_parked(&mut state, door);
+        if state.links.get(door).is_some_and(|link| link.due.is_empty()) {
+            self.release_parked(&mut state, door);
+        }
         self.continue_adoption(&mut state);
     }
 
@@ -276,9 +277,10 @@ impl Worker {
         self.continue_adoption(&mut state);
     }
 
-    /// What was refused goes in front of what waits at the gates, when nothing is due any more.
+    /// What was refused goes in front of what waits at the gates: when nothing is due any more, since what is answered later came
+    /// later.
     fn release_parked(self: &Arc<Self>, state: &mut State, door: &Door) {
-        let Some(link) = state.links.get_mut(door).filter(|link| link.due.is_empty()) else {
+        let Some(link) = state.links.get_mut(door) else {
             return;
         };
         let mut chains: BTreeMap<ShardId, VecDeque<Request>> = BTreeMap::new();
@@ -328,15 +330,12 @@ impl Worker {
         if state.adoption.is_some() || next.epoch <= state.topology.epoch {
             return;
         }
-        let (before, were) = (Arc::clone(&state.topology), state.topology.quiesced());
-        let newly = next.quiesced();
+        let before = Arc::clone(&state.topology);
         let moving: Vec<ShardId> = next
             .placements_by_shard()
             .zip(&before.placements)
             .filter(|((shard, placed), now)| {
-                placed.node != now.node
-                    || next.user_of(*shard) != before.user_of(*shard)
-                    || (newly.contains(shard) && !were.contains(shard))
+                placed.node != now.node || next.user_of(*shard) != before.user_of(*shard)
             })
             .map(|((shard, _), _)| shard)
             .collect();
@@ -351,31 +350,17 @@ impl Worker {
         let Some((next, moving)) = state.adoption.take() else {
             return;
         };
-        let is_under_way = state.links.values().any(|link| {
-            let mut sent = link.due.iter().chain(&link.parked);
-            sent.any(|request| moving.contains(&request.shard))
-        });
-        if is_under_way {
+        let of_these = |request: &Request| moving.contains(&request.shard);
+        if state.links.values().any(|link| link.due.iter().any(of_these)) {
             state.adoption = Some((next, moving));
             return;
         }
+        // What was refused goes before what came later, while the gates are closed.
+        let doors: Vec<Door> = state.links.keys().cloned().collect();
+        doors.iter().for_each(|door| self.release_parked(state, door));
         let before = std::mem::replace(&mut state.topology, Arc::clone(&next));
-        let (quiesced, were) = (next.quiesced(), before.quiesced());
-        for &shard in quiesced.difference(&were) {
-            self.hold(state, shard, |hold| hold.quiesced = true);
-        }
-        for (shard, placed) in next.placements_by_shard() {
-            let same =
-                placed.node == before.placement(shard).node && next.user_of(shard) == before.user_of(shard);
-            if !same {
-                self.release(state, shard, |hold| hold.frozen = false);
-            }
-        }
-        for &shard in were.difference(&quiesced) {
-            self.release(state, shard, |hold| hold.quiesced = false);
-        }
         for &shard in &moving {
-            self.release(state, shard, |hold| hold.moving = false);
+            self.release(state, shard, |hold| *hold = Hold::default());
         }
         self.shared.succession.is_served(0, next.epoch);
         self.leave(state, &before);

@@ -23,6 +23,8 @@ const WATCH_LATE_MS: u64 = 3;
 
 #[derive(Debug, Default)]
 struct State {
+    /// The topology or a record was written just now.
+    is_exciting: bool,
     snapshot: Snapshot,
     leases: BTreeMap<i64, (Duration, Instant)>,
     registrations: BTreeMap<String, i64>,
@@ -36,9 +38,9 @@ struct State {
 pub(super) struct StoreModel {
     state: Mutex<State>,
     changed: Notify,
-    /// Rung when the topology is stored.
+    /// Rung then.
     pub(super) stored: Notify,
-    /// When the topology was stored last.
+    /// When the topology or a record was stored last.
     stored_at: Mutex<Instant>,
     /// By proxy: how many answers are lost.
     forgets: Mutex<BTreeMap<usize, usize>>,
@@ -77,7 +79,7 @@ impl StoreModel {
         topology.is_some_and(|topology| !topology.units.is_empty())
     }
 
-    /// How long ago the topology was stored.
+    /// How long ago the topology or a record was stored.
     pub(super) fn stored_ago(&self) -> Duration {
         lock(&self.stored_at).elapsed()
     }
@@ -115,9 +117,9 @@ impl StoreModel {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
         state.expire();
-        let (before, topology) = (state.snapshot.revision, state.snapshot.stored.revision);
+        let before = state.snapshot.revision;
         let changed = change(&mut state);
-        if state.snapshot.stored.revision != topology {
+        if std::mem::take(&mut state.is_exciting) {
             *lock(&self.stored_at) = Instant::now();
             self.stored.notify_waiters();
         }
@@ -141,6 +143,7 @@ impl State {
 
     fn put_topology(&mut self, topology: Arc<Topology>) -> Revision {
         let revision = self.next();
+        self.is_exciting = true;
         self.snapshot.stored = Stored {
             topology: Some(Arc::clone(&topology)),
             revision,
@@ -290,6 +293,9 @@ impl FleetStore for Reach {
             let stored = state.snapshot.stored.clone();
             let is_over = stored.revision == over;
             if is_over && state.check_term(term).is_ok() {
+                if let Some(before) = &stored.topology {
+                    world.check_commit(before, &topology);
+                }
                 world.tell(|| {
                     let units: Vec<_> = topology
                         .units
@@ -432,6 +438,7 @@ impl FleetStore for Reach {
             let is_over = stands.as_ref().map_or(Revision::NONE, |record| record.revision) == over;
             if is_over && state.check_term(term).is_ok() {
                 let revision = state.next();
+                state.is_exciting = true;
                 let record = Record {
                     id: id.clone(),
                     document,

@@ -57,6 +57,8 @@ async fn serve(
             at += end;
             if let Some(who) = node.who(conn) {
                 world.step(who).await;
+                // What arrives late arrives all the same, and whoever has sent it may be gone.
+                world.pass(Some(who), peer, Instant::now()).await;
             }
             node.until_awake().await;
             let Some(reply) = node.call(&world, conn, &words) else {

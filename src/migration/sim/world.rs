@@ -13,13 +13,15 @@ use std::time::Duration;
 use fastrand::Rng;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::faults::{Fault, Faults, Moment, Slip};
+use super::faults::{Fault, Faults, Moment, Slip, Users, Whom};
 use super::judge::Judge;
 use super::node::Node;
 use super::proxy::Worker;
 use super::store::StoreModel;
+use crate::command::APPLIER_PREFIX;
+use crate::topology::Topology;
 
 /// The clock of the runtime knows whole milliseconds only.
 const SPIKE_MS: u64 = 30;
@@ -58,8 +60,11 @@ pub(super) struct World {
     pub(super) over: AtomicBool,
     /// Clients that have gone home.
     pub(super) gone: AtomicUsize,
+    /// Something was ordered.
+    pub(super) ordered: AtomicBool,
     /// Faults are over.
     pub(super) healed: AtomicBool,
+    healing: Notify,
     walls: Mutex<BTreeMap<(usize, Peer), Instant>>,
     faults: Mutex<Faults>,
     /// What the leader has done so far; and what it has done while something was on its way.
@@ -104,7 +109,9 @@ impl World {
             died: Notify::new(),
             over: AtomicBool::new(false),
             gone: AtomicUsize::new(0),
+            ordered: AtomicBool::new(false),
             healed: AtomicBool::new(false),
+            healing: Notify::new(),
             walls: Mutex::default(),
             faults: Mutex::new(faults),
             steps: AtomicU64::new(0),
@@ -159,8 +166,12 @@ impl World {
     /// Takes a message over the network.
     pub(super) async fn pass(&self, who: Option<usize>, peer: Peer, due: Instant) {
         sleep_until(due).await;
-        while let Some(until) = self.walled_until(who, peer) {
-            sleep_until(until).await;
+        loop {
+            let healed = self.healing.notified();
+            let Some(until) = self.walled_until(who, peer) else {
+                return;
+            };
+            drop(timeout_at(until, healed).await);
         }
     }
 
@@ -186,8 +197,10 @@ impl World {
     /// The leader does something: its fate may be now. Never returns to who has died.
     pub(super) async fn step(&self, who: usize) {
         if self.store.leader_slot() == Some(who) && !self.healed.load(Relaxed) {
-            let step = self.steps.fetch_add(1, Relaxed);
-            self.strike(Moment::Step(step), who);
+            if self.ordered.load(Relaxed) {
+                let step = self.steps.fetch_add(1, Relaxed);
+                self.strike(Moment::Step(step), who);
+            }
             if self.store.has_unit() {
                 let step = self.steps_in_unit.fetch_add(1, Relaxed);
                 self.strike(Moment::StepInUnit(step), who);
@@ -200,8 +213,12 @@ impl World {
 
     fn strike(&self, moment: Moment, who: usize) {
         let due = lock(&self.faults).due(moment);
-        for fault in due {
-            self.suffer(fault, who);
+        for (fault, whom) in due {
+            let whom = match whom {
+                Whom::Leader => who,
+                Whom::Proxy(other) => other,
+            };
+            self.suffer(fault, whom);
         }
     }
 
@@ -228,10 +245,23 @@ impl World {
             Fault::Cut { node } => self.nodes[node].cut(who),
             Fault::StoreForgets { calls } => self.store.forget(who, calls),
             Fault::UsersSaved { node } => self.nodes[node].save_users(),
+            Fault::Stale { node, ms } => {
+                self.wall(who, Peer::Store, Duration::from_millis(ms));
+                let (world, until) = (
+                    Self::current(),
+                    Instant::now() + Duration::from_millis(ms * 2 / 3),
+                );
+                self.spawn(async move {
+                    sleep_until(until).await;
+                    if !world.healed.load(Relaxed) {
+                        world.nodes[node].restart(&world, Users::Saved, Duration::from_millis(100));
+                    }
+                });
+            }
         }
     }
 
-    pub(super) fn timed_faults(&self) -> Vec<(Duration, Fault, usize)> {
+    pub(super) fn timed_faults(&self) -> Vec<(Duration, Fault, Whom)> {
         lock(&self.faults).timed()
     }
 
@@ -239,8 +269,38 @@ impl World {
     pub(super) fn heal(&self) {
         self.healed.store(true, Relaxed);
         lock(&self.walls).clear();
+        self.healing.notify_waiters();
         self.store.remember_all();
         self.tell(|| "HEALED".to_owned());
+    }
+
+    /// A shard goes to another node: nobody can write to it where it was, and no copy where it will be.
+    pub(super) fn check_commit(&self, before: &Topology, next: &Topology) {
+        for (shard, placed) in before.placements_by_shard() {
+            let to = next.placement(shard).node;
+            let (Some(unit), true) = (before.unit_of(shard), placed.node != to) else {
+                continue;
+            };
+            let (source, target) = (&self.nodes[placed.node.index()], &self.nodes[to.index()]);
+            let applier = format!("{APPLIER_PREFIX}{}", unit.task);
+            // Proxies log in to the run that the topology names, and to no other.
+            let is_served = before
+                .access
+                .get(&placed.node)
+                .is_some_and(|access| access.run_id == source.run_id());
+            if is_served && source.may_write(|user| user == unit.user) {
+                self.judge.wrong(self, || {
+                    format!("I4: shard {shard} is committed, and {} is not frozen", unit.user)
+                });
+            }
+            // A node that restarts has no connections of the past, whatever users it has.
+            let is_first_run = target.position().0 == 1;
+            if is_first_run && target.may_write(|user| user.starts_with(&applier)) {
+                self.judge.wrong(self, || {
+                    format!("I4: shard {shard} is committed, and {applier} is not sealed")
+                });
+            }
+        }
     }
 
     // === story ===

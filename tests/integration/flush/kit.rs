@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::Postgres;
-use crate::harness::{Client, Log, Scratch, end_of, spawn, sys, wait_for, wait_until};
+use crate::harness::{Client, Log, Reply, Scratch, end_of, spawn, sys, wait_for, wait_until};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -182,6 +182,7 @@ pub(crate) fn prepare(postgres: &Postgres) {
 
 /// Counts: so many members, each by `delta`. All of it is acknowledged, or the test ends.
 pub(crate) fn count(client: &mut Client, members: std::ops::Range<u32>, delta: i64) -> i64 {
+    assert!(members.end <= MEMBERS_MAX);
     let mut sum = 0;
     for member in members {
         client
@@ -202,16 +203,23 @@ pub(crate) fn sum(postgres: &Postgres) -> i64 {
     postgres.number("SELECT coalesce(sum(n), 0) FROM event")
 }
 
-/// What waits in preshard, leased or not.
+/// The members that [`count`] may use.
+const MEMBERS_MAX: u32 = 100;
+
+/// What has been counted and not been acknowledged by a flusher.
 pub(crate) fn pending(client: &mut Client) -> i64 {
-    let row = client.ask("COUNTER.PENDING events");
-    let field = |name: &str| {
-        let found = row
-            .field(name)
-            .unwrap_or_else(|| panic!("{name} is missing in {row:?}"));
-        found.int()
+    let members: Vec<String> = (0..MEMBERS_MAX).map(|member| format!("m{member}")).collect();
+    let words = ["COUNTER.MGET", "events"]
+        .into_iter()
+        .chain(members.iter().map(String::as_str));
+    let counts = client.call(&words.collect::<Vec<_>>());
+    let number = |reply: &Reply| match reply {
+        Reply::Int(number) => Some(*number),
+        _ => None,
     };
-    field("members") + field("leased")
+    // What cannot be asked is not known to be drained.
+    let counts: Option<Vec<i64>> = counts.items().iter().map(number).collect();
+    counts.map_or(i64::MAX, |counts| counts.iter().sum())
 }
 
 /// Waits until nothing is left in preshard, and compares what Postgres has with what was counted.
