@@ -26,7 +26,7 @@ use super::{CopyLimits, CopyPlan, Endpoint};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
+use crate::control::{AskError, Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::store::Term;
@@ -133,8 +133,24 @@ impl<'a> Driven<'a> {
         self.shared.topology.load().metadata_db()
     }
 
+    /// The user that writes the copy: another one in each term, since a leader of the past may still have it.
     pub(super) fn applier(&self) -> String {
-        format!("{APPLIER_PREFIX}{}", self.id)
+        format!("{APPLIER_PREFIX}{}-{}", self.id, self.term)
+    }
+
+    /// What ends the users, and the connections, over which leaders of the past have written this move's copy.
+    async fn appliers_gone(&self, client: &mut NodeClient) -> Result<Words, Failure> {
+        let mut command = words(["ACL", "DELUSER", &self.applier()]);
+        let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
+            return Err(AskError::NotRedis.into());
+        };
+        let theirs = format!("{APPLIER_PREFIX}{}", self.id);
+        let old = users.iter().filter_map(Value::as_bytes);
+        command.extend(
+            old.filter(|user| user.starts_with(theirs.as_bytes()))
+                .map(<[u8]>::to_vec),
+        );
+        Ok(command)
     }
 
     pub(super) fn dbs(&self) -> Vec<DbIndex> {
@@ -209,7 +225,8 @@ impl<'a> Driven<'a> {
                 )));
             }
         }
-        let mut commands = self.clearing(&ours);
+        let mut commands = vec![self.appliers_gone(&mut client).await?];
+        commands.extend(self.clearing(&ours));
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         reached("cleared").await;
@@ -245,8 +262,8 @@ impl<'a> Driven<'a> {
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
         let ours = self.our_copies(&mut client, true).await?;
-        let mut commands = self.clearing(&ours);
-        commands.push(words(["ACL", "DELUSER", &self.applier()]));
+        let mut commands = vec![self.appliers_gone(&mut client).await?];
+        commands.extend(self.clearing(&ours));
         self.act(&mut client, &commands).await?;
         reached("undone").await;
         Ok(())

@@ -1,6 +1,6 @@
 //! Thousands of seeds, and mistakes that they must find.
 //!
-//! `PRESHARD_SIM_SEED=7 cargo test --lib sim::tests::seed -- --nocapture` plays one again and tells its story; with
+//! `PRESHARD_SIM_SEED=7 cargo test --lib sim::tests::seed -- --ignored --nocapture` plays one again and tells its story; with
 //! `PRESHARD_SIM_MISTAKE=3` with the third of [`PLANTED`]. `PRESHARD_SIM_SEEDS=100000` plays so many in place of [`SEEDS`].
 
 use super::faults::Slip;
@@ -39,7 +39,7 @@ fn seeds(part: u64) {
         match play(seed, Planted::Nothing) {
             Ok(seen) => all.add(seen),
             Err(wrong) => panic!(
-                "seed {seed}: {}\n{}\nagain: PRESHARD_SIM_SEED={seed} cargo test --lib sim::tests::seed -- --nocapture",
+                "seed {seed}: {}\n{}\nagain: PRESHARD_SIM_SEED={seed} cargo test --lib sim::tests::seed -- --ignored --nocapture",
                 wrong.what, wrong.story
             ),
         }
@@ -95,10 +95,9 @@ fn seeds_8_of_8() {
 }
 
 #[test]
+#[ignore = "plays the seed that it is given"]
 fn seed() {
-    let Some(seed) = env("PRESHARD_SIM_SEED") else {
-        return;
-    };
+    let seed = env("PRESHARD_SIM_SEED").unwrap();
     let planted =
         env("PRESHARD_SIM_MISTAKE").map_or(Planted::Nothing, |at| PLANTED[usize::try_from(at).unwrap()].0);
     let begun = std::time::Instant::now();
@@ -110,10 +109,9 @@ fn seed() {
 
 /// For whoever looks for seeds: all of a range, and which are wrong.
 #[test]
+#[ignore = "plays the seeds that it is given"]
 fn range() {
-    let Some(count) = env("PRESHARD_SIM_RANGE") else {
-        return;
-    };
+    let count = env("PRESHARD_SIM_RANGE").unwrap();
     let first = env("PRESHARD_SIM_FIRST").unwrap_or(0);
     let planted =
         env("PRESHARD_SIM_MISTAKE").map_or(Planted::Nothing, |at| PLANTED[usize::try_from(at).unwrap()].0);
