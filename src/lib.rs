@@ -7,6 +7,8 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod control;
+#[cfg(feature = "flush")]
+pub mod flush;
 pub mod helper;
 pub mod http;
 pub mod ids;

@@ -17,6 +17,7 @@
 //! A list is an array of rows; a row is a map, which [`Value::encode`](crate::resp::Value::encode) writes as a
 //! flat array of names and values in RESP2.
 
+mod apply;
 mod check;
 mod commands;
 mod config;
@@ -116,6 +117,8 @@ impl AdminContext {
             Action::ShardResume => Box::pin(shard::pause(self, args.get(rest), false)).await,
             Action::NodeAdd => Box::pin(node::add(self, args, rest)).await,
             Action::NodeRemove => Box::pin(node::remove(self, args.get(rest))).await,
+            Action::NodeDrain => Box::pin(apply::drain(self, args, rest)).await,
+            Action::PlanApply => Box::pin(apply::apply(self, args.get(rest))).await,
             Action::NodeSet => Box::pin(node::set(self, args, rest)).await,
             Action::TopologyDump => Ok(Value::bulk(self.shared.topology.load().encode())),
             Action::TopologyEpoch => Ok(value::int(self.shared.topology.load().epoch.0)),

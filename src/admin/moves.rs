@@ -6,14 +6,14 @@ use super::node::refusal;
 use super::shard::listed;
 use super::value::{int, number, row, shown, text};
 use super::words::is;
-use crate::migration::{MAX_PAUSE_MS, MoveOrder, Sample, Survey, Verified, Wish};
+use crate::migration::{MoveOrder, Ordered, Sample, Survey, Verified, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
-/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task, or
-/// of its tasks, and behind them what to know. DRY: what would come of it, and nothing is ordered.
+/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task,
+/// and behind it what to know. DRY: what would come of it, and nothing is ordered.
 pub(super) async fn shard_move(
     context: &AdminContext,
     args: &Args<'_>,
@@ -31,12 +31,14 @@ pub(super) async fn shard_move(
     let Some(target) = target else {
         return Err(format!("ERR there is no node '{}'", shown(args.get(rest + 2))));
     };
+    let settings = context.shared.settings.load().migration.clone();
+    let pause_ms = settings.max_pause.as_millis();
     let mut order = MoveOrder {
         shards,
         target: target.to_owned(),
         manual: false,
-        rate: None,
-        max_pause_ms: MAX_PAUSE_MS,
+        rate: settings.rate,
+        max_pause_ms: u64::try_from(pause_ms).unwrap_or(PAUSE_MS_MAX),
         verify: None,
     };
     let (mut at, mut dry) = (rest + 3, false);
@@ -58,13 +60,13 @@ pub(super) async fn shard_move(
                 at += 1;
                 continue;
             }
-            Some(rate) if is(word, "RATE") && rate > 0 => order.rate = Some(rate),
+            Some(rate) if is(word, "RATE") => order.rate = (rate > 0).then_some(rate),
             Some(pause) if is(word, "MAXPAUSE") && (1..=PAUSE_MS_MAX).contains(&pause) => {
                 order.max_pause_ms = pause;
             }
             Some(_) | None => {
                 return Err(format!(
-                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, RATE with bytes per second, MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
+                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
                     shown(word)
                 ));
             }
@@ -75,17 +77,19 @@ pub(super) async fn shard_move(
         let surveys = context.mover.survey(&order).await.map_err(refusal)?;
         return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
     }
-    let ordered = context.mover.order(&order).await.map_err(refusal)?;
+    context.mover.order(&order).await.map(ordered).map_err(refusal)
+}
+
+/// The id of a task, and behind it what an operator should know.
+fn ordered(ordered: Ordered) -> Value {
     if ordered.warnings.is_empty() {
-        return Ok(told(&ordered.ids));
+        return text(ordered.id);
     }
     let warnings = ordered
         .warnings
-        .iter()
+        .into_iter()
         .map(|warning| format!("warning: {warning}"));
-    Ok(Value::Array(
-        ordered.ids.iter().cloned().chain(warnings).map(text).collect(),
-    ))
+    Value::Array(std::iter::once(ordered.id).chain(warnings).map(text).collect())
 }
 
 /// What would come of a move, as a row.
@@ -124,7 +128,7 @@ pub(super) async fn shard_verify(
     let word = args.get(rest);
     let what = match listed(&context.shared.topology.load(), word) {
         Ok(shards) => Verified::Shards(shards),
-        Err(_) if word.starts_with(b"m") => Verified::Task(shown(word)),
+        Err(_) if matches!(word.first(), Some(b'm' | b'p' | b'd')) => Verified::Task(shown(word)),
         Err(error) => return Err(error),
     };
     let sample = match (args.try_get(rest + 1), args.try_get(rest + 2)) {

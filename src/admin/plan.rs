@@ -1,4 +1,5 @@
-//! `PRESHARD PLAN REBALANCE [BY keys|ops|memory]`, `PLAN SHOW <id>`: moves that would even out the nodes. Nothing is moved.
+//! `PRESHARD PLAN REBALANCE [BY keys|ops|memory]`, `PLAN SHOW <id>`: moves that would even out the nodes. Nothing is moved
+//! here; `apply.rs` orders what a plan says.
 //!
 //! ```text
 //!  keys    what the last probes found ──────────┐
@@ -67,7 +68,7 @@ pub(super) async fn rebalance(context: &AdminContext, args: &Args<'_>, rest: usi
     };
     let topology = context.shared.topology.load_full();
     let gathered = gather(context, &topology, by).await?;
-    let layout = layout(&topology, &gathered, by);
+    let layout = layout(&topology, &gathered, by, |_| Role::Shares);
     // Thousands of shards are some milliseconds of computing: not on a thread that serves others.
     let computed = tokio::task::spawn_blocking(move || (plan::rebalance(&layout), layout));
     let (outcome, layout) = computed
@@ -107,6 +108,33 @@ fn measure(args: &Args<'_>, rest: usize) -> Result<Measure, String> {
             names()
         )),
     }
+}
+
+/// What would empty a node, its shards going to these nodes: by keys.
+pub(super) async fn empty(
+    context: &AdminContext,
+    topology: &Topology,
+    leaving: NodeIndex,
+    takers: &[NodeIndex],
+) -> Result<Rebalance, String> {
+    let gathered = gather(context, topology, Measure::Keys).await?;
+    for &node in takers.iter().chain([&leaving]) {
+        if !gathered.nodes[node.index()].up {
+            return Err(format!("ERR node '{}' does not answer", topology.node(node).name));
+        }
+    }
+    let role = |node: NodeIndex| {
+        if node == leaving {
+            Role::Leaves
+        } else if takers.contains(&node) {
+            Role::Shares
+        } else {
+            Role::Away
+        }
+    };
+    let layout = layout(topology, &gathered, Measure::Keys, role);
+    let computed = tokio::task::spawn_blocking(move || plan::empty(&layout)).await;
+    computed.map_err(|_| "ERR the plan could not be computed; the log has more".to_owned())
 }
 
 async fn gather(context: &AdminContext, topology: &Topology, by: Measure) -> Result<Gathered, String> {
@@ -174,12 +202,13 @@ impl Gathered {
     }
 }
 
-fn layout(topology: &Topology, gathered: &Gathered, by: Measure) -> Layout {
+/// `role`: of a node that answers.
+fn layout(topology: &Topology, gathered: &Gathered, by: Measure, role: impl Fn(NodeIndex) -> Role) -> Layout {
     let nodes = topology.nodes_by_index().map(|(node, described)| {
         let view = &gathered.nodes[node.index()];
         NodeLoad {
             name: described.name.clone(),
-            role: if view.up { Role::Shares } else { Role::Away },
+            role: if view.up { role(node) } else { Role::Away },
             room_bytes: (view.maxmemory > 0).then(|| view.maxmemory.saturating_sub(view.used_memory)),
         }
     });

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{AdminContext, Plans, Rates};
 use crate::command;
-use crate::config::{AclUsers, Batches, Config, OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, Config, Migration, OnEmpty, OnGap};
 use crate::control::{Fleet, Live, Parts};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::migration::Mover;
@@ -56,6 +56,7 @@ pub(super) fn context(extra: &str) -> AdminContext {
                 entries_max: 128,
                 show_args: false,
             },
+            migration: Migration::default(),
         }),
         users: ArcSwap::from_pointee(Users::of(&config)),
         users_generation: AtomicU64::new(0),

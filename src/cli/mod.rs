@@ -7,6 +7,7 @@
 //! | `demo` | proved, stopped as asked (130: stopped earlier) | the proof failed | the arguments are wrong | |
 //! | `restore` | restored | it would be wrong, or cannot be done | likewise | |
 //! | `audit` | stopped as asked | | the arguments are wrong | the server is not reachable, or an address refuses |
+//! | `flush` | stopped as asked, or all flushed | something is left, or Postgres refuses the statement | likewise | a side is not reachable, or an address refuses |
 //! | `admin` | answered | answered with an error | the arguments are wrong | not reachable |
 //!
 //! Answers go to the standard output, everything else to the standard error stream.
@@ -21,6 +22,8 @@ mod admin;
 mod audit;
 mod check;
 mod demo;
+#[cfg(feature = "flush")]
+mod flush;
 mod json;
 mod render;
 mod restore;
@@ -31,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, EXIT_STATUS};
+use crate::config::{Config, ConfigErrors, EXIT_STATUS};
 
 #[derive(Debug, Parser)]
 #[command(name = "preshard", version, about, max_term_width = 110)]
@@ -50,6 +53,9 @@ enum Command {
     Check(check::Check),
     /// Pass clients through to one plain Redis, and report which of their requests would not run behind preshard
     Audit(audit::AuditArgs),
+    /// Add up in Postgres what COUNTER.INCR gathered, each increment exactly once
+    #[cfg(feature = "flush")]
+    Flush(flush::Flush),
     /// Put a saved topology back into the store, where no proxy starts because the store is lost, old or damaged
     Restore(restore::Restore),
     /// Send PRESHARD WORDS to the admin listener of a running proxy and print the answer
@@ -71,6 +77,8 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo::demo(&demo),
         Command::Check(check) => check::check(&check),
         Command::Audit(audit) => audit::audit(&audit),
+        #[cfg(feature = "flush")]
+        Command::Flush(flush) => flush::flush(&flush),
         Command::Restore(restore) => restore::restore(&restore),
         Command::Admin(admin) => admin::admin(&admin),
     };
@@ -79,16 +87,19 @@ pub fn run() -> ExitCode {
 
 /// Reads the config, or tells all that is wrong with it and gives the exit status.
 fn load(path: &Path) -> Result<Config, u8> {
-    Config::load(path).map_err(|errors| {
-        eprintln!("{errors}");
-        let count = errors.0.len();
-        eprintln!(
-            "{count} {} in {}",
-            if count == 1 { "mistake" } else { "mistakes" },
-            path.display()
-        );
-        EXIT_STATUS
-    })
+    Config::load(path).map_err(|errors| tell_mistakes(&errors, path))
+}
+
+/// Tells all that is wrong with a file: the exit status.
+fn tell_mistakes(errors: &ConfigErrors, path: &Path) -> u8 {
+    eprintln!("{errors}");
+    let count = errors.0.len();
+    eprintln!(
+        "{count} {} in {}",
+        if count == 1 { "mistake" } else { "mistakes" },
+        path.display()
+    );
+    EXIT_STATUS
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn announce(line: &str) {
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-fn log_options(log: &Log) -> LogOptions {
+pub(super) fn log_options(log: &Log) -> LogOptions {
     let format = match log.format {
         LogFormat::Auto => logging::LogFormat::Auto,
         LogFormat::Text => logging::LogFormat::Text,

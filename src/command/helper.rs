@@ -5,6 +5,8 @@
 pub enum Helper {
     /// `COUNTER.…`: counts that are collected here and written elsewhere.
     Counter(Counter),
+    /// `TIMELINE.…`: sorted sets that are kept short and read in pages.
+    Timeline(Timeline),
 }
 
 /// Commands about counters.
@@ -28,6 +30,21 @@ pub enum Counter {
     Pending,
     /// `COUNTER.DEL counter [member …]`
     Del,
+}
+
+/// Commands about timelines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timeline {
+    /// `TIMELINE.ADD key [MAXLEN n] [MINSCORE s] [NX|GT] score member [score member …]`
+    Add,
+    /// `TIMELINE.FANOUT numkeys key [key …] [MAXLEN n] [MINSCORE s] [NX|GT] [IFEXISTS] score member`
+    Fanout,
+    /// `TIMELINE.MERGE numkeys key [key …] [BEFORE cursor] [AFTER cursor] [COUNT n] [WITHSCORES]`
+    Merge,
+    /// `TIMELINE.RANGE key [BEFORE cursor] [AFTER cursor] [COUNT n] [WITHSCORES]`
+    Range,
+    /// `TIMELINE.TRIM key MAXLEN n | MINSCORE s`
+    Trim,
 }
 
 impl Counter {
@@ -76,6 +93,17 @@ impl Helper {
                 Counter::Del => {
                     "HDEL in the shard of each `counter:member`; without members UNLINK in every shard"
                 }
+            },
+            Self::Timeline(timeline) => match timeline {
+                Timeline::Add => "ZADD, and ZREMRANGEBYRANK or ZREMRANGEBYSCORE behind it, in one piece",
+                Timeline::Fanout => {
+                    "what an ADD sends, for each key in its shard; with IFEXISTS a script; failures are told by key"
+                }
+                Timeline::Merge => {
+                    "ZREVRANGEBYSCORE of each key in its shard, merged; one that fails fails the whole"
+                }
+                Timeline::Range => "ZREVRANGEBYSCORE; once more if many items share the cursor's score",
+                Timeline::Trim => "ZREMRANGEBYRANK or ZREMRANGEBYSCORE",
             },
         }
     }

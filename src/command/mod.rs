@@ -41,7 +41,7 @@ pub use access::{
 };
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
-pub use helper::{Counter, Helper, RESERVED_PREFIX, is_reserved};
+pub use helper::{Counter, Helper, RESERVED_PREFIX, Timeline, is_reserved};
 pub use introspect::introspect;
 pub use keys::{keys, reaches_undeclared_keys, routing_keys, sort_option_with_other_keys};
 pub use refusal::{KeyError, Refusal};

@@ -3,7 +3,7 @@
 //! Every command and subcommand of `table.tsv` is named here once; a test says which is missing. A name without a
 //! judgement is refused, and so is a new subcommand of a container: nothing is let through by resemblance.
 
-use super::helper::{Counter, Helper};
+use super::helper::{Counter, Helper, Timeline};
 use super::spec::{Class, Cluster, FanOut, Local, PubSub, Script, Split, Transaction};
 
 const SINGLE: &str = "\
@@ -176,6 +176,14 @@ const COUNTER: &[(&str, Counter)] = &[
     ("counter.take", Counter::Take),
 ];
 
+const TIMELINE: &[(&str, Timeline)] = &[
+    ("timeline.add", Timeline::Add),
+    ("timeline.fanout", Timeline::Fanout),
+    ("timeline.merge", Timeline::Merge),
+    ("timeline.range", Timeline::Range),
+    ("timeline.trim", Timeline::Trim),
+];
+
 const PUBSUB: &[(&str, PubSub)] = &[
     ("subscribe", PubSub::Subscribe),
     ("unsubscribe", PubSub::Unsubscribe),
@@ -276,6 +284,7 @@ pub(super) fn judged(name: &str) -> Option<Class> {
         .or_else(|| in_pairs(TRANSACTION, name).map(Class::Transaction))
         .or_else(|| in_pairs(PUBSUB, name).map(Class::PubSub))
         .or_else(|| in_pairs(COUNTER, name).map(|counter| Class::Helper(Helper::Counter(counter))))
+        .or_else(|| in_pairs(TIMELINE, name).map(|timeline| Class::Helper(Helper::Timeline(timeline))))
         .or_else(|| {
             REFUSED
                 .iter()
@@ -319,5 +328,6 @@ pub(super) fn all_names() -> Vec<&'static str> {
     names.extend(TRANSACTION.iter().map(|&(name, _)| name));
     names.extend(PUBSUB.iter().map(|&(name, _)| name));
     names.extend(COUNTER.iter().map(|&(name, _)| name));
+    names.extend(TIMELINE.iter().map(|&(name, _)| name));
     names
 }

@@ -5,7 +5,7 @@ use super::units::{SIZE_HINT, TIME_HINT, format_bytes, format_duration};
 use std::time::Duration;
 
 /// One key.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Key {
     /// `section.name`, as in the file.
     pub path: &'static str,
@@ -36,6 +36,8 @@ pub enum Kind {
     CountOrAuto(u64, u64),
     /// A size with its unit, between two bounds in bytes.
     Bytes(u64, u64),
+    /// A size with its unit, or 0 for the meaning given last.
+    BytesOrZero(u64, u64, &'static str),
     /// A duration with its unit, between two bounds.
     Time(Duration, Duration),
     /// A duration with its unit, or 0 for the meaning given last.
@@ -93,6 +95,13 @@ pub(super) const RELOADED: &[&str] = &[
     "topology.store_ca_file",
     "topology.store_certificate_file",
     "topology.store_key_file",
+    "migration.rate",
+    "migration.max_pause",
+    "migration.retention",
+    "migration.target_latency",
+    "migration.spool_memory",
+    "migration.spool_max",
+    "migration.spool_dir",
     "slowlog.slower_than",
     "slowlog.entries_max",
     "slowlog.show_args",
@@ -102,6 +111,21 @@ pub(super) const RELOADED: &[&str] = &[
     "tls.client_certificates",
     "log.level",
 ];
+
+/// Two lists in one.
+pub(super) const fn joined<const N: usize>(first: &[Key], second: &[Key]) -> [Key; N] {
+    let mut all = [first[0]; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < first.len() {
+            first[at]
+        } else {
+            second[at - first.len()]
+        };
+        at += 1;
+    }
+    all
+}
 
 // === impl Key ===
 
@@ -147,6 +171,13 @@ impl Kind {
             Self::Bytes(min, max) => {
                 format!("a size between {} and {}", format_bytes(min), format_bytes(max))
             }
+            Self::BytesOrZero(min, max, zero) => {
+                format!(
+                    "0 ({zero}) or a size between {} and {}",
+                    format_bytes(min),
+                    format_bytes(max)
+                )
+            }
             Self::Time(min, max) => {
                 format!(
                     "a duration between {} and {}",
@@ -170,7 +201,7 @@ impl Kind {
     /// How to spell a value; may be empty.
     pub(super) const fn spelling(self) -> &'static str {
         match self {
-            Self::Bytes(..) => SIZE_HINT,
+            Self::Bytes(..) | Self::BytesOrZero(..) => SIZE_HINT,
             Self::Time(..) | Self::TimeOrZero(..) => TIME_HINT,
             Self::Count(..) | Self::Switch => "write it without quotes",
             Self::Addresses

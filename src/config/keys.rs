@@ -1,19 +1,22 @@
 //! Every key of the config file, in one table: its type, its default, what it does and what it costs.
 //!
 //! The reader takes defaults and limits from here, and `docs/CONFIGURATION.md` and `config/preshard.toml` are made out
-//! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`.
+//! of it, so none of them can disagree. A key is added by adding a row and reading it in `validate.rs`. The rows of the last
+//! sections are in `keys_more.rs`.
 
+use super::key::joined;
 pub use super::key::{Key, Kind};
+use super::keys_more;
 use super::units::{GIB, KIB, MIB};
 use std::time::Duration;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-const fn key(
+pub(super) const fn key(
     path: &'static str,
     kind: Kind,
     default: &'static str,
@@ -30,7 +33,7 @@ const fn key(
     }
 }
 
-const fn unset(
+pub(super) const fn unset(
     path: &'static str,
     kind: Kind,
     example: &'static str,
@@ -63,6 +66,11 @@ pub const SECTIONS: &[(&str, &str)] = &[
         "Where the shard map is kept, and how the first one is made when the store is empty.",
     ),
     (
+        "migration",
+        "Moves of shards: how much the copy may take, how long shards are held. In force for moves that are ordered, or begin their \
+         copy, afterwards.",
+    ),
+    (
         "slowlog",
         "Requests that took long: `SLOWLOG GET` on the data port, `PRESHARD SHOW SLOWLOG` on the admin port.",
     ),
@@ -75,7 +83,7 @@ pub const SECTIONS: &[(&str, &str)] = &[
 
 /// Keys and whole sections that later versions have. Their neutral values are accepted; anything else
 /// is refused, never silently ignored.
-pub const LATER: &[&str] = &["proxy.proxy_protocol", "migration", "commands"];
+pub const LATER: &[&str] = &["proxy.proxy_protocol", "commands"];
 
 /// The table of nodes is a list of tables, not a plain key; see [`NODES_WHAT`].
 pub const NODES_PATH: &str = "topology.nodes";
@@ -87,7 +95,9 @@ pub const NODES_COST: &str =
     "Every node needs `databases` of at least shards + pinned + 1 in its own configuration (stock: 16).";
 
 /// All keys, in the order of the pages.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[Key] = &joined::<{ ROWS.len() + keys_more::ROWS.len() }>(ROWS, keys_more::ROWS);
+
+const ROWS: &[Key] = &[
     key(
         "proxy.listen",
         Kind::Addresses,
@@ -529,68 +539,5 @@ pub const KEYS: &[Key] = &[
         "15",
         "How many further databases clients may `SELECT`, each one whole shard. Used once, when the store is empty.",
         "Each needs one more database on the nodes and lives on one node as a whole.",
-    ),
-    key(
-        "slowlog.slower_than",
-        Kind::TimeOrZero(MILLISECOND, HOUR, "off"),
-        "10ms",
-        "From this time on, from reading a request to its answer, a request is kept; commands that wait for data never are.",
-        "A lock and a few hundred bytes for each slow request. Unlike Redis's, the time has the network and queues in it.",
-    ),
-    key(
-        "slowlog.entries_max",
-        Kind::Count(1, 10_000),
-        "128",
-        "Slow requests that are kept; the oldest goes first.",
-        "Up to 2 KiB each, with arguments up to 6 KiB.",
-    ),
-    key(
-        "slowlog.show_args",
-        Kind::Switch,
-        "false",
-        "Whether entries have the requests' arguments (32 of 128 bytes at most), or only the command and the request's size.",
-        "Whoever may send `SLOWLOG` sees keys and values of others, and every request is copied: a tenth of the throughput.",
-    ),
-    unset(
-        "tls.certificate_file",
-        Kind::File,
-        "preshard.crt",
-        "PEM file with the certificate that listeners show, its own first, then what stands between it and its authority.",
-        "Must be renewed before it ends; a reload is enough, and clients that are connected stay.",
-    ),
-    unset(
-        "tls.key_file",
-        Kind::File,
-        "preshard.key",
-        "PEM file with the key of that certificate, without a passphrase.",
-        "Keep it readable for preshard's user only. A key of RSA makes handshakes ten times as dear as one of ECDSA.",
-    ),
-    unset(
-        "tls.client_ca_file",
-        Kind::File,
-        "clients-ca.crt",
-        "PEM file with the authorities that clients' certificates must come from. Unset: clients are not asked for one.",
-        "Revocation lists are not looked at: to shut a client out, end its certificate or exchange the authority.",
-    ),
-    key(
-        "tls.client_certificates",
-        Kind::Choice(&["required", "optional"]),
-        "required",
-        "Whether a client without a certificate is refused, where `client_ca_file` is set.",
-        "`optional` proves nothing about a client; it lets certificates be rolled out.",
-    ),
-    key(
-        "log.format",
-        Kind::Choice(&["auto", "text", "json"]),
-        "auto",
-        "How log lines look; `auto` is text on a terminal and JSON elsewhere.",
-        "None.",
-    ),
-    key(
-        "log.level",
-        Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
-        "info",
-        "The least important events that are logged.",
-        "`debug` logs every connection, `trace` every request: not for production.",
     ),
 ];

@@ -236,6 +236,7 @@ mod tests {
                 };
                 format_bytes(bytes)
             }
+            Kind::BytesOrZero(least, ..) => format_bytes(least),
             Kind::Time(_, most) | Kind::TimeOrZero(_, most, _) => format_duration(most),
             Kind::Choice(words) => words.iter().find(|word| Some(**word) != key.default)?.to_string(),
             Kind::File => return None,

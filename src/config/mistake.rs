@@ -21,7 +21,7 @@ const EXCERPT_MAX: usize = 160;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Origin {
+pub(crate) enum Origin {
     /// These bytes of the file.
     File(Range<usize>),
     /// This environment variable.
@@ -34,10 +34,10 @@ pub(super) enum Origin {
 
 /// One mistake before it is put beside the text it is about.
 #[derive(Clone, Debug)]
-pub(super) struct Mistake {
-    pub(super) origin: Origin,
-    pub(super) what: String,
-    pub(super) hint: String,
+pub(crate) struct Mistake {
+    pub(crate) origin: Origin,
+    pub(crate) what: String,
+    pub(crate) hint: String,
 }
 
 /// One mistake, ready to print.
@@ -60,7 +60,7 @@ pub struct ConfigErrors(pub Vec<ConfigError>);
 // === impl ConfigErrors ===
 
 impl ConfigErrors {
-    pub(super) fn of(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
+    pub(crate) fn of(file: &str, text: &str, mut mistakes: Vec<Mistake>) -> Self {
         mistakes.sort_by_key(|mistake| match &mistake.origin {
             Origin::Whole => 0,
             Origin::File(span) => span.start.saturating_add(1),
@@ -165,7 +165,12 @@ fn boundary(text: &str, at: usize) -> usize {
 
 fn may_hold_secret(line: &str) -> bool {
     let lower = line.to_ascii_lowercase().replace("password_file", "");
-    ["password", "secret", "token"]
-        .iter()
-        .any(|word| lower.contains(word))
+    // An address may have one before its @.
+    let in_address = lower
+        .split_once("://")
+        .is_some_and(|(_, rest)| rest.contains('@'));
+    in_address
+        || ["password", "secret", "token"]
+            .iter()
+            .any(|word| lower.contains(word))
 }

@@ -15,7 +15,9 @@
 pub mod docs;
 mod key;
 pub mod keys;
+mod keys_more;
 mod live;
+mod migration;
 mod mistake;
 mod raw;
 mod relations;
@@ -30,12 +32,20 @@ mod validate;
 mod tests;
 
 pub use live::{Overrides, Source};
+pub use migration::Migration;
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
+#[cfg(feature = "flush")]
+pub(crate) use mistake::{Mistake, Origin};
+#[cfg(feature = "flush")]
+pub(crate) use raw::suggestion;
 pub use secret::{PasswordHash, Secret};
 pub use users::UserSettings;
+#[cfg(feature = "flush")]
+pub(crate) use validate::read_password;
 
 use crate::tls::{ClientCertificates, ClientSide, ServerSide};
 use crate::topology::{Address, Node};
+#[cfg(not(feature = "flush"))]
 use mistake::{Mistake, Origin};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -59,6 +69,8 @@ pub struct Config {
     pub nodes: Nodes,
     /// `[topology]`
     pub topology: TopologySeed,
+    /// `[migration]`
+    pub migration: Migration,
     /// `[slowlog]`
     pub slowlog: SlowLog,
     /// `[tls]`
@@ -337,15 +349,7 @@ impl Config {
     /// # Errors
     /// Every mistake, in the order of the file.
     pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
-        let text = read(path).map_err(|(what, hint)| {
-            let mistake = Mistake {
-                origin: Origin::Whole,
-                what,
-                hint: hint.into(),
-            };
-            ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
-        })?;
-        Self::parse(path, &text, std::env::vars_os())
+        Self::parse(path, &read_file(path)?, std::env::vars_os())
     }
 
     /// Whether the admin port asks for a password.
@@ -395,6 +399,18 @@ impl Default for StorePlace {
     fn default() -> Self {
         Self::File("preshard-topology.json".into())
     }
+}
+
+/// The text of a config file.
+pub(crate) fn read_file(path: &Path) -> Result<String, ConfigErrors> {
+    read(path).map_err(|(what, hint)| {
+        let mistake = Mistake {
+            origin: Origin::Whole,
+            what,
+            hint: hint.into(),
+        };
+        ConfigErrors::of(&path.display().to_string(), "", vec![mistake])
+    })
 }
 
 /// The text of the config file, or what is wrong and what to do.

@@ -163,7 +163,10 @@ impl Raw {
             (DeValue::String(text), kind) if !matches!(kind, Kind::Count(..) | Kind::Switch) => {
                 vec![(text.to_string(), origin)]
             }
-            (DeValue::Integer(number), Kind::Count(..) | Kind::CountOrAuto(..) | Kind::TimeOrZero(..)) => {
+            (
+                DeValue::Integer(number),
+                Kind::Count(..) | Kind::CountOrAuto(..) | Kind::TimeOrZero(..) | Kind::BytesOrZero(..),
+            ) => {
                 let decimal = i64::from_str_radix(number.as_str(), number.radix());
                 let text = decimal.map_or_else(|_| number.as_str().to_owned(), |number| number.to_string());
                 vec![(text, origin)]
@@ -320,7 +323,7 @@ impl Raw {
 }
 
 /// "did you mean", if something known is near.
-pub(super) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> String {
     let known: Vec<&str> = known.collect();
     let near = known.iter().map(|name| (distance(wrong, name), *name)).min();
     match near {

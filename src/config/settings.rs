@@ -21,6 +21,7 @@ impl Config {
         settings.extend(self.admin_settings());
         settings.extend(self.nodes_settings());
         settings.extend(self.topology_settings());
+        settings.extend(self.migration_settings());
         let slowlog = &self.slowlog;
         settings.push(("slowlog.slower_than", time(slowlog.slower_than)));
         settings.push(("slowlog.entries_max", slowlog.entries_max.to_string()));
@@ -205,6 +206,25 @@ impl Config {
 }
 
 impl Config {
+    fn migration_settings(&self) -> Vec<(&'static str, String)> {
+        let migration = &self.migration;
+        vec![
+            (
+                "migration.rate",
+                migration.rate.map_or_else(|| "0".to_owned(), format_bytes),
+            ),
+            ("migration.max_pause", format_duration(migration.max_pause)),
+            ("migration.retention", time(migration.retention)),
+            (
+                "migration.target_latency",
+                format_duration(migration.target_latency),
+            ),
+            ("migration.spool_memory", bytes(migration.spool_memory)),
+            ("migration.spool_max", bytes(migration.spool_max)),
+            ("migration.spool_dir", path(migration.spool_dir.as_deref())),
+        ]
+    }
+
     fn tls_settings(&self) -> Vec<(&'static str, String)> {
         let tls = &self.tls;
         let certificates = match tls.client_certificates {
@@ -278,11 +298,8 @@ mod tests {
             .map(|key| key.path.replace("password_file", "password"))
             .collect();
         expected.retain(|path| !path.ends_with("password_sha256"));
-        let slowlog = expected
-            .iter()
-            .position(|path| path == "slowlog.slower_than")
-            .unwrap();
-        expected.insert(slowlog, "topology.nodes".to_owned());
+        let topology_ends = expected.iter().position(|path| path == "migration.rate").unwrap();
+        expected.insert(topology_ends, "topology.nodes".to_owned());
         expected.push("user".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();
         assert_eq!(shown, expected, "a key of keys.rs has no row in settings.rs");

@@ -29,7 +29,7 @@ const SHOWN_TIMES: [(&str, u64); 2] = [("h", 3_600_000), ("s", 1000)];
 pub(super) const SIZE_HINT: &str =
     "write a whole number and B, KiB, MiB, GiB, kB, MB or GB, such as \"64MiB\"";
 /// How to write a duration.
-pub(super) const TIME_HINT: &str = "write a whole number and ms, s, m or h, such as \"500ms\"";
+pub(crate) const TIME_HINT: &str = "write a whole number and ms, s, m or h, such as \"500ms\"";
 
 /// Reads a size in bytes.
 #[must_use]

@@ -40,6 +40,7 @@ pub(super) fn build(raw: &mut Raw, file: &Path) -> Config {
         admin: reader.admin(),
         nodes: reader.nodes(),
         topology: reader.topology(),
+        migration: reader.migration(),
         slowlog: reader.slowlog(),
         tls: reader.tls(),
         log: reader.log(),
@@ -269,7 +270,7 @@ impl Reader<'_> {
         })
     }
 
-    fn bytes(&mut self, path: &str) -> usize {
+    pub(super) fn bytes(&mut self, path: &str) -> usize {
         self.one(path, SIZE_HINT, |text, kind| {
             let Kind::Bytes(min, max) = kind else { return None };
             parse_bytes(text)
@@ -278,14 +279,26 @@ impl Reader<'_> {
         })
     }
 
-    fn time(&mut self, path: &str) -> Duration {
+    pub(super) fn bytes_or_zero(&mut self, path: &str) -> Option<u64> {
+        self.one(path, SIZE_HINT, |text, kind| {
+            let Kind::BytesOrZero(min, max, _) = kind else {
+                return None;
+            };
+            match parse_bytes(text)? {
+                0 => Some(None),
+                bytes => (min..=max).contains(&bytes).then_some(Some(bytes)),
+            }
+        })
+    }
+
+    pub(super) fn time(&mut self, path: &str) -> Duration {
         self.one(path, TIME_HINT, |text, kind| {
             let Kind::Time(min, max) = kind else { return None };
             parse_duration(text).filter(|time| (min..=max).contains(time))
         })
     }
 
-    fn time_or_zero(&mut self, path: &str) -> Option<Duration> {
+    pub(super) fn time_or_zero(&mut self, path: &str) -> Option<Duration> {
         self.one(path, TIME_HINT, |text, kind| {
             let Kind::TimeOrZero(min, max, _) = kind else {
                 return None;
@@ -550,7 +563,7 @@ fn etcd_place(text: &str) -> Result<StorePlace, String> {
 }
 
 /// The password, or what is wrong with the file and what to do.
-fn read_password(path: &Path) -> Result<String, (String, &'static str)> {
+pub(crate) fn read_password(path: &Path) -> Result<String, (String, &'static str)> {
     let told = |error: std::io::Error| {
         (
             error.to_string(),

@@ -83,7 +83,7 @@ impl NodeClient {
 
     /// Takes answers of so many bytes.
     #[must_use]
-    pub fn with_reply_max(mut self, bytes: usize) -> Self {
+    pub const fn with_reply_max(mut self, bytes: usize) -> Self {
         self.reply_max = bytes;
         self
     }

@@ -29,6 +29,7 @@ pub fn settings_of(config: &Config) -> Settings {
             entries_max: config.slowlog.entries_max,
             show_args: config.slowlog.show_args,
         },
+        migration: config.migration.clone(),
     }
 }
 

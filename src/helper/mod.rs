@@ -22,6 +22,7 @@ mod places;
 mod program;
 #[cfg(test)]
 mod testing;
+pub mod timeline;
 mod window;
 mod words;
 
@@ -79,6 +80,7 @@ pub struct Facts<'a> {
 pub fn work(helper: Helper, args: &Args<'_>, facts: &Facts<'_>, out: &mut Vec<u8>) -> Result<Work, String> {
     match helper {
         Helper::Counter(counter) => counter::work(counter, args, facts, out),
+        Helper::Timeline(timeline) => timeline::work(timeline, args, facts, out),
     }
 }
 
@@ -89,5 +91,6 @@ pub fn work(helper: Helper, args: &Args<'_>, facts: &Facts<'_>, out: &mut Vec<u8
 pub fn shards(helper: Helper, args: &Args<'_>, keyspace: Keyspace<'_>) -> Result<Vec<ShardId>, String> {
     match helper {
         Helper::Counter(counter) => counter::shards(counter, args, keyspace),
+        Helper::Timeline(timeline) => timeline::shards(timeline, args, keyspace),
     }
 }

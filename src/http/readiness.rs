@@ -16,7 +16,11 @@ struct State {
     started: AtomicBool,
     draining: AtomicBool,
     node_reachable: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Asked instead of all that, where no proxy is.
+    others: Option<Reasons>,
 }
+
+type Reasons = Box<dyn Fn() -> Vec<&'static str> + Send + Sync>;
 
 impl std::fmt::Debug for Readiness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -34,6 +38,21 @@ impl Readiness {
             started: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             node_reachable: Box::new(node_reachable),
+            others: None,
+        };
+        Self {
+            state: Arc::new(state),
+        }
+    }
+
+    /// Of something else than a proxy, which knows its own reasons.
+    #[must_use]
+    pub fn by(reasons_against: impl Fn() -> Vec<&'static str> + Send + Sync + 'static) -> Self {
+        let state = State {
+            started: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            node_reachable: Box::new(|| true),
+            others: Some(Box::new(reasons_against)),
         };
         Self {
             state: Arc::new(state),
@@ -59,6 +78,9 @@ impl Readiness {
     /// Why this proxy should get no traffic now; empty when it is ready.
     #[must_use]
     pub fn reasons_against(&self) -> Vec<&'static str> {
+        if let Some(others) = &self.state.others {
+            return others();
+        }
         let mut reasons = Vec::new();
         if self.is_draining() {
             reasons.push("draining: the proxy stops");

@@ -37,8 +37,8 @@ pub type Provider = Arc<dyn Fn() -> String + Send + Sync>;
 pub struct Endpoints {
     /// The exposition of `/metrics`.
     pub metrics: Provider,
-    /// The JSON document of `/topology`.
-    pub topology: Provider,
+    /// The JSON document of `/topology`, and with it the page that lists the endpoints; none: neither.
+    pub topology: Option<Provider>,
     /// The state behind `/readyz`.
     pub readiness: Readiness,
 }
@@ -61,12 +61,12 @@ impl Endpoints {
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
         }
-        match path {
-            "/" => answer(StatusCode::OK, HTML, include_str!("index.html")),
-            "/healthz" => answer(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => self.ready(),
-            "/metrics" => answer(StatusCode::OK, EXPOSITION, (self.metrics)()),
-            "/topology" => answer(StatusCode::OK, JSON, (self.topology)()),
+        match (path, &self.topology) {
+            ("/", Some(_)) => answer(StatusCode::OK, HTML, include_str!("index.html")),
+            ("/healthz", _) => answer(StatusCode::OK, TEXT, "ok\n"),
+            ("/readyz", _) => self.ready(),
+            ("/metrics", _) => answer(StatusCode::OK, EXPOSITION, (self.metrics)()),
+            ("/topology", Some(topology)) => answer(StatusCode::OK, JSON, topology()),
             _ => answer(
                 StatusCode::NOT_FOUND,
                 TEXT,

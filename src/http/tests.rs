@@ -28,7 +28,7 @@ async fn start(limits: HttpLimits, metrics: String) -> Server {
     let readiness = Readiness::new(|| true);
     let endpoints = Endpoints {
         metrics: Arc::new(move || metrics.clone()),
-        topology: Arc::new(|| r#"{"epoch":1}"#.to_owned()),
+        topology: Some(Arc::new(|| r#"{"epoch":1}"#.to_owned())),
         readiness: readiness.clone(),
     };
     let (stop, stopped) = oneshot::channel();

@@ -7,10 +7,11 @@
 //!
 //! One call goes on through several shards until `COUNT` elements came or the bound on steps is met. A shard whose
 //! owner changed since the cursor was made (the tag differs) is walked again from its start: a key may be
-//! returned twice, as Redis allows, but none that stays is missed.
+//! returned twice, as Redis allows, but none that stays is missed. So it is with one that changes its owner in the middle of a
+//! call: a node's cursor means nothing to another node.
 
 use super::{Outcome, clients_keys};
-use crate::ids::ShardId;
+use crate::ids::{NodeIndex, ShardId};
 use crate::resp::{self, bulk, elements};
 use crate::topology::Topology;
 
@@ -69,6 +70,8 @@ fn owner_tag(topology: &Topology, shard: ShardId) -> u64 {
 #[derive(Debug)]
 pub struct Walk {
     position: Position,
+    /// Whose cursor it is; of the shard that is asked, its owner when it was asked.
+    owner: NodeIndex,
     shards: u16,
     count: usize,
     /// The arguments behind the cursor, as frame bytes, and their number.
@@ -102,6 +105,7 @@ impl Walk {
         let position = position.ok_or("ERR invalid cursor")?;
         let mut walk = Self {
             position,
+            owner: topology.placement(position.shard).node,
             shards: topology.shards,
             count: 10,
             options: Vec::new(),
@@ -143,15 +147,28 @@ impl Walk {
     }
 
     /// Writes the request for the shard that [`Self::step`] named.
-    pub fn write_frame(&self, out: &mut Vec<u8>) {
+    pub fn write_frame(&mut self, topology: &Topology, out: &mut Vec<u8>) {
+        self.follow_owner(topology);
         resp::write_array_header(out, 2 + self.options_len);
         resp::write_bulk(out, b"SCAN");
         resp::write_bulk(out, self.position.cursor.to_string().as_bytes());
         out.extend_from_slice(&self.options);
     }
 
-    /// Takes in how the step ended.
-    pub fn part(&mut self, outcome: Outcome<'_>) {
+    /// A cursor of another node is none: the shard is walked again.
+    fn follow_owner(&mut self, topology: &Topology) {
+        if self.position.shard.0 < self.shards {
+            let owner = topology.placement(self.position.shard).node;
+            if owner != self.owner {
+                self.position.cursor = 0;
+            }
+            self.owner = owner;
+        }
+    }
+
+    /// Takes in how the step ended; the topology is today's.
+    pub fn part(&mut self, outcome: Outcome<'_>, topology: &Topology) {
+        let asked = (self.position.shard, self.owner);
         match outcome {
             Outcome::Reply(reply) if reply.first() == Some(&b'-') => self.failed = Some(reply.to_vec()),
             Outcome::Reply(reply) => {
@@ -160,6 +177,14 @@ impl Walk {
                         "ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36";
                     self.failed = Some(resp::error_line(line));
                 }
+                // It may have been kept in the middle of a move, and answered by a node whose cursor it did not hold.
+                if topology.placement(asked.0).node != asked.1 {
+                    self.position = Position {
+                        shard: asked.0,
+                        cursor: 0,
+                    };
+                }
+                self.follow_owner(topology);
             }
             Outcome::NotRun(line) | Outcome::Uncertain(line) => self.failed = Some(resp::error_line(line)),
         }
@@ -201,10 +226,14 @@ impl Walk {
             out.extend_from_slice(failed);
             return;
         }
-        let next = if self.position.shard.0 >= self.shards {
+        let mut position = self.position;
+        let next = if position.shard.0 >= self.shards {
             Some(0)
         } else {
-            self.position.encode(topology)
+            if topology.placement(position.shard).node != self.owner {
+                position.cursor = 0;
+            }
+            position.encode(topology)
         };
         resp::write_array_header(out, 2);
         resp::write_bulk(out, next.unwrap_or(0).to_string().as_bytes());

@@ -48,7 +48,7 @@ fn call(
     let mut steps = 0;
     while let Step::Ask(shard) = walk.step() {
         let mut frame = Vec::new();
-        walk.write_frame(&mut frame);
+        walk.write_frame(topology, &mut frame);
         let words: Vec<_> = elements(&frame)
             .unwrap()
             .map(|word| bulk(word).unwrap().to_vec())
@@ -57,7 +57,7 @@ fn call(
         assert_eq!(words[2..], [b"COUNT".to_vec(), count.as_bytes().to_vec()]);
         let node_cursor = String::from_utf8(words[1].clone()).unwrap().parse().unwrap();
         let reply = scan_shard(&shards[shard.index()], node_cursor, page);
-        walk.part(Outcome::Reply(&reply));
+        walk.part(Outcome::Reply(&reply), topology);
         steps += 1;
     }
     let mut out = Vec::new();
@@ -192,7 +192,7 @@ fn a_walk_that_fails_answers_the_failure_and_asks_no_more() {
     ] {
         let mut walk = Walk::new(b"0", &[], &topology).unwrap();
         assert_eq!(walk.step(), Step::Ask(ShardId(0)));
-        walk.part(outcome);
+        walk.part(outcome, &topology);
         assert_eq!(walk.step(), Step::Done);
         let mut out = Vec::new();
         walk.finish(&topology, &mut out);
@@ -209,4 +209,51 @@ fn count_is_a_positive_number() {
             "{count}"
         );
     }
+}
+
+/// One step of a walk in which the shard has another owner before, while or after it is asked.
+#[test]
+fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
+    let before = topology(8);
+    let mut after = before.clone();
+    after.placements[5].node = NodeIndex(0);
+    let cursor = Position {
+        shard: ShardId(5),
+        cursor: 77,
+    };
+    let cursor = cursor.encode(&before).unwrap().to_string();
+    let walk = || Walk::new(cursor.as_bytes(), &[b"COUNT", b"1000"], &before).unwrap();
+    let asked = |walk: &mut Walk, topology: &Topology| {
+        let mut frame = Vec::new();
+        walk.write_frame(topology, &mut frame);
+        let mut words = elements(&frame).unwrap();
+        String::from_utf8(bulk(words.nth(1).unwrap()).unwrap().to_vec()).unwrap()
+    };
+    let reply = |cursor: &str| {
+        let mut out = Vec::new();
+        resp::write_array_header(&mut out, 2);
+        resp::write_bulk(&mut out, cursor.as_bytes());
+        resp::write_array_header(&mut out, 1);
+        resp::write_bulk(&mut out, b"key");
+        out
+    };
+    let mut moved_before = walk();
+    assert_eq!(asked(&mut moved_before, &after), "0");
+    let mut moved_meanwhile = walk();
+    assert_eq!(asked(&mut moved_meanwhile, &before), "77");
+    moved_meanwhile.part(Outcome::Reply(&reply("0")), &after);
+    assert_eq!(moved_meanwhile.step(), Step::Ask(ShardId(5)));
+    assert_eq!(asked(&mut moved_meanwhile, &after), "0");
+    let mut moved_behind = walk();
+    assert_eq!(asked(&mut moved_behind, &before), "77");
+    moved_behind.part(Outcome::Reply(&reply("99")), &before);
+    let mut out = Vec::new();
+    moved_behind.finish(&after, &mut out);
+    let next = bulk(elements(&out).unwrap().next().unwrap()).unwrap().to_vec();
+    let next: u64 = String::from_utf8(next).unwrap().parse().unwrap();
+    let place = Position {
+        shard: ShardId(5),
+        cursor: 0,
+    };
+    assert_eq!(Position::decode(next, &after), Some(place));
 }

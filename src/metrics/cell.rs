@@ -111,6 +111,15 @@ pub fn bucket_bound_seconds(n: usize) -> f64 {
     f64::from(FIRST_BOUND_MICROS << n) / 1e6
 }
 
+/// The bucket that holds a duration.
+#[inline]
+fn bucket_of(micros: u32) -> usize {
+    // How often the first bound doubles until it holds the duration: the bit length of (micros - 1) / 50.
+    let above = micros.saturating_sub(1) / FIRST_BOUND_MICROS;
+    let index = (u32::BITS - above.leading_zeros()) as usize;
+    index.min(BOUNDED_BUCKETS)
+}
+
 /// A distribution of durations with a single writer.
 #[derive(Debug, Default)]
 pub struct Histogram {
@@ -123,11 +132,14 @@ impl Histogram {
     /// Counts one duration. Microseconds in 32 bits reach 71 minutes; longer ones are passed as `u32::MAX`.
     #[inline]
     pub fn observe(&self, micros: u32) {
-        // How often the first bound doubles until it holds the duration: the bit length of (micros - 1) / 50.
-        let above = micros.saturating_sub(1) / FIRST_BOUND_MICROS;
-        let index = (u32::BITS - above.leading_zeros()) as usize;
-        self.buckets[index.min(BOUNDED_BUCKETS)].add(1);
+        self.buckets[bucket_of(micros)].add(1);
         self.sum_micros.add(u64::from(micros));
+    }
+
+    /// The same, from any thread. All writers of such a distribution must use this method.
+    pub fn observe_shared(&self, micros: u32) {
+        self.buckets[bucket_of(micros)].add_shared(1);
+        self.sum_micros.add_shared(u64::from(micros));
     }
 
     /// Adds what was counted here to `total`.
@@ -212,7 +224,7 @@ impl Rows {
 mod tests {
     use super::*;
 
-    fn bucket_of(micros: u32) -> usize {
+    fn counted_in(micros: u32) -> usize {
         let histogram = Histogram::default();
         histogram.observe(micros);
         let mut total = HistogramTotal::default();
@@ -226,16 +238,16 @@ mod tests {
     fn a_duration_falls_into_the_first_bucket_that_holds_it() {
         for n in 0..BOUNDED_BUCKETS {
             let bound = 50u32 << n;
-            assert_eq!(bucket_of(bound), n, "{bound} µs is still inside bound {n}");
+            assert_eq!(counted_in(bound), n, "{bound} µs is still inside bound {n}");
             assert_eq!(
-                bucket_of(bound + 1),
+                counted_in(bound + 1),
                 n + 1,
                 "{} µs is beyond bound {n}",
                 bound + 1
             );
         }
-        assert_eq!(bucket_of(0), 0);
-        assert_eq!(bucket_of(u32::MAX), BOUNDED_BUCKETS);
+        assert_eq!(counted_in(0), 0);
+        assert_eq!(counted_in(u32::MAX), BOUNDED_BUCKETS);
     }
 
     #[test]

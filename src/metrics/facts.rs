@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::fleet::{FleetFigures, FleetSource};
+use super::migration::{MigrationFigures, MigrationSource};
 use crate::ids::{DbIndex, Epoch, ShardId};
 use crate::topology::{Placement, Topology};
 
@@ -79,6 +80,7 @@ pub struct Facts {
     loaded_at: AtomicU64,
     restart_pending: AtomicU64,
     fleet: FleetSource,
+    migration: MigrationSource,
     user_clients: OnceLock<UserClients>,
 }
 
@@ -140,6 +142,7 @@ impl Facts {
             loaded_at: AtomicU64::new(0),
             restart_pending: AtomicU64::new(0),
             fleet: FleetSource::default(),
+            migration: MigrationSource::default(),
             user_clients: OnceLock::new(),
         }
     }
@@ -245,6 +248,16 @@ impl Facts {
     /// What is known of the other proxies and of the store, at this moment.
     pub(super) fn fleet(&self) -> FleetFigures {
         self.fleet.read()
+    }
+
+    /// Says how to read what is known of moves. Only the first call counts.
+    pub fn set_migration(&self, read: impl Fn() -> MigrationFigures + Send + Sync + 'static) {
+        self.migration.set(read);
+    }
+
+    /// What the records of tasks say at this moment.
+    pub(super) fn migration(&self) -> MigrationFigures {
+        self.migration.read()
     }
 
     /// Says how to read the clients of each user. Only the first call counts.

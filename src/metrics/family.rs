@@ -56,7 +56,10 @@ fn list<L: Label>() -> Vec<(&'static str, &'static str)> {
         .collect()
 }
 
-const fn fixed(name: &'static str, values: fn() -> Vec<(&'static str, &'static str)>) -> LabelName {
+pub(super) const fn fixed(
+    name: &'static str,
+    values: fn() -> Vec<(&'static str, &'static str)>,
+) -> LabelName {
     LabelName {
         name,
         values: Values::Fixed(values),

@@ -220,6 +220,16 @@ label! {
 }
 
 label! {
+    /// How a cutover ended.
+    Cutover {
+        Moved "moved" "the target serves the shards",
+        GivenUp "given_up" "nothing has moved; it is tried again",
+        Failed "failed" "nothing has moved, and the move has failed",
+        Cancelled "cancelled" "an operator stopped the move before the shards were held",
+    }
+}
+
+label! {
     /// Where a password was given.
     Port {
         Data "data" "the data port",

@@ -11,7 +11,7 @@
 //! * `facts.rs`: what the workers do not know: topology, nodes' versions and memory, keys of shards.
 //! * `families.rs`: the table that drives the exposition and the page `docs/METRICS.md`; `family.rs`: what its rows
 //!   are made of; `read.rs`: how they are read.
-//! * `fleet.rs`: the other proxies and the store, asked at each scrape. `users.rs`: preshard's own users on the nodes.
+//! * `fleet.rs`: the other proxies and the store, asked at each scrape. `migration.rs`: moves of shards. `users.rs`: preshard's own users on the nodes.
 //! * `expose.rs`: the collector behind the registry; `process.rs`: `process_*` from `/proc`; `totals.rs`: sums.
 //!
 //! On the way of a request nothing here locks, allocates or shares a cache line with another thread.
@@ -25,6 +25,7 @@ mod families_control;
 mod family;
 mod fleet;
 pub mod labels;
+mod migration;
 mod page;
 mod process;
 mod read;
@@ -44,8 +45,10 @@ pub use facts::{Assignment, Certificate, Facts, NodeFacts};
 pub use family::{Family, Kind, LabelName, Values};
 pub use fleet::FleetFigures;
 pub use labels::{
-    By, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused, RequestClass, Wire,
+    By, Cutover, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused,
+    RequestClass, Wire,
 };
+pub use migration::{MigrationCells, MigrationFigures};
 pub use page::page;
 pub use process::ProcessFigures;
 pub use totals::{NodeTotals, ShardTotals, Totals};
@@ -69,6 +72,7 @@ pub fn families() -> impl Iterator<Item = &'static Family> {
     let more = fleet::FAMILIES
         .iter()
         .chain(users::FAMILIES)
+        .chain(migration::FAMILIES)
         .chain(families_control::FAMILIES);
     families::FAMILIES.iter().chain(more)
 }
@@ -90,11 +94,16 @@ pub struct Sources {
     shards: usize,
     started: Instant,
     facts: Facts,
+    migration: MigrationCells,
 }
 
 impl Sources {
     fn all(&self) -> impl Iterator<Item = &WorkerMetrics> {
         self.workers.iter().chain([&self.control]).map(Arc::as_ref)
+    }
+
+    pub(super) fn migration(&self) -> &MigrationCells {
+        &self.migration
     }
 
     pub(super) fn control(&self) -> &WorkerMetrics {
@@ -124,6 +133,7 @@ impl Metrics {
             shards: options.shards,
             started: Instant::now(),
             facts: Facts::new(options.shards, options.max_clients),
+            migration: MigrationCells::default(),
         });
         let registry = Registry::new();
         registry.register(Box::new(expose::FamiliesCollector::new(Arc::clone(&sources))?))?;
@@ -158,6 +168,12 @@ impl Metrics {
     #[must_use]
     pub fn control(&self) -> Arc<WorkerMetrics> {
         Arc::clone(&self.sources.control)
+    }
+
+    /// What is counted of moves. Any thread may write, with the `_shared` methods only.
+    #[must_use]
+    pub fn migration(&self) -> &MigrationCells {
+        self.sources.migration()
     }
 
     /// What control knows and the workers do not.

@@ -16,12 +16,13 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::arrow::reached;
 use super::drive::{Driven, Running};
+use super::error::CopyError;
 use super::ledger::Ledger;
-use super::task::State;
+use super::task::{State, Wish};
 use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
 use crate::control::{AskError, Mistake, NodeClient, make_users, makes};
@@ -31,6 +32,8 @@ use crate::topology::{NodeAccess, Topology, Unit};
 
 /// How long proxies have to take over new users.
 const PREPARE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at what an operator wishes.
+const WISH_PACE: Duration = Duration::from_millis(500);
 /// Expiries that come within this time after the pass are put right in the pause.
 const HORIZON: Duration = Duration::from_secs(10);
 
@@ -43,6 +46,9 @@ pub(super) enum Failure {
     /// Nothing has moved, and it ends.
     #[error("{0}")]
     Final(String),
+    /// Nothing has moved, and an operator wants it to stop.
+    #[error("it was cancelled")]
+    Cancelled,
 }
 
 impl From<AskError> for Failure {
@@ -100,7 +106,7 @@ pub(super) struct Cutover<'a> {
 impl Cutover<'_> {
     /// Cuts over. Returns how long the shards were held.
     pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
-        let user = match self.until_ready(copy).await {
+        let user = match self.until_ready(copy, ledger).await {
             Ok(user) => user,
             Err(failure) => {
                 self.driven.release().await?;
@@ -109,46 +115,59 @@ impl Cutover<'_> {
         };
         reached("unparked").await;
         ledger.enter(State::CuttingOver).await?;
+        if ledger.task.wish == Some(Wish::Cancel) {
+            self.driven.release().await?;
+            return Err(Failure::Cancelled);
+        }
         reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
         match self.close_and_pause(copy, &user, &mut source, &mut target).await {
             Ok(pause) => {
-                self.tidy(&user, &mut source, &mut target).await;
+                self.driven.tidy().await;
                 reached("tidied").await;
                 Ok(pause)
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
+                    self.driven.tidy().await;
                     return Ok(Duration::ZERO);
                 }
-                // The target may have been told to forget parked expiries: the copy goes on as before.
+                // The target may have been told to forget parked expiries: the copy goes on as before. Clients wait for this, so a
+                // target that does not answer is given up instead of waited for.
                 let thawed = match copy.copy() {
-                    Ok(copy) => copy.thaw().await.map_err(|error| error.to_string()),
+                    Ok(copy) => match timeout(self.max_pause, copy.thaw()).await {
+                        Ok(thawed) => thawed.map_err(|error| error.to_string()),
+                        Err(_) => Err("the target does not answer".to_owned()),
+                    },
                     Err(stopped) => Err(stopped.to_string()),
                 };
                 self.driven.release().await?;
                 match (failure, thawed) {
                     (Failure::Retry(why), Ok(())) => Err(Failure::Retry(why)),
                     (Failure::Retry(why), Err(error)) => Err(Failure::Final(format!("{why}; {error}"))),
-                    (failure @ Failure::Final(_), _) => Err(failure),
+                    (failure @ (Failure::Final(_) | Failure::Cancelled), _) => Err(failure),
                 }
             }
         }
     }
 
-    /// All that can be done before the shards are held.
-    async fn until_ready(&self, copy: &mut Running) -> Result<String, Failure> {
+    /// All that can be done before the shards are held. Whoever wants it to stop is heard meanwhile.
+    async fn until_ready(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<String, Failure> {
         let user = self.prepare().await?;
-        copy.copy()?
-            .until_streaming()
-            .await
-            .map_err(|error| Failure::Final(error.to_string()))?;
-        copy.copy()?
-            .unpark(HORIZON)
-            .await
-            .map_err(|error| Failure::Retry(error.to_string()))?;
-        Ok(user)
+        let copy = copy.copy()?;
+        let ready = async {
+            copy.until_streaming()
+                .await
+                .map_err(|error| Failure::Final(error.to_string()))?;
+            copy.unpark(HORIZON)
+                .await
+                .map_err(|error| Failure::Retry(error.to_string()))
+        };
+        tokio::select! {
+            ready = ready => ready.map(|_| user),
+            stopped = until_cancelled(ledger) => Err(stopped),
+        }
     }
 
     /// Gives the unit a user of its own, and all other shards of the source a new one, so that the old one can go.
@@ -239,6 +258,21 @@ impl Cutover<'_> {
         Ok(served.duration_since(begun))
     }
 
+    /// A node that stands still must not make clients wait: longer than the pause may be, and it is given up.
+    async fn in_time<T>(
+        &self,
+        what: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let late = |_| {
+            Err(Failure::Retry(format!(
+                "{what} took longer than {:?}",
+                self.max_pause
+            )))
+        };
+        timeout(self.max_pause, work).await.unwrap_or_else(late)
+    }
+
     async fn pause(
         &self,
         copy: &mut Running,
@@ -249,26 +283,13 @@ impl Cutover<'_> {
         let driven = self.driven;
         let mut steps = Steps::new();
         let freeze = [freeze_words(user), words(["INFO", "replication"])];
-        let replies = driven.act(source, &freeze).await?;
+        let replies = self.in_time("the freeze", driven.act(source, &freeze)).await?;
         steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
-        match timeout(self.max_pause, copy.copy()?.drain_to(offset)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(Failure::Retry(error.to_string())),
-            Err(_) => {
-                return Err(Failure::Retry(format!(
-                    "the target was not in step within {:?}",
-                    self.max_pause
-                )));
-            }
-        }
+        self.in_time("the drain", told(copy.copy()?.drain_to(offset)))
+            .await?;
         steps.done("drained").await;
-        let counts = copy
-            .copy()?
-            .counts()
-            .await
-            .map_err(|error| Failure::Retry(error.to_string()))?;
-        for count in counts {
+        for count in self.in_time("the count", told(copy.copy()?.counts())).await? {
             let lasting = (
                 count.source_keys - count.source_expires.min(count.source_keys),
                 count.target_keys - count.target_expires.min(count.target_keys),
@@ -282,32 +303,17 @@ impl Cutover<'_> {
             }
         }
         steps.done("counted").await;
-        copy.stop().await?;
+        self.in_time("the end of the copy", copy.stop()).await?;
         let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         if makes(Mistake::SealsLate) {
             driven.commit().await?;
         }
-        driven.act(target, &seal).await?;
+        self.in_time("the seal", driven.act(target, &seal)).await?;
         steps.done("sealed").await;
         let served = driven.commit().await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
-    }
-
-    /// Nothing depends on this: users that nobody needs, and the note of what the source still has.
-    async fn tidy(&self, user: &str, source: &mut NodeClient, target: &mut NodeClient) {
-        let driven = self.driven;
-        let left = [
-            words(["ACL", "DELUSER", user]),
-            driven.copies("HSET", Some(&driven.id)),
-        ];
-        let gone = [driven.copies("HDEL", None)];
-        for (client, commands) in [(source, &left[..]), (target, &gone[..])] {
-            if let Err(error) = driven.act(client, commands).await {
-                tracing::info!(event = "move_not_tidied", task = driven.id, %error);
-            }
-        }
     }
 }
 
@@ -402,6 +408,11 @@ impl Driven<'_> {
     }
 }
 
+/// What a copy answers; its errors may not come again.
+async fn told<T>(answer: impl Future<Output = Result<T, CopyError>>) -> Result<T, Failure> {
+    answer.await.map_err(|error| Failure::Retry(error.to_string()))
+}
+
 /// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.
 fn freeze_words(user: &str) -> Words {
     if makes(Mistake::DeletesToFreeze) {
@@ -411,6 +422,17 @@ fn freeze_words(user: &str) -> Words {
         return words(["ACL", "SETUSER", user, "-@all", "+@read", "+select", "+ping"]);
     }
     words(["ACL", "SETUSER", user, "-@all", "+select", "+ping"])
+}
+
+/// Ends when an operator wants the move to stop, or nobody can say. May be dropped at any time.
+pub(super) async fn until_cancelled(ledger: &mut Ledger<'_>) -> Failure {
+    loop {
+        match ledger.wish().await {
+            Ok(Some(Wish::Cancel)) => return Failure::Cancelled,
+            Ok(_) => sleep(WISH_PACE).await,
+            Err(error) => return error.into(),
+        }
+    }
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.

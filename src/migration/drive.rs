@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 #[cfg(not(test))]
 use super::Copy;
 use super::arrow::reached;
-use super::cutover::{Cutover, Failure};
+use super::cutover::{Cutover, Failure, until_cancelled};
 use super::ledger::Ledger;
 #[cfg(test)]
 use super::sim::Copy;
@@ -28,6 +28,7 @@ use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
 use crate::control::{AskError, Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
+use crate::metrics;
 use crate::resp::Value;
 use crate::store::Term;
 use crate::topology::Topology;
@@ -182,16 +183,17 @@ impl<'a> Driven<'a> {
         commands
     }
 
-    /// The databases of this move on a node that hold a copy of ours: of any move, or of this one.
-    async fn our_copies(&self, client: &mut NodeClient, of_this_move: bool) -> Result<Vec<DbIndex>, Failure> {
+    /// The databases of this move on a node that hold a copy of ours, by the task that has noted it.
+    async fn our_copies(
+        &self,
+        client: &mut NodeClient,
+        is_ours: impl Fn(Option<&[u8]>) -> bool,
+    ) -> Result<Vec<DbIndex>, Failure> {
         client.ask(&["SELECT", &self.metadata().to_string()]).await?;
         let mut ours = Vec::new();
         for db in self.dbs() {
             let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
-            let is_ours = task
-                .as_bytes()
-                .is_some_and(|task| !of_this_move || task == self.id.as_bytes());
-            ours.extend(is_ours.then_some(db));
+            ours.extend(is_ours(task.as_bytes()).then_some(db));
         }
         Ok(ours)
     }
@@ -213,9 +215,16 @@ impl<'a> Driven<'a> {
             self.node(&topology, &self.source)?,
             self.node(&topology, &self.target)?,
         );
+        let elsewhere = |shard: &&ShardId| topology.placement(**shard).node != source;
+        if let Some(shard) = self.shards.iter().find(elsewhere) {
+            return Err(Failure::Final(format!(
+                "shard {shard} does not live on node '{}' any more",
+                self.source
+            )));
+        }
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
-        let ours = self.our_copies(&mut client, false).await?;
+        let ours = self.our_copies(&mut client, |task| task.is_some()).await?;
         for db in self.dbs().into_iter().filter(|db| !ours.contains(db)) {
             client.ask(&["SELECT", &db.to_string()]).await?;
             if client.ask(&["DBSIZE"]).await? != Value::Int(0) {
@@ -251,7 +260,7 @@ impl<'a> Driven<'a> {
             },
             dbs,
             metadata_db: topology.metadata_db(),
-            limits: CopyLimits::default(),
+            limits: CopyLimits::of(&self.shared.settings.load().migration),
         })
     }
 
@@ -261,7 +270,8 @@ impl<'a> Driven<'a> {
         self.release().await?;
         let mut client = self.client(&self.target).await?;
         // What was not noted as this move's before it began is somebody else's.
-        let ours = self.our_copies(&mut client, true).await?;
+        let own = Some(self.id.as_bytes());
+        let ours = self.our_copies(&mut client, |task| task == own).await?;
         let mut commands = vec![self.appliers_gone(&mut client).await?];
         commands.extend(self.clearing(&ours));
         self.act(&mut client, &commands).await?;
@@ -269,32 +279,33 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known, so the store is
-    /// asked until it answers, or until another proxy leads.
-    pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
-        if makes(Mistake::AsksNothing) {
-            let served = self.shared.topology.load();
-            let target = self.node(&served, &self.target)?;
-            return Ok(self
-                .shards
-                .iter()
-                .all(|&shard| served.placement(shard).node == target));
-        }
+    /// What the store says, which is asked until it answers, or until another proxy leads.
+    async fn stored(&self) -> Result<Arc<Topology>, Failure> {
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
             {
-                let target = self.node(&topology, &self.target)?;
-                return Ok(self
-                    .shards
-                    .iter()
-                    .all(|&shard| topology.placement(shard).node == target));
+                return Ok(topology);
             }
             sleep(STORE_PACE).await;
         }
         Err(Failure::Final(
             "another proxy leads now, and goes on with it".to_owned(),
         ))
+    }
+
+    /// Whether the topology says that the shards live on the target. Nothing may be done before that is known.
+    pub(super) async fn has_moved(&self) -> Result<bool, Failure> {
+        let topology = if makes(Mistake::AsksNothing) {
+            self.shared.topology.load_full()
+        } else {
+            self.stored().await?
+        };
+        let target = self.node(&topology, &self.target)?;
+        Ok(self
+            .shards
+            .iter()
+            .all(|&shard| topology.placement(shard).node == target))
     }
 
     /// Drives the move to its end.
@@ -305,6 +316,7 @@ impl<'a> Driven<'a> {
                 let why = failure.to_string();
                 match self.has_moved().await {
                     Ok(true) => {
+                        self.tidy().await;
                         return Ended::Moved {
                             pause: Duration::ZERO,
                         };
@@ -327,6 +339,7 @@ impl<'a> Driven<'a> {
     async fn run_to_cutover(&self, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
+            self.tidy().await;
             return Ok(Ended::Moved {
                 pause: Duration::ZERO,
             });
@@ -351,8 +364,11 @@ impl<'a> Driven<'a> {
                 attempt: ledger.task.attempts,
                 max_pause: Duration::from_millis(ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut copy, ledger)).await {
+            let ended = Box::pin(cutover.run(&mut copy, ledger)).await;
+            self.count_cutover(&ended);
+            match ended {
                 Ok(pause) => return Ok(Ended::Moved { pause }),
+                Err(Failure::Cancelled) => return self.cancelled(copy).await,
                 Err(Failure::Retry(why)) => {
                     tracing::warn!(
                         event = "cutover_given_up",
@@ -370,7 +386,10 @@ impl<'a> Driven<'a> {
                 }
                 Err(failure @ Failure::Final(_)) => return Err(failure),
             }
-            sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
+            let backoff = BACKOFF[attempt.min(BACKOFF.len() - 1)];
+            if let Ok(Failure::Cancelled) = timeout(backoff, until_cancelled(ledger)).await {
+                return self.cancelled(copy).await;
+            }
             // What has begun again was not verified.
             if self.follow(&mut copy, ledger).await? || self.until_word(&mut copy, ledger).await? {
                 return self.cancelled(copy).await;
@@ -392,7 +411,7 @@ impl<'a> Driven<'a> {
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
             let close = timeout(FOLLOW_PACE, copy.until_streaming()).await;
-            note(ledger, copy).await?;
+            self.note(ledger, copy).await?;
             if ledger.wish().await? == Some(Wish::Cancel) {
                 return Ok(true);
             }
@@ -403,39 +422,74 @@ impl<'a> Driven<'a> {
         }
     }
 
+    fn count_cutover(&self, ended: &Result<Duration, Failure>) {
+        let cells = self.shared.metrics.migration();
+        let outcome = match ended {
+            Ok(pause) => {
+                cells
+                    .pauses
+                    .observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
+                metrics::Cutover::Moved
+            }
+            Err(Failure::Retry(_)) => metrics::Cutover::GivenUp,
+            Err(Failure::Final(_)) => metrics::Cutover::Failed,
+            Err(Failure::Cancelled) => metrics::Cutover::Cancelled,
+        };
+        cells.cutovers[outcome].add_shared(1);
+    }
+
+    /// Notes how far a copy is.
+    pub(super) async fn note(&self, ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
+        let progress = copy.progress();
+        let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
+        let cells = self.shared.metrics.migration();
+        // A copy that begins again counts from the beginning.
+        let more = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
+        cells.keys.add_shared(more(keys, ledger.task.keys));
+        cells.bytes.add_shared(more(bytes, ledger.task.bytes));
+        let restarts = progress.restarts.saturating_sub(ledger.restarts);
+        cells.restarts.add_shared(restarts.into());
+        ledger.restarts = progress.restarts;
+        let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);
+        if same(&ledger.task) {
+            return Ok(());
+        }
+        ledger
+            .write(|task| (task.keys, task.bytes, task.lag_bytes) = (keys, bytes, lag))
+            .await?;
+        Ok(())
+    }
+
     async fn cancelled(&self, mut copy: Running) -> Result<Ended, Failure> {
         copy.stop().await?;
         self.undo().await?;
         Ok(Ended::Cancelled)
     }
 
-    /// Takes the source's copy away, if the topology says that the shards live elsewhere.
+    /// Takes the source's copy away: of the shards that live elsewhere, be it on the target or farther on.
     pub(super) async fn finalize(&self) -> Result<(), Failure> {
-        if !self.has_moved().await? {
-            return Err(Failure::Final("the shards live on the source".to_owned()));
-        }
+        let topology = self.stored().await?;
+        let Some(source) = topology.node_named(&self.source) else {
+            // It has left with all that it had.
+            return Ok(());
+        };
+        let lives_here = |db: DbIndex| {
+            let mut placed = topology.placements_by_shard();
+            placed.any(|(_, placement)| placement.node == source && placement.db == db)
+        };
         reached("finalizing").await;
         let mut client = self.client(&self.source).await?;
-        let ours = self.our_copies(&mut client, true).await?;
+        // A source that was away when the move ended has no note. The topology says that what it has is no original.
+        let own = self.id.as_bytes();
+        let mut ours = self
+            .our_copies(&mut client, |task| task.is_none_or(|task| task == own))
+            .await?;
+        ours.retain(|&db| !lives_here(db));
         let commands = self.clearing(&ours);
         self.act(&mut client, &commands).await?;
         reached("finalized").await;
         Ok(())
     }
-}
-
-/// Notes how far a copy is.
-pub(super) async fn note(ledger: &mut Ledger<'_>, copy: &Copy) -> Result<(), Failure> {
-    let progress = copy.progress();
-    let (keys, bytes, lag) = (progress.keys, progress.bytes, progress.lag_bytes());
-    let same = |task: &Move| (task.keys, task.bytes, task.lag_bytes) == (keys, bytes, lag);
-    if same(&ledger.task) {
-        return Ok(());
-    }
-    ledger
-        .write(|task| (task.keys, task.bytes, task.lag_bytes) = (keys, bytes, lag))
-        .await?;
-    Ok(())
 }
 
 impl From<FenceError> for Failure {

@@ -18,6 +18,8 @@ pub(super) struct Ledger<'a> {
     revision: Revision,
     pub(super) term: Term,
     pub(super) task: Move,
+    /// How often its copy has begun again, as far as that was counted.
+    pub(super) restarts: u32,
 }
 
 impl<'a> Ledger<'a> {
@@ -29,6 +31,7 @@ impl<'a> Ledger<'a> {
             revision: now.revision,
             term,
             task: Move::decode(&now.document)?,
+            restarts: 0,
             id: now.id,
         })
     }

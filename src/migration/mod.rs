@@ -22,20 +22,25 @@
 //!  SHARD MOVE ─▶ Mover::order ─▶ record ─▶ the leader's Mover ─▶ drive ─▶ Copy … ─▶ [verify] ─▶ cutover ─▶ the topology says it
 //! ```
 //!
+//! A plan, or a node that is emptied, is a task of many moves ([`Group`]), which are made one after the other for each node.
+//!
 //! The leader drives a move ([`Mover`]): the copy, then the cutover, whose commit is a change of the topology. What has happened
 //! is what the topology says; everything else can be done again or taken back.
 
 mod apply;
 mod arrow;
+mod chores;
 mod copy;
 mod cutover;
 mod drive;
 mod error;
+mod group;
 mod judge;
 mod keeper;
 mod ledger;
 mod link;
 mod mover;
+mod orders;
 mod passes;
 mod pipe;
 mod plan;
@@ -49,12 +54,14 @@ mod spool;
 mod state;
 mod steps;
 mod task;
+mod tidy;
 mod verify;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;
+pub use group::{Group, Summary, Way};
 pub use keeper::{Drained, Unparked};
-pub use mover::{MAX_PAUSE_MS, MoveOrder, Mover, Ordered};
+pub use mover::{MoveOrder, Mover, Ordered};
 pub use plan::{CopyLimits, CopyPlan, Endpoint, Offset};
 pub use preflight::Survey;
 pub use run::clear;

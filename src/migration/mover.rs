@@ -15,25 +15,31 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::chores::{Chore, chores};
 use super::drive::{drive, finalize};
+use super::group::Group;
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
 use super::task::{Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
+use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
-use crate::topology::codec::ranges;
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
 const PACE: Duration = Duration::from_secs(1);
+/// Before what is left on a source is cleared again after it could not be.
+const CLEAR_AGAIN: Duration = Duration::from_secs(60);
+/// Before more is written after the store had no room.
+const FULL_AGAIN: Duration = Duration::from_secs(5);
+/// Stands for what is done about records beside driving moves. No task has this name.
+const CHORES: &str = "";
 /// How long a wish is waited for.
 const WISH_MAX: Duration = Duration::from_secs(10);
 const WISH_PACE: Duration = Duration::from_millis(50);
-/// The longest that shards are held, unless it is said.
-pub const MAX_PAUSE_MS: u64 = 500;
 
 /// What an operator orders.
 #[derive(Clone, Debug)]
@@ -55,23 +61,47 @@ pub struct MoveOrder {
 /// What was ordered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ordered {
-    /// The ids of its tasks.
-    pub ids: Vec<String>,
+    /// The id of its task.
+    pub id: String,
     /// What an operator should know.
     pub warnings: Vec<String>,
+}
+
+/// What this proxy does while it leads.
+#[derive(Default)]
+struct Driving {
+    running: JoinSet<()>,
+    /// By task.
+    ids: BTreeMap<String, tokio::task::Id>,
+    /// When what is left of a move may be cleared again.
+    cleared: BTreeMap<String, Instant>,
+}
+
+impl Driving {
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains_key(id)
+    }
+
+    fn spawn(&mut self, id: &str, work: impl Future<Output = ()> + Send + 'static) {
+        let spawned = self.running.spawn(work).id();
+        self.ids.insert(id.to_owned(), spawned);
+    }
 }
 
 /// The moves of a cluster, as one of its proxies sees them.
 #[derive(Debug)]
 pub struct Mover {
-    shared: Arc<Shared>,
-    fleet: Arc<Fleet>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) fleet: Arc<Fleet>,
 }
 
 impl Mover {
     /// Nothing is done before [`Self::run`].
     #[must_use]
     pub fn new(shared: Arc<Shared>, fleet: Arc<Fleet>) -> Arc<Self> {
+        let known = fleet.subscribe();
+        let figures = move || figures(&known.borrow().records);
+        shared.metrics.facts().set_migration(figures);
         Arc::new(Self { shared, fleet })
     }
 
@@ -90,23 +120,23 @@ impl Mover {
     /// Carries moves out while this proxy leads. Runs as long as it is polled.
     pub async fn run(self: Arc<Self>) {
         let mut news = self.fleet.subscribe();
-        let mut running: JoinSet<()> = JoinSet::new();
-        let mut driven: BTreeMap<String, tokio::task::Id> = BTreeMap::new();
+        let mut driving = Driving::default();
         let mut led: Option<Term> = None;
         loop {
             let term = self.fleet.leads();
             if term != led {
                 // What was driven in a term of the past is not ours any more.
-                running.shutdown().await;
-                driven.clear();
+                driving.running.shutdown().await;
+                driving = Driving::default();
                 led = term;
             }
             if let Some(term) = term {
                 let records = news.borrow_and_update().records.clone();
-                self.begin(&records, term, &mut running, &mut driven);
+                self.begin(&records, term, &mut driving);
+                self.look_after(&records, term, &mut driving);
             }
             tokio::select! {
-                Some(ended) = running.join_next_with_id() => {
+                Some(ended) = driving.running.join_next_with_id() => {
                     let id = match ended {
                         Ok((id, ())) => id,
                         Err(error) => {
@@ -114,7 +144,7 @@ impl Mover {
                             error.id()
                         }
                     };
-                    driven.retain(|_, task| *task != id);
+                    driving.ids.retain(|_, task| *task != id);
                 }
                 _ = timeout(PACE, news.changed()) => {}
             }
@@ -122,26 +152,20 @@ impl Mover {
     }
 
     /// Begins what waits and whose nodes are free.
-    fn begin(
-        &self,
-        records: &BTreeMap<String, Arc<Record>>,
-        term: Term,
-        running: &mut JoinSet<()>,
-        driven: &mut BTreeMap<String, tokio::task::Id>,
-    ) {
+    fn begin(&self, records: &BTreeMap<String, Arc<Record>>, term: Term, driving: &mut Driving) {
         let moves: Vec<(&Arc<Record>, Move)> = records
             .values()
             .filter_map(|record| Some((record, Move::decode(&record.document)?)))
             .collect();
         let mut busy = BTreeSet::new();
         for (record, task) in &moves {
-            if driven.contains_key(&record.id) {
+            if driving.has(&record.id) {
                 busy.extend([task.source.clone(), task.target.clone()]);
             }
         }
         let mut waiting: Vec<_> = moves
             .iter()
-            .filter(|(record, task)| !driven.contains_key(&record.id) && !task.state.is_over())
+            .filter(|(record, task)| !driving.has(&record.id) && !task.state.is_over())
             .collect();
         // What was begun before goes first, then what was ordered first.
         waiting.sort_by_key(|(record, task)| (task.state == State::Planned, task.started, record.id.clone()));
@@ -156,13 +180,12 @@ impl Mover {
                 Arc::clone(record),
                 term,
             );
-            driven.insert(record.id.clone(), running.spawn(work).id());
+            driving.spawn(&record.id, work);
         }
         for (record, task) in &moves {
-            let wanted = task.state == State::Moved && task.wish == Some(Wish::Finalize);
             // A move to this source may be writing where this one would clear.
             let is_free = !busy.contains(&task.source);
-            if wanted && is_free && !driven.contains_key(&record.id) {
+            if self.is_to_be_cleared(&record.id, task, driving) && is_free && !driving.has(&record.id) {
                 busy.insert(task.source.clone());
                 let work = finalize(
                     Arc::clone(&self.shared),
@@ -170,72 +193,97 @@ impl Mover {
                     Arc::clone(record),
                     term,
                 );
-                driven.insert(record.id.clone(), running.spawn(work).id());
+                driving.spawn(&record.id, work);
             }
         }
     }
 
-    /// Orders moves, one for each node that has some of the shards.
+    /// Whether what a move has left on its source is to go: an operator says so, or it was there for long enough.
+    fn is_to_be_cleared(&self, id: &str, task: &Move, driving: &mut Driving) -> bool {
+        if task.state != State::Moved {
+            return false;
+        }
+        if task.wish == Some(Wish::Finalize) {
+            return true;
+        }
+        let retention = self.shared.settings.load().migration.retention;
+        let is_old = retention
+            .is_some_and(|retention| unix_now() >= task.finished.saturating_add(retention.as_secs()));
+        let may = driving.cleared.get(id).is_none_or(|at| Instant::now() >= *at);
+        if is_old && may {
+            driving
+                .cleared
+                .insert(id.to_owned(), Instant::now() + CLEAR_AGAIN);
+        }
+        is_old && may
+    }
+
+    /// Groups go on, and tasks of old go.
+    fn look_after(&self, records: &BTreeMap<String, Arc<Record>>, term: Term, driving: &mut Driving) {
+        if driving.has(CHORES) {
+            return;
+        }
+        let chores = chores(records, &self.shared.topology.load(), unix_now());
+        if !chores.is_empty() {
+            driving.spawn(CHORES, do_chores(Arc::clone(&self.fleet), chores, term));
+        }
+    }
+
+    /// Orders a move, or a task of several if the shards live on several nodes.
     ///
     /// # Errors
     /// Why it makes no sense, or cannot be done; nothing was ordered.
     pub async fn order(&self, order: &MoveOrder) -> Result<Ordered, String> {
         let topology = self.topology();
         let (target, sources) = sources_of(&topology, order)?;
-        self.check_free(&topology, order).await?;
+        if sources.len() > 1 {
+            let name = |node: NodeIndex| topology.node(node).name.clone();
+            let ways = sources
+                .into_iter()
+                .map(|(node, shards)| (name(node), order.target.clone(), shards));
+            let group = Group {
+                manual: order.manual,
+                rate: order.rate,
+                max_pause_ms: order.max_pause_ms,
+                verify: order.verify,
+                ..Group::whole("moves", "", ways.collect())
+            };
+            return self.order_group(group, None).await;
+        }
+        self.check_free(&topology, &order.shards, &[&order.target])
+            .await?;
         let surveys = self.surveys(&topology, target, &sources, order.rate).await;
         if let Some(why) = refusals(&surveys) {
             return Err(why);
         }
-        let mut ordered = Ordered::default();
-        for (survey, shards) in surveys.into_iter().zip(sources.values()) {
-            let task = Move {
-                kind: "move".to_owned(),
-                shards: ranges(shards),
-                source: survey.source,
-                target: order.target.clone(),
-                manual: order.manual,
-                rate: order.rate,
-                max_pause_ms: order.max_pause_ms,
-                verify: order.verify.map(Verification::asked),
-                estimated_bytes: survey.bytes,
-                estimated_seconds: survey.seconds,
-                warnings: survey.no_rollback.into_iter().chain(survey.warnings).collect(),
-                started: unix_now(),
-                ..Move::default()
-            };
-            let id = format!("m{:x}{:04x}", unix_now(), fastrand::u16(..));
-            let put = self
-                .fleet
-                .store()
-                .put_record(&id, &task.encode(), Revision::NONE, None)
-                .await;
-            put.map_err(|error| error.to_string())?;
-            ordered.ids.push(id);
-            ordered.warnings.extend(task.warnings);
+        let mut task = Move {
+            kind: "move".to_owned(),
+            target: order.target.clone(),
+            manual: order.manual,
+            rate: order.rate,
+            max_pause_ms: order.max_pause_ms,
+            verify: order.verify.map(Verification::asked),
+            started: unix_now(),
+            ..Move::default()
+        };
+        for survey in surveys {
+            task.shards = survey.shards;
+            task.source = survey.source;
+            task.estimated_bytes = survey.bytes;
+            task.estimated_seconds = survey.seconds;
+            task.warnings = survey.no_rollback.into_iter().chain(survey.warnings).collect();
         }
-        Ok(ordered)
-    }
-
-    /// None of the shards may be on its way already.
-    pub(super) async fn check_free(&self, topology: &Topology, order: &MoveOrder) -> Result<(), String> {
-        let records = self
+        let id = new_id('m');
+        let put = self
             .fleet
             .store()
-            .records()
-            .await
-            .map_err(|error| error.to_string())?;
-        for record in records {
-            let Some(task) = Move::decode(&record.document).filter(|task| !task.state.is_over()) else {
-                continue;
-            };
-            let shards =
-                crate::topology::codec::shard_list(&task.shards, topology.total_shards()).unwrap_or_default();
-            if let Some(shard) = order.shards.iter().find(|shard| shards.contains(shard)) {
-                return Err(format!("shard {shard} is moved by task {} already", record.id));
-            }
-        }
-        Ok(())
+            .put_record(&id, &task.encode(), Revision::NONE, None)
+            .await;
+        put.map_err(|error| error.to_string())?;
+        Ok(Ordered {
+            id,
+            warnings: task.warnings,
+        })
     }
 
     /// Says what an operator wants of a task, and waits until it is so.
@@ -252,6 +300,18 @@ impl Mover {
                 .record(id)
                 .await
                 .map_err(|error| error.to_string())?;
+            let group = record.as_ref().and_then(|record| Group::decode(&record.document));
+            if let (Some(record), Some(group)) = (&record, group) {
+                if written && wish != Wish::Cancel && group.wish != Some(wish) {
+                    return Ok(());
+                }
+                let Some(group) = group.wished(id, wish)? else {
+                    return Ok(());
+                };
+                written = written || self.write_wish(record, &group.encode()).await?;
+                self.until_told(id, until).await?;
+                continue;
+            }
             let task = record.as_ref().and_then(|record| Move::decode(&record.document));
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
@@ -285,24 +345,84 @@ impl Mover {
             }
             if !written {
                 task.wish = Some(wish);
-                match self
-                    .fleet
-                    .store()
-                    .put_record(id, &task.encode(), record.revision, None)
-                    .await
-                {
-                    Ok(_) => written = true,
-                    // The leader was faster.
-                    Err(StoreError::Changed { .. }) => continue,
-                    Err(error) => return Err(error.to_string()),
+                written = self.write_wish(&record, &task.encode()).await?;
+                if !written {
+                    continue;
                 }
             }
-            if Instant::now() >= until {
-                return Err(format!(
-                    "task {id} has been told, and has not done so within {WISH_MAX:?}; see TASK STATUS {id}"
-                ));
+            self.until_told(id, until).await?;
+        }
+    }
+
+    /// Whether it was written: the leader may have been faster.
+    async fn write_wish(&self, record: &Record, document: &str) -> Result<bool, String> {
+        let put = self
+            .fleet
+            .store()
+            .put_record(&record.id, document, record.revision, None)
+            .await;
+        match put {
+            Ok(_) => Ok(true),
+            Err(StoreError::Changed { .. }) => Ok(false),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn until_told(&self, id: &str, until: Instant) -> Result<(), String> {
+        if Instant::now() >= until {
+            return Err(format!(
+                "task {id} has been told, and has not done so within {WISH_MAX:?}; see TASK STATUS {id}"
+            ));
+        }
+        sleep(WISH_PACE).await;
+        Ok(())
+    }
+}
+
+/// What the records say of moves, for metrics.
+fn figures(records: &BTreeMap<String, Arc<Record>>) -> MigrationFigures {
+    let mut figures = MigrationFigures::default();
+    let mut tasks: BTreeMap<String, u64> = BTreeMap::new();
+    for task in records
+        .values()
+        .filter_map(|record| Move::decode(&record.document))
+    {
+        *tasks.entry(task.encode_state()).or_default() += 1;
+        if !task.state.is_over() {
+            figures.lag_bytes = figures.lag_bytes.saturating_add(task.lag_bytes);
+        }
+    }
+    figures.tasks = tasks.into_iter().collect();
+    figures
+}
+
+/// The name of a task.
+pub(super) fn new_id(letter: char) -> String {
+    format!("{letter}{:x}{:04x}", unix_now(), fastrand::u16(..))
+}
+
+/// Writes what was decided. Whatever cannot be written is decided anew.
+async fn do_chores(fleet: Arc<Fleet>, chores: Vec<Chore>, term: Term) {
+    let store = fleet.store();
+    for chore in chores {
+        let (id, done) = match &chore {
+            Chore::Write { id, document, over } => {
+                let put = store.put_record(id, document, *over, Some(term)).await;
+                (id, put.map(|_| ()))
             }
-            sleep(WISH_PACE).await;
+            Chore::Forget { id, over } => (id, store.delete_record(id, *over, Some(term)).await),
+        };
+        match done {
+            Ok(()) => {}
+            Err(error @ StoreError::Limit(_)) => {
+                tracing::warn!(event = "tasks_full", task = id, %error, "TASK FINALIZE what has moved");
+                // Not again at once: nothing changes before an operator does something.
+                return sleep(FULL_AGAIN).await;
+            }
+            Err(error) => {
+                tracing::debug!(event = "task_not_written", task = id, %error);
+                return;
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Migration;
 use crate::ids::DbIndex;
 use crate::rdb;
 use crate::topology::Address;
@@ -61,6 +62,22 @@ pub struct CopyLimits {
     pub values: rdb::Limits,
     /// How large a request of the stream may be.
     pub stream: rdb::StreamLimits,
+}
+
+impl CopyLimits {
+    /// As the settings say.
+    #[must_use]
+    pub fn of(settings: &Migration) -> Self {
+        let usual = Self::default();
+        Self {
+            rate_bytes_per_s: settings.rate,
+            spool_memory: settings.spool_memory,
+            spool_dir: settings.spool_dir.clone().unwrap_or(usual.spool_dir),
+            spool_max: settings.spool_max as u64,
+            target_latency: settings.target_latency,
+            ..usual
+        }
+    }
 }
 
 impl Default for CopyLimits {

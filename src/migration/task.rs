@@ -68,6 +68,9 @@ pub struct Move {
     pub kind: String,
     /// How far it is.
     pub state: State,
+    /// The task that it is a part of.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub parent: String,
     /// The shards, as a list such as `0-63`.
     pub shards: String,
     /// The node that has them.

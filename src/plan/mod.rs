@@ -1,4 +1,4 @@
-//! Which shards should move, so that every node holds about as much: `PRESHARD PLAN REBALANCE` and later draining.
+//! Which shards should move, so that every node holds about as much: `PRESHARD PLAN REBALANCE`, `NODE DRAIN`.
 //!
 //! ```text
 //!  Layout ─▶ bands.rs ─▶ what each node should hold, 5 % less or more
@@ -114,6 +114,27 @@ pub struct NodeShare {
     pub load: u64,
     /// That in percent of the mean of the nodes that share, to a tenth; none if there is no mean.
     pub percent_of_mean: Option<f64>,
+}
+
+/// Plans only what nodes that leave give away: each shard goes to the node that lacks most then. What no node has the
+/// memory for stays, and is told of.
+#[must_use]
+pub fn empty(layout: &Layout) -> Rebalance {
+    let bands = bands(layout);
+    let before = Tally::new(layout, &bands);
+    let mut after = before.clone();
+    even::empty_leaving(&mut after);
+    let moves = words::moves(&before, &after);
+    let is_stuck =
+        |node: &usize| layout.nodes[*node].role == Role::Leaves && !after.shards_on(*node).is_empty();
+    let stuck = (0..layout.nodes.len()).filter(is_stuck);
+    let obstacles = stuck.map(|node| words::stays(&after, node)).collect();
+    Rebalance {
+        moves,
+        before: before.shares(),
+        after: after.shares(),
+        obstacles,
+    }
 }
 
 /// Plans moves.

@@ -328,3 +328,35 @@ fn thousands_of_shards_are_planned_at_once() {
     println!("{} moves in {took:?}", plan.moves.len());
     assert!(took.as_secs() < 5, "{took:?}");
 }
+
+#[test]
+fn a_node_that_leaves_gives_everything_to_those_that_hold_least_and_nobody_else_moves() {
+    let mut layout = layout(3, &[(50, 0), (30, 0), (20, 0), (0, 0), (60, 1), (10, 2), (10, 2)]);
+    layout.nodes[0].role = Role::Leaves;
+    let plan = empty(&layout);
+    check(&layout, &plan);
+    assert!(
+        plan.moves.iter().all(|planned| planned.source == NodeIndex(0)),
+        "{plan:?}"
+    );
+    assert_eq!((plan.moves.len(), plan.after[0].shards), (4, 0));
+    // 50 and 20 to the one with 20, 30 to the one with 60.
+    assert_eq!(loads(&plan.after), [0, 90, 90]);
+    assert_eq!(plan.obstacles, Vec::<String>::new());
+    let moved = &plan.moves[0].reason;
+    assert!(moved.contains("n0 gives everything away"), "{moved}");
+}
+
+#[test]
+fn what_no_node_has_the_memory_for_stays_and_is_told_of() {
+    let mut layout = layout(3, &[(50, 0), (30, 0), (60, 1), (10, 2)]);
+    layout.nodes[0].role = Role::Leaves;
+    layout.nodes[1].room_bytes = Some(10);
+    layout.nodes[2].role = Role::Away;
+    let plan = empty(&layout);
+    assert_eq!(plan.moves, []);
+    assert_eq!(
+        plan.obstacles,
+        ["2 shards stay on n0: no node has the memory for them"]
+    );
+}

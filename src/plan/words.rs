@@ -108,11 +108,7 @@ pub(super) fn obstacles(after: &Tally<'_>) -> Vec<String> {
         let held = after.held(node);
         let is_taker = bands.takers.contains(&node);
         if !is_taker && !after.shards_on(node).is_empty() {
-            let shards = after.shards_on(node).len();
-            told.push(format!(
-                "{shards} shards stay on {}: no node has the memory for them",
-                name(node)
-            ));
+            told.push(stays(after, node));
         } else if is_taker && is_full(&node) {
             told.push(format!(
                 "{} stays {}: it has not the memory for more (maxmemory)",
@@ -129,6 +125,12 @@ pub(super) fn obstacles(after: &Tally<'_>) -> Vec<String> {
         }
     }
     told
+}
+
+/// What stays on a node that leaves.
+pub(super) fn stays(after: &Tally<'_>, node: usize) -> String {
+    let (shards, name) = (after.shards_on(node).len(), &after.layout.nodes[node].name);
+    format!("{shards} shards stay on {name}: no node has the memory for them")
 }
 
 fn count(nodes: usize) -> i64 {

@@ -114,7 +114,7 @@ fn endpoints(shared: &Arc<Shared>, readiness: Readiness) -> Endpoints {
     let (for_metrics, for_topology) = (Arc::clone(shared), Arc::clone(shared));
     Endpoints {
         metrics: Arc::new(move || for_metrics.metrics.gather_text()),
-        topology: Arc::new(move || for_topology.topology.load().encode()),
+        topology: Some(Arc::new(move || for_topology.topology.load().encode())),
         readiness,
     }
 }

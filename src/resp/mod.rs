@@ -44,8 +44,8 @@ pub use reply::ReplyScanner;
 pub use request::{ArgRange, RequestLimits, RequestScanner, Scan};
 pub use value::{Protocol, Value};
 pub use write::{
-    error_line, write_array_header, write_bulk, write_error, write_int, write_map_header, write_null,
-    write_push_header, write_request, write_simple,
+    error_line, write_array_header, write_bulk, write_bulk_int, write_bulk_parts, write_double, write_error,
+    write_int, write_map_header, write_null, write_push_header, write_request, write_simple,
 };
 
 /// The longest bulk that anybody may send: Redis's own default of `proto-max-bulk-len`.

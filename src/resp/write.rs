@@ -47,6 +47,32 @@ pub fn write_bulk(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends the bytes of all parts as one bulk.
+pub fn write_bulk_parts(out: &mut Vec<u8>, parts: &[&[u8]]) {
+    out.push(b'$');
+    write_line(out, parts.iter().map(|part| part.len() as u64).sum());
+    parts.iter().for_each(|part| out.extend_from_slice(part));
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the digits of a number as a bulk, as an argument of a request.
+pub fn write_bulk_int(out: &mut Vec<u8>, number: i64) {
+    let digits = number.unsigned_abs().checked_ilog10().unwrap_or(0) + 1;
+    out.push(b'$');
+    write_line(out, u64::from(digits + u32::from(number < 0)));
+    if number < 0 {
+        out.push(b'-');
+    }
+    write_line(out, number.unsigned_abs());
+}
+
+/// Appends a double whose text is known: `,text`.
+pub fn write_double(out: &mut Vec<u8>, text: &[u8]) {
+    out.push(b',');
+    write_clean(out, text);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends the null of the protocol: `$-1` or `_`.
 pub fn write_null(out: &mut Vec<u8>, protocol: Protocol) {
     out.extend_from_slice(match protocol {
@@ -158,6 +184,20 @@ mod tests {
             "$11\r\nhello world\r\n"
         );
         assert_eq!(written(|out| write_bulk(out, b"")), "$0\r\n\r\n");
+        assert_eq!(
+            written(|out| write_bulk_parts(out, &[b"(", b"", b"1.5"])),
+            "$4\r\n(1.5\r\n"
+        );
+        for (number, bytes) in [
+            (0, "$1\r\n0\r\n"),
+            (9, "$1\r\n9\r\n"),
+            (10, "$2\r\n10\r\n"),
+            (-801, "$4\r\n-801\r\n"),
+            (i64::MIN, "$20\r\n-9223372036854775808\r\n"),
+        ] {
+            assert_eq!(written(|out| write_bulk_int(out, number)), bytes);
+        }
+        assert_eq!(written(|out| write_double(out, b"-inf")), ",-inf\r\n");
         assert_eq!(written(|out| write_array_header(out, 1_000)), "*1000\r\n");
         assert_eq!(written(|out| write_map_header(out, Protocol::Resp2, 2)), "*4\r\n");
         assert_eq!(written(|out| write_map_header(out, Protocol::Resp3, 2)), "%2\r\n");

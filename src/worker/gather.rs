@@ -397,7 +397,7 @@ impl Engine {
                 }
                 Work::Walk(walk) if gather.outstanding == 0 => match walk.step() {
                     Step::Ask(shard) if walk.held_bytes() <= self.settings.limits.output_hard => {
-                        walk.write_frame(&mut frame);
+                        walk.write_frame(&self.topology, &mut frame);
                         Some((shard, 0))
                     }
                     Step::Ask(_) | Step::Done => None,
@@ -465,7 +465,7 @@ impl Engine {
         gather.outstanding -= 1;
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
-            Work::Walk(walk) => walk.part(outcome),
+            Work::Walk(walk) => walk.part(outcome, &self.topology),
             Work::Publish { reply, .. } => match outcome {
                 Outcome::Reply(came) => came.clone_into(reply),
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),

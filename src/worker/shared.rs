@@ -26,7 +26,7 @@ use super::scripts::ScriptCache;
 use super::slowlog::{SlowLog, SlowLogSettings};
 use super::users::{Attempts, Users};
 use crate::acl::Rights;
-use crate::config::{AclUsers, Batches, OnEmpty, OnGap, Secret};
+use crate::config::{AclUsers, Batches, Migration, OnEmpty, OnGap, Secret};
 use crate::ids::{Epoch, NodeIndex};
 use crate::metrics::Metrics;
 use crate::resp::{RequestLimits, Value};
@@ -280,6 +280,8 @@ pub struct Settings {
     pub max_clients: usize,
     /// Which requests are slow.
     pub slowlog: SlowLogSettings,
+    /// How much moves may take.
+    pub migration: Migration,
 }
 
 /// What all workers share.

@@ -22,7 +22,7 @@ use super::slowlog::{SlowLog, SlowLogSettings};
 use super::stream::{Accepted, Stream};
 use super::users::{Attempts, Users};
 use crate::command;
-use crate::config::{AclUsers, Batches, OnEmpty, OnGap};
+use crate::config::{AclUsers, Batches, Migration, OnEmpty, OnGap};
 use crate::metrics::{Metrics, MetricsOptions};
 use crate::resp::RequestLimits;
 use crate::topology::{Node, Topology};
@@ -107,6 +107,7 @@ pub(crate) fn shared(topology: Topology, limits: Limits, admin: NodeCredentials,
                 entries_max: 128,
                 show_args: false,
             },
+            migration: Migration::default(),
         }),
         users: ArcSwap::from_pointee(Users::open()),
         users_generation: AtomicU64::new(0),

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::harness::{Client, Etcd, Node, Proxy, Reply, Scratch, Setup, key_in, small, wait_for, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-fn state(admin: &mut Client, task: &str) -> (String, Reply) {
+pub(crate) fn state(admin: &mut Client, task: &str) -> (String, Reply) {
     let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
     (row.field("state").unwrap().text(), row)
 }
@@ -26,7 +26,7 @@ fn move_shards(admin: &mut Client, shards: &str, target: &str) -> Reply {
 }
 
 /// A writer of one list: what it was acknowledged, by number.
-fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
+pub(crate) fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
     let mut client = if how.is_multiple_of(2) {
         proxy.client()
     } else {
@@ -70,7 +70,7 @@ fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool) -> i64 {
     sent
 }
 
-fn assert_lists(proxy: &Proxy, lists: &[(String, i64)]) {
+pub(crate) fn assert_lists(proxy: &Proxy, lists: &[(String, i64)]) {
     let mut client = proxy.client();
     for (key, count) in lists {
         let found = client.call(&["LRANGE", key, "0", "-1"]).items();

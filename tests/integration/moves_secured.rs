@@ -15,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Orders a move and waits until it has moved; it may be ordered again when it has failed.
 fn move_shards(admin: &mut Client, shards: &str, target: &str) {
     admin.limit = PATIENCE;
+    let mut last = (String::new(), crate::harness::Reply::Null);
     wait_until("the shards are there", PATIENCE, || {
         let said = admin.ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}"));
         if let Some(error) = said.error() {
@@ -24,9 +25,13 @@ fn move_shards(admin: &mut Client, shards: &str, target: &str) {
         let state = wait_for("the move ends", PATIENCE, || {
             let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
             let state = row.field("state")?.text();
-            matches!(state.as_str(), "moved" | "failed").then_some((state, row))
+            matches!(state.as_str(), "moved" | "failed").then(|| (state, row.field("error").unwrap()))
         });
-        println!("{state:?}");
+        assert!(
+            state.0 == "moved" || last != state,
+            "it fails the same way twice: {state:?}"
+        );
+        last = state.clone();
         state.0 == "moved"
     });
 }

@@ -101,6 +101,11 @@ impl Link {
         Ok(text(&self.ask(words)?))
     }
 
+    /// The next reply as text.
+    pub(super) fn reply_text(&mut self) -> Result<String, Failure> {
+        Ok(text(&self.reply()?))
+    }
+
     fn broken(&self, what: &str) -> Failure {
         Failure::Broken(format!("{} {what}", self.address))
     }

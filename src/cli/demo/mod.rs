@@ -5,6 +5,7 @@
 //!  demo ── starts ──▶ redis-1, redis-2 (processes, temporary folder)
 //!    │  ── starts ──▶ preshard serve (the real command, a config of its own)
 //!    ├─ load.rs ────▶ proxy ──▶ nodes        what an application sends; every reply is looked at
+//!    ├─ moving.rs ──▶ proxy ──▶ nodes        shards change their node under writes; nothing may be lost
 //!    └─ proof.rs ───────────────▶ nodes      asked directly: each key in the database that the topology names
 //! ```
 //!
@@ -12,10 +13,12 @@
 
 mod link;
 mod load;
+mod moving;
 mod process;
 mod proof;
 mod rig;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -24,6 +27,7 @@ use clap::Args;
 
 use self::link::{Link, http_get};
 use self::load::{CONNECTIONS, Done, PINNED_DATABASE, PIPELINE, Pace};
+use self::moving::Moved;
 use self::process::Stop;
 use self::proof::Found;
 use self::rig::{DATABASES, PINNED, Rig, SHARDS};
@@ -73,8 +77,18 @@ fn run(demo: &Demo) -> Result<(), Failure> {
     let done = load::run(&rig.proxy.data, &stop)?;
     tell_load(&done);
     stop.check()?;
-    let found = proof::prove(&rig)?;
+    let found = proof::prove(&rig, &BTreeSet::new())?;
     tell_proof(&rig, &found);
+    stop.check()?;
+    tell_begin(&rig);
+    let moved = moving::run(&rig, &stop)?;
+    tell_move(&moved);
+    let found = proof::prove(&rig, &moving::keys())?;
+    tell_nodes(&rig, &found);
+    println!(
+        "  asked of the nodes again: every key where the topology (epoch {}) names it, once",
+        found.epoch
+    );
     honest(&rig)?;
     http_get(&rig.proxy.http, "/readyz")?;
     try_it(&rig);
@@ -134,6 +148,36 @@ fn tell_proof(rig: &Rig, found: &Found) {
         "\nProof, asked of the nodes directly (topology epoch {}):",
         found.epoch
     );
+    tell_nodes(rig, found);
+    println!("  every key is in exactly the database that the topology names, once, and nowhere else");
+    println!("  {}", found.example);
+}
+
+fn tell_begin(rig: &Rig) {
+    println!(
+        "\nMove of half of {}'s shards to {}, while {CONNECTIONS} connections append to lists:",
+        rig.nodes[0].name, rig.nodes[1].name
+    );
+}
+
+fn tell_move(moved: &Moved) {
+    println!(
+        "  PRESHARD SHARD MOVE {} TO {} → task {}: {} keys copied",
+        moved.shards, moved.target, moved.task, moved.keys
+    );
+    println!(
+        "  the shards were held for {:.1} ms; the slowest pipeline of all took {} ms",
+        moved.pause_ms,
+        moved.longest.as_millis()
+    );
+    println!(
+        "  {} writes to {} lists: no error, and every list is what was acknowledged, in order: nothing lost, nothing twice",
+        number(moved.writes as u64),
+        moved.lists
+    );
+}
+
+fn tell_nodes(rig: &Rig, found: &Found) {
     for (node, (keys, databases)) in rig.nodes.iter().zip(&found.nodes) {
         println!(
             "  {}: {} keys in {} databases",
@@ -142,8 +186,6 @@ fn tell_proof(rig: &Rig, found: &Found) {
             number(*databases as u64)
         );
     }
-    println!("  every key is in exactly the database that the topology names, once, and nowhere else");
-    println!("  {}", found.example);
 }
 
 /// What the proxy cannot do it refuses, with the reason. A demo that hides it helps nobody.
@@ -176,7 +218,13 @@ fn try_it(rig: &Rig) {
     println!("  redis-cli -p {data} -n {PINNED_DATABASE} DBSIZE");
     println!("  redis-cli -p {} INFO keyspace", rig.nodes[0].port);
     if let Some(admin) = &rig.proxy.admin {
-        println!("  redis-cli -p {} PRESHARD SHARD OF user:42", port(admin));
+        let admin = port(admin);
+        println!("  redis-cli -p {admin} PRESHARD SHARD OF user:42");
+        println!(
+            "  redis-cli -p {admin} PRESHARD SHARD MOVE 512-767 TO redis-1      # answers its task; then:"
+        );
+        println!("  redis-cli -p {admin} PRESHARD TASK LIST                          # until it is moved");
+        println!("  redis-cli -p {admin} PRESHARD NODE DRAIN redis-1                 # all its shards");
     }
     println!(
         "  curl http://{0}/topology    http://{0}/metrics\n",

@@ -29,11 +29,11 @@ pub(super) struct Found {
     pub(super) example: String,
 }
 
-/// Looks everywhere.
+/// Looks everywhere. `more`: keys that were written beside those of the load.
 ///
 /// # Errors
 /// What is not as it should be.
-pub(super) fn prove(rig: &Rig) -> Result<Found, Failure> {
+pub(super) fn prove(rig: &Rig, more: &BTreeSet<String>) -> Result<Found, Failure> {
     let document = http_get(&rig.proxy.http, "/topology")?;
     let topology = Topology::decode(document.as_bytes())
         .map_err(|error| Failure::Broken(format!("/topology: {error}")))?;
@@ -69,7 +69,8 @@ pub(super) fn prove(rig: &Rig) -> Result<Found, Failure> {
             }
         }
     }
-    same("database 0", &sharded, &load::sharded_keys())?;
+    let wanted: BTreeSet<String> = load::sharded_keys().union(more).cloned().collect();
+    same("database 0", &sharded, &wanted)?;
     same("the pinned database", &pinned, &load::pinned_keys())?;
     counts(&rig.proxy.data, sharded.len(), pinned.len())?;
     Ok(Found {

@@ -58,7 +58,8 @@ impl Mover {
     pub async fn survey(&self, order: &MoveOrder) -> Result<Vec<Survey>, String> {
         let topology = self.topology();
         let (target, sources) = super::mover::sources_of(&topology, order)?;
-        self.check_free(&topology, order).await?;
+        self.check_free(&topology, &order.shards, &[&order.target])
+            .await?;
         Ok(self.surveys(&topology, target, &sources, order.rate).await)
     }
 

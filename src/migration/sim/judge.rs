@@ -140,7 +140,8 @@ impl Judge {
                     Ask::Get => {}
                 }
             }
-            Outcome::NotRun => {
+            Outcome::NotRun(why) => {
+                world.tell(|| format!("not run: {why}"));
                 self.not_run.fetch_add(1, Relaxed);
             }
         }

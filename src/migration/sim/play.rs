@@ -397,8 +397,8 @@ impl Crew {
             if let Some(mover) = self.mover() {
                 match mover.order(order).await {
                     Ok(ordered) => {
-                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.ids));
-                        return ordered.ids.into_iter().next();
+                        world.tell(|| format!("ORDER {order:?}: {:?}", ordered.id));
+                        return Some(ordered.id);
                     }
                     Err(why) => world.tell(|| format!("no order: {why}")),
                 }

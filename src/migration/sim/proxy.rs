@@ -41,7 +41,7 @@ pub(super) enum Outcome {
     /// It may have run.
     Uncertain,
     /// It has not run.
-    NotRun,
+    NotRun(&'static str),
 }
 
 #[derive(Debug)]
@@ -393,12 +393,12 @@ impl Worker {
         let old = |request: &mut Request| request.since.elapsed() >= HOLD_MAX;
         for gate in gates.values_mut() {
             while let Some(request) = gate.pop_front_if(old) {
-                request.answer(Outcome::NotRun);
+                request.answer(Outcome::NotRun("TRYAGAIN"));
             }
         }
         for link in links.values_mut() {
             while let Some(request) = link.backlog.pop_front_if(old) {
-                request.answer(Outcome::NotRun);
+                request.answer(Outcome::NotRun("NODEDOWN"));
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::control::Mistake;
 const SEEDS: u64 = 2_000;
 const PARTS: u64 = 8;
 /// A mistake must be found by one of so many seeds.
-const FOUND_WITHIN: u64 = 2_000;
+const FOUND_WITHIN: u64 = 600;
 
 /// Mistakes, and a seed that has found each: others are tried if it does not any more.
 const PLANTED: [(Planted, u64); 10] = [
@@ -20,11 +20,11 @@ const PLANTED: [(Planted, u64); 10] = [
     (Planted::Mistake(Mistake::IgnoresTerm), 0),
     (Planted::Mistake(Mistake::IgnoresRun), 0),
     (Planted::Mistake(Mistake::AsksNothing), 0),
-    (Planted::Mistake(Mistake::DeletesToFreeze), 0),
-    (Planted::Mistake(Mistake::FreezeReads), 0),
+    (Planted::Mistake(Mistake::DeletesToFreeze), 4),
+    (Planted::Mistake(Mistake::FreezeReads), 1),
     (Planted::Slip(Slip::IgnoresRun), 0),
     (Planted::Slip(Slip::SendsAgain), 0),
-    (Planted::Slip(Slip::Overtakes), 0),
+    (Planted::Slip(Slip::Overtakes), 64),
 ];
 
 fn env(name: &str) -> Option<u64> {

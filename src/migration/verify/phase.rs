@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 #[cfg(not(test))]
 use super::super::copy::Copy;
 use super::super::cutover::Failure;
-use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE, Running, note};
+use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE, Running};
 use super::super::error::CopyError;
 use super::super::ledger::Ledger;
 #[cfg(test)]
@@ -65,7 +65,7 @@ impl Driven<'_> {
             if ledger.task.state != State::Ready {
                 ledger.enter(State::Ready).await?;
             }
-            note(ledger, running.copy()?).await?;
+            self.note(ledger, running.copy()?).await?;
             sleep(NOTE_PACE).await;
         }
     }

@@ -17,7 +17,7 @@ pub(crate) use etcd::Etcd;
 pub(crate) use link::{Link, Weather, Whose};
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
 pub(crate) use process::{Scratch, free_port, wait_for, wait_until};
-pub(crate) use proxy::{Proxy, Setup, run_to_end};
+pub(crate) use proxy::{Log, Proxy, Setup, end_of, run_to_end, spawn};
 pub(crate) use wire::{Client, Reply};
 
 /// Two nodes, and a proxy with eight shards in front of them.

@@ -49,7 +49,7 @@ pub(crate) struct Proxy {
 
 /// What a proxy printed, both streams, as it comes.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<String>>);
+pub(crate) struct Log(Arc<Mutex<String>>);
 
 /// A proxy that was started and may be coming up or failing.
 #[derive(Debug)]
@@ -350,7 +350,7 @@ fn sha256(password: &str) -> String {
     String::from_utf8(output.stdout).unwrap()[..64].to_owned()
 }
 
-fn spawn(command: &mut Command) -> (Child, Log) {
+pub(crate) fn spawn(command: &mut Command) -> (Child, Log) {
     command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -363,7 +363,7 @@ fn spawn(command: &mut Command) -> (Child, Log) {
     (child, log)
 }
 
-fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
+pub(crate) fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
     let start = Instant::now();
     let status = wait_for("the proxy ends", Duration::from_secs(60), || {
         match child.try_wait().unwrap() {
@@ -543,12 +543,12 @@ impl Log {
         });
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.0.lock().unwrap().clone()
     }
 
     /// The end of it, for a failure's report.
-    fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         let text = self.text();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..]
@@ -557,7 +557,7 @@ impl Log {
             .collect()
     }
 
-    fn line_after(&self, start: &str) -> Option<String> {
+    pub(crate) fn line_after(&self, start: &str) -> Option<String> {
         self.text()
             .lines()
             .find_map(|line| line.strip_prefix(start).map(|rest| rest.trim().to_owned()))

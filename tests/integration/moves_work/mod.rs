@@ -109,8 +109,8 @@ fn clients_of_all_kinds_notice_nothing_of_moves() {
     let setup = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .store(&etcd.store("work"))
         .proxy("workers = 1")
-        // A target that stands still on purpose may be told of.
-        .announce(&["node_silent", "cutover_given_up", "copy_restarted"]);
+        // A target stands still on purpose.
+        .any_warning();
     let launched = [setup.launch(), setup.launch(), setup.launch()];
     let proxies = launched.map(|launch| setup.until_ready(launch));
     wait_until("preshard's users are on the nodes", PATIENCE, || {

@@ -1,0 +1,141 @@
+//! Moves of shards: what the proxy that leads counts, what all know of the tasks, and the families of both.
+
+use std::sync::OnceLock;
+
+use super::cell::{Cell, Histogram, HistogramTotal};
+use super::family::{Family, LabelName, counter, gauge, histogram};
+use super::labels::{By, Cutover, Label as _};
+
+/// What is counted of moves, by several threads.
+#[derive(Debug, Default)]
+pub struct MigrationCells {
+    /// Keys of snapshots that were written to targets.
+    pub keys: Cell,
+    /// Bytes of snapshots that were read from sources.
+    pub bytes: Cell,
+    /// Copies that began again.
+    pub restarts: Cell,
+    /// Cutovers, by how they ended.
+    pub cutovers: By<Cutover, Cell>,
+    /// How long shards were held by cutovers that moved them.
+    pub pauses: Histogram,
+}
+
+/// What the records of tasks say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigrationFigures {
+    /// How many moves are in each state.
+    pub tasks: Vec<(String, u64)>,
+    /// How far the targets are behind, in bytes of the sources' streams.
+    pub lag_bytes: u64,
+}
+
+/// Reads the figures.
+#[derive(Default)]
+pub(super) struct MigrationSource(OnceLock<Box<dyn Fn() -> MigrationFigures + Send + Sync>>);
+
+impl std::fmt::Debug for MigrationSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MigrationSource")
+    }
+}
+
+impl MigrationSource {
+    /// Only the first call counts.
+    pub(super) fn set(&self, read: impl Fn() -> MigrationFigures + Send + Sync + 'static) {
+        drop(self.0.set(Box::new(read)));
+    }
+
+    pub(super) fn read(&self) -> MigrationFigures {
+        self.0.get().map(|read| read()).unwrap_or_default()
+    }
+}
+
+const STATE: LabelName = super::family::fixed("state", || {
+    vec![
+        ("planned", "waits for its nodes"),
+        ("copying", "the snapshot is copied"),
+        ("streaming", "the target follows the source"),
+        ("verifying", "source and target are compared"),
+        ("ready", "waits for the word to cut over"),
+        ("cutting-over", "the shards are on their way"),
+        (
+            "moved",
+            "the target serves them, and the source still has its copy",
+        ),
+        ("finalized", "the source's copy is gone"),
+        ("cancelled", "stopped by an operator"),
+        ("failed", "given up; nothing has moved"),
+    ]
+});
+
+const OUTCOME: LabelName = super::family::fixed("outcome", || {
+    Cutover::ALL
+        .iter()
+        .map(|outcome| (outcome.name(), outcome.meaning()))
+        .collect()
+});
+
+/// The families of moves.
+pub(super) static FAMILIES: &[Family] = &[
+    gauge(
+        "preshard_migration_tasks",
+        &[STATE],
+        "Moves by state, as the store says: the same on every proxy. A task of many moves counts by its parts.",
+        |s, out| {
+            let figures = s.facts.migration();
+            let super::family::Values::Fixed(states) = STATE.values else {
+                return;
+            };
+            for (state, _) in states() {
+                let known = figures.tasks.iter().find(|(name, _)| name == state);
+                out.count(&[state], known.map_or(0, |(_, count)| *count));
+            }
+        },
+    ),
+    gauge(
+        "preshard_migration_lag_bytes",
+        &[],
+        "Bytes of their sources' streams that the targets of all moves under way have not applied, as the store says: the same on \
+         every proxy.",
+        |s, out| out.count(&[], s.facts.migration().lag_bytes),
+    ),
+    counter(
+        "preshard_migration_keys_total",
+        &[],
+        "Keys of snapshots that this proxy wrote to targets of moves.",
+        |s, out| out.count(&[], s.migration().keys.load()),
+    ),
+    counter(
+        "preshard_migration_bytes_total",
+        &[],
+        "Bytes of snapshots that this proxy read from sources of moves, those of other shards included.",
+        |s, out| out.count(&[], s.migration().bytes.load()),
+    ),
+    counter(
+        "preshard_migration_copy_restarts_total",
+        &[],
+        "Copies of moves that began again, because something was not as it should be.",
+        |s, out| out.count(&[], s.migration().restarts.load()),
+    ),
+    counter(
+        "preshard_migration_cutovers_total",
+        &[OUTCOME],
+        "Cutovers that this proxy tried, by how they ended.",
+        |s, out| {
+            for &outcome in Cutover::ALL {
+                out.count(&[outcome.name()], s.migration().cutovers[outcome].load());
+            }
+        },
+    ),
+    histogram(
+        "preshard_migration_pause_seconds",
+        &[],
+        "How long shards were held by cutovers that moved them. Meanwhile their requests wait: `preshard_held_requests`.",
+        |s, out| {
+            let mut total = HistogramTotal::default();
+            s.migration().pauses.add_to(&mut total);
+            out.histogram(&[], &total);
+        },
+    ),
+];
