@@ -7,7 +7,7 @@ MATRIX_ARGS ?=
 SOAK_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench check matrix soak
+.PHONY: help demo example test bench check matrix soak
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -15,6 +15,11 @@ help: ## show this list
 demo: ## two real Redis nodes, the proxy in front, a guided load (DEMO_ARGS=--once ends by itself)
 	@./setup.sh demo
 	$(CARGO) run --release -- demo $(DEMO_ARGS)
+
+example: ## a small application: counters into Postgres, timelines; says what happened
+	@./setup.sh example
+	$(CARGO) build --release
+	target/clients/python/bin/python examples/app/run.py
 
 check: ## format, lints and API documentation, as the tests demand them
 	$(CARGO) fmt --check

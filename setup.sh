@@ -1,8 +1,9 @@
 #!/bin/sh
 # Installs what preshard's tests, demo and benchmarks need and this machine does not have.
 #
-#   ./setup.sh          for the tests: Redis, etcd, and the client libraries of the client tests (into target/clients)
+#   ./setup.sh          for the tests: Redis, etcd, Postgres, and the client libraries of the client tests (into target/clients)
 #   ./setup.sh demo     for the demo: Redis only
+#   ./setup.sh example  for `make example`: Redis, Postgres and two Python libraries
 #   ./setup.sh bench    for the benchmarks: Redis, twemproxy, HAProxy, strace
 #   ./setup.sh matrix   for `make matrix`: as for the tests, and every client library and framework (into target/matrix; those of
 #                       Ruby, PHP, Perl, Lua and C are Debian's packages)
@@ -18,7 +19,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 clients=$root/target/clients
 
 # The client libraries that the tests drive, one exact version each.
-python_packages='redis==8.1.0 valkey==6.2.0 valkey-glide==2.6.0'
+python_packages='redis==8.1.0 valkey==6.2.0 valkey-glide==2.6.0 psycopg[binary]==3.3.9'
 node_packages='ioredis@6.0.0 redis@6.3.1'
 # Those that only Debian packages, for the matrix; all others have their versions in tests/matrix/entries.py.
 matrix_packages='libhiredis-dev libredis-perl lua-redis lua5.1 php-cli php-predis php-redis ruby-redis ruby-sidekiq'
@@ -116,6 +117,16 @@ need_redis() {
   need redis-benchmark "redis-tools:redis"
 }
 
+# Its programs are not on PATH with Debian, and its package would start a server by itself, which `hold_services` prevents.
+need_postgres() {
+  for folder in /usr/lib/postgresql/*/bin; do
+    [ -x "$folder/initdb" ] && return 0
+  done
+  if have initdb && have postgres; then return 0; fi
+  install "postgresql:postgresql@17"
+  if have brew; then brew link --overwrite postgresql@17 >/dev/null 2>&1 || true; fi
+}
+
 # The client libraries live below target/ and nowhere else; the stamp names what was installed.
 need_python_clients() {
   stamp=$clients/python/installed
@@ -178,8 +189,15 @@ case $what in
     need_rust
     need_redis
     need etcd "etcd-server:etcd"
+    need_postgres
     need_python_clients
     need_node_clients
+    ;;
+  example)
+    need_rust
+    need_redis
+    need_postgres
+    need_python_clients
     ;;
   bench)
     need_rust
@@ -196,7 +214,7 @@ case $what in
     python3 "$root/tests/matrix/run.py" --prepare || fail "not everything could be installed (see above)"
     ;;
   *)
-    fail "unknown argument '$what'; use test, demo, bench or matrix"
+    fail "unknown argument '$what'; use test, demo, example, bench or matrix"
     ;;
 esac
 say "ready for '$what': $("${PRESHARD_REDIS_SERVER:-redis-server}" --version | cut -d' ' -f1-3)"

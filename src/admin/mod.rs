@@ -128,6 +128,7 @@ impl AdminContext {
             Action::TaskCancel => moves::wish(self, args.get(rest), Wish::Cancel).await,
             Action::TaskCutover => moves::wish(self, args.get(rest), Wish::Cutover).await,
             Action::TaskFinalize => moves::wish(self, args.get(rest), Wish::Finalize).await,
+            Action::TaskRollback => moves::wish(self, args.get(rest), Wish::Rollback).await,
             Action::ShardMove => Box::pin(moves::shard_move(self, args, rest)).await,
             Action::ShardVerify => Box::pin(moves::shard_verify(self, args, rest)).await,
             Action::NotYet => Err(format!(

@@ -149,7 +149,7 @@ pub(super) async fn shard_verify(
     Ok(told(&ids))
 }
 
-/// `TASK CUTOVER | CANCEL | FINALIZE <id>`.
+/// `TASK CUTOVER | CANCEL | FINALIZE | ROLLBACK <id>`.
 pub(super) async fn wish(context: &AdminContext, id: &[u8], wish: Wish) -> Result<Value, String> {
     let unknown = || format!("ERR there is no task '{}'. Try PRESHARD TASK LIST.", shown(id));
     let name = std::str::from_utf8(id)

@@ -61,6 +61,7 @@ pub(super) enum Action {
     TaskCancel,
     TaskCutover,
     TaskFinalize,
+    TaskRollback,
     ShardMove,
     ShardVerify,
     /// The word belongs to a later version.
@@ -327,11 +328,12 @@ pub const WORDS: &[Word] = &[
         "Stops a task before its cutover.",
         Action::TaskCancel,
     ),
-    later(
+    word(
         "TASK",
         "ROLLBACK",
-        "<id>",
-        "Brings a moved shard back to its source.",
+        ("<id>", 1, 1),
+        "Brings moved shards back to their source, with all that was written since.",
+        Action::TaskRollback,
     ),
     word(
         "TASK",

@@ -82,14 +82,14 @@ impl Helper {
                     "HINCRBY in the shard of each `counter:member`; an element that failed is an error"
                 }
                 Counter::Get => {
-                    "HGET of pending, drained and leased counts in the shard of `counter:member`, summed"
+                    "a script that reads pending, drained and leased counts in the shard of `counter:member`"
                 }
                 Counter::Mget => {
-                    "HMGET in the shard of each `counter:member`, summed; an element that failed is an error"
+                    "as COUNTER.GET in the shard of each `counter:member`; an element that failed is an error"
                 }
                 Counter::Take => "EXISTS in every shard, and a script where there is something to take",
                 Counter::Ack | Counter::Lease => "a script in the shard that the id of each batch names",
-                Counter::Pending => "HLEN and HMGET in every shard, added up",
+                Counter::Pending => "a script that only reads in every shard, added up",
                 Counter::Del => {
                     "HDEL in the shard of each `counter:member`; without members UNLINK in every shard"
                 }

@@ -24,6 +24,7 @@ is one; unknown keys are mistakes.
   key is a mistake too.
 * Sizes are whole numbers with `B`, `KiB`, `MiB`, `GiB`, `kB`, `MB` or `GB`; durations with `ms`, `s`, `m` or `h`.
 * Relative paths start at the folder of the config file.
+* `preshard flush` has a file of its own: [config/flush.toml](../config/flush.toml).
 * A running proxy reads the file again at SIGHUP or `PRESHARD CONFIG RELOAD`, and says which keys are in force and which wait
   for a restart; the column `reload` tells them apart. A file that is wrong changes nothing. [OPERATIONS.md](OPERATIONS.md)
 * Passwords stand in files of their own (first line), so that the config can be shown. They are never printed.

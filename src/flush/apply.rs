@@ -74,7 +74,6 @@ pub(super) struct Applied {
 impl Database {
     /// Applies batches, at most one of a shard. An error leaves nothing written, unless it is [`Failure::Unknown`].
     pub(super) async fn apply(&self, job: Job<'_>, batches: &[Batch]) -> Result<Applied, Failure> {
-        self.limited(self.client.batch_execute(&begin(job.lease))).await?;
         match self.within(job, batches).await {
             Ok((applied, true)) => {
                 let committed = self.limited(self.client.batch_execute("COMMIT")).await;
@@ -97,8 +96,9 @@ impl Database {
         self.limited(self.client.batch_execute("ROLLBACK")).await
     }
 
-    /// Everything between BEGIN and COMMIT; whether there is something to commit.
+    /// Everything from BEGIN to before COMMIT; whether there is something to commit.
     async fn within(&self, job: Job<'_>, batches: &[Batch]) -> Result<(Applied, bool), Failure> {
+        self.limited(self.client.batch_execute(&begin(job.lease))).await?;
         let links = self.record(job, batches).await?;
         let is_new = |link: Link| !matches!(link, Link::Applied) && (job.past || link != Link::Past);
         let park = |link: Link| job.counter.on_rollback == OnRollback::Park && link.may_count_twice();

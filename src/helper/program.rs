@@ -24,8 +24,6 @@ pub enum Frames {
     One,
     /// As many commands in one piece: the first reply counts, the others are read away.
     First(u32),
-    /// `MULTI … EXEC`, of as many commands, these two included: the last reply counts.
-    Transaction(u32),
 }
 
 /// A helper command under way.

@@ -82,7 +82,7 @@ pub(crate) fn run(
             let commands = commands(&frame);
             let frames = match ask.frames {
                 Frames::One => 1,
-                Frames::First(frames) | Frames::Transaction(frames) => frames as usize,
+                Frames::First(frames) => frames as usize,
             };
             assert_eq!(commands.len(), frames, "{commands:?}");
             under_way.push_back((ask, commands));

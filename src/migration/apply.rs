@@ -13,7 +13,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::error::CopyError;
+use super::journal::Journal;
 use super::link::Link;
+use super::lost::Lost;
 use super::pipe::{Pipe, Place};
 use super::plan::CopyPlan;
 use super::probe::Facts;
@@ -42,8 +44,20 @@ pub(super) struct Applier {
     pub(super) pipe: Pipe,
     pub(super) frames: Frames,
     pub(super) facts: Facts,
-    /// Behind which request of the stream, and when it came, what was gathered and is not written.
-    pub(super) gathered: Option<(u64, i64)>,
+    /// Notes on the target how far it is.
+    pub(super) journal: Option<Journal>,
+    /// Keys that must not be renewed.
+    pub(super) lost: Lost,
+    /// What was gathered and is not written.
+    pub(super) gathered: Option<Gathered>,
+}
+
+/// Behind which request of the stream something is, when that came, and which database of the source is selected there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gathered {
+    offset: u64,
+    received_ms: i64,
+    selected: Option<u64>,
 }
 
 impl Applier {
@@ -134,7 +148,7 @@ impl Applier {
             from,
             selected,
         };
-        let mut filter = StreamFilter::new(options.clone());
+        let mut filter = self.filter(&options);
         let (mut db, mut held) = (selected, Held::default());
         let mut gate = self.shared.gate.subscribe();
         loop {
@@ -145,7 +159,7 @@ impl Applier {
                 options.from = again.from;
                 options.selected = again.selected;
                 reader = StreamReader::new(again.from, limits);
-                filter = StreamFilter::new(options.clone());
+                filter = self.filter(&options);
                 db = again.selected;
                 received = again.from;
                 let again = again.chunk()?;
@@ -204,6 +218,15 @@ impl Applier {
                 *db = selected.and_then(|db| db.parse().ok());
                 held.selected = *db;
             }
+            if !self.lost.is_over() && end > filter.from() {
+                // What ended before this request.
+                if self.lost.is_due(end - 1) && !filter.is_in_transaction() {
+                    self.settle_lost();
+                }
+                if let Some(target) = filter.selected().and_then(|db| self.databases().target(db)) {
+                    self.lost.look(&request.args, target)?;
+                }
+            }
             match filter.handle(&request, ttl, at_source, &mut self.frames) {
                 Outcome::Applied | Outcome::Ignored | Outcome::Buffered => {}
                 Outcome::Restart(reason) => return Err(reason.into()),
@@ -212,15 +235,45 @@ impl Applier {
             if filter.is_in_transaction() {
                 continue;
             }
-            self.gathered = Some((end, chunk.received_ms));
+            self.gathered = Some(Gathered {
+                offset: end,
+                received_ms: chunk.received_ms,
+                selected: filter.selected(),
+            });
             if self.frames.len() >= BATCH {
-                self.write(end, chunk.received_ms).await?;
+                self.write().await?;
             }
         }
         if filter.is_in_transaction() {
             return Ok(());
         }
-        self.write(reader.offset(), chunk.received_ms).await
+        if self.lost.is_due(reader.offset()) {
+            self.settle_lost();
+        }
+        self.gathered = Some(Gathered {
+            offset: reader.offset(),
+            received_ms: chunk.received_ms,
+            selected: filter.selected(),
+        });
+        self.write().await
+    }
+
+    /// From here on the stream alone says what is to be done, whoever goes on with it.
+    fn settle_lost(&mut self) {
+        self.lost.settle(&mut self.frames);
+        if let Some(journal) = &mut self.journal {
+            journal.settle();
+        }
+        self.shared.note(|progress| progress.phase = Phase::Streaming);
+    }
+
+    fn filter(&self, options: &StreamOptions) -> StreamFilter {
+        let filter = StreamFilter::new(options.clone());
+        // A batch with a note is a transaction itself.
+        match self.journal {
+            Some(_) => filter.bare(),
+            None => filter,
+        }
     }
 
     /// Stops before a request that ends behind the gate, until the gate is behind it.
@@ -239,20 +292,26 @@ impl Applier {
 
     /// Everything that was gathered is written and answered. A transaction that has not ended stays where it is.
     async fn settle(&mut self) -> Result<(), CopyError> {
-        if let Some((offset, received_ms)) = self.gathered {
-            self.write(offset, received_ms).await?;
-        }
+        self.write().await?;
         self.pipe.answered().await;
         Ok(())
     }
 
-    async fn write(&mut self, offset: u64, received_ms: i64) -> Result<(), CopyError> {
-        self.gathered = None;
+    async fn write(&mut self) -> Result<(), CopyError> {
+        let Some(gathered) = self.gathered.take() else {
+            return Ok(());
+        };
         let debts = self.frames.take_debts();
         if !debts.is_empty() {
             self.shared.owe(debts)?;
         }
-        let place = Place { offset, received_ms };
+        if let (Some(journal), Some(selected)) = (&mut self.journal, gathered.selected) {
+            journal.note(&mut self.frames, self.plan.metadata_db, gathered.offset, selected);
+        }
+        let place = Place {
+            offset: gathered.offset,
+            received_ms: gathered.received_ms,
+        };
         self.pipe.write(&mut self.frames, Some(place)).await
     }
 

@@ -9,10 +9,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use super::error::CopyError;
+use super::journal::{Journal, Noted};
 use super::keeper::{Drained, Order, Unparked};
-use super::plan::{CopyPlan, Offset};
+use super::plan::CopyPlan;
 use super::probe::{Keyspace, connect, keyspace};
-use super::run::{Begin, end_writers, supervise};
+use super::run::{Begin, Start, end_writers, ensure_history, supervise};
 use super::state::{Phase, Progress, Shared};
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
@@ -30,6 +31,8 @@ pub struct Copy {
     plan: Arc<CopyPlan>,
     shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
+    /// Of one that waits to be told where it begins.
+    start: Option<oneshot::Sender<Start>>,
     tasks: JoinSet<()>,
     /// Connections for [`Copy::counts`], kept since it is asked within a cutover.
     clients: Mutex<Clients>,
@@ -65,11 +68,37 @@ impl Copy {
         Self::begin(plan, Begin::Snapshot)
     }
 
-    /// Follows the source from an offset at which both sides are the same. Nothing may write to the databases on the source
-    /// between that offset and the moment when [`Copy::until_attached`] returns. It does not begin again by itself.
+    /// Has the source keep its history, without which no stream can be attached.
+    ///
+    /// # Errors
+    /// It cannot be asked, or does not.
+    pub async fn ensure_history(plan: &CopyPlan) -> Result<(), CopyError> {
+        ensure_history(&plan.source, plan.limits.silence).await
+    }
+
+    /// Receives the stream from now on and keeps it, until [`Copy::begin_at`] says from where on it is applied.
     #[must_use]
-    pub fn start_stream_only(plan: CopyPlan, from: Offset) -> Self {
-        Self::begin(plan, Begin::At(from))
+    pub fn attach(plan: CopyPlan, journal: Journal) -> Self {
+        let (start, told) = oneshot::channel();
+        let told = Some(told);
+        Self {
+            start: Some(start),
+            ..Self::begin(plan, Begin::Attach { journal, told })
+        }
+    }
+
+    /// Goes on where a stream that was begun with [`Copy::attach`] has ended. It does not begin again by itself.
+    #[must_use]
+    pub fn resume(plan: CopyPlan, journal: Journal, noted: Noted) -> Self {
+        Self::begin(plan, Begin::Resume { journal, noted })
+    }
+
+    /// To be told once to a copy that was attached.
+    pub fn begin_at(&mut self, start: Start) {
+        if let Some(told) = self.start.take() {
+            // A copy that has ended says so itself.
+            let _ = told.send(start);
+        }
     }
 
     fn begin(plan: CopyPlan, begin: Begin) -> Self {
@@ -82,6 +111,7 @@ impl Copy {
             plan,
             shared,
             orders,
+            start: None,
             tasks,
             clients: Mutex::default(),
         }
@@ -100,10 +130,15 @@ impl Copy {
     pub async fn until_attached(&mut self) -> Result<(), CopyError> {
         let mut progress = self.shared.subscribe();
         let reached = progress
-            .wait_for(|now| matches!(now.phase, Phase::Streaming | Phase::Failed | Phase::Stopped))
+            .wait_for(|now| {
+                matches!(
+                    now.phase,
+                    Phase::Attached | Phase::Streaming | Phase::Failed | Phase::Stopped
+                )
+            })
             .await;
         match reached.map(|now| (now.phase, now.last_error.clone())) {
-            Ok((Phase::Streaming, _)) => Ok(()),
+            Ok((Phase::Attached | Phase::Streaming, _)) => Ok(()),
             Ok((_, error)) => Err(error.unwrap_or(CopyError::Stopped)),
             Err(_) => Err(CopyError::Stopped),
         }
@@ -150,6 +185,14 @@ impl Copy {
     /// The target is not what the source was. The source must be thawed.
     pub async fn drain_to(&mut self, offset: u64) -> Result<Drained, CopyError> {
         self.order(|reply| Order::Drain { offset, reply }).await
+    }
+
+    /// Parks all expiries on the target again, after [`Copy::unpark`].
+    ///
+    /// # Errors
+    /// It was too late for that: keys may have expired.
+    pub async fn park(&mut self) -> Result<(), CopyError> {
+        self.order(|reply| Order::Park { reply }).await
     }
 
     /// To be called after [`Copy::drain_to`], before the source takes writes again instead of the target.

@@ -22,6 +22,7 @@ use super::arrow::reached;
 use super::drive::{Driven, Running};
 use super::error::CopyError;
 use super::ledger::Ledger;
+use super::reverse::Back;
 use super::task::{State, Wish};
 use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
@@ -105,7 +106,28 @@ pub(super) struct Cutover<'a> {
 
 impl Cutover<'_> {
     /// Cuts over. Returns how long the shards were held.
-    pub(super) async fn run(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<Duration, Failure> {
+    /// `back` becomes the stream that the source follows from then on.
+    pub(super) async fn run(
+        &self,
+        copy: &mut Running,
+        back: &mut Option<Back>,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<Duration, Failure> {
+        let done = Box::pin(self.attempt(copy, back, ledger)).await;
+        if done.is_err()
+            && let Some(back) = back.take()
+        {
+            self.driven.drop_back(back).await;
+        }
+        done
+    }
+
+    async fn attempt(
+        &self,
+        copy: &mut Running,
+        back: &mut Option<Back>,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<Duration, Failure> {
         let user = match self.until_ready(copy, ledger).await {
             Ok(user) => user,
             Err(failure) => {
@@ -114,15 +136,21 @@ impl Cutover<'_> {
             }
         };
         reached("unparked").await;
-        ledger.enter(State::CuttingOver).await?;
-        if ledger.task.wish == Some(Wish::Cancel) {
-            self.driven.release().await?;
-            return Err(Failure::Cancelled);
+        if self.driven.reverse.is_none() {
+            *back = self.way_back(ledger).await?;
+            ledger.enter(State::CuttingOver).await?;
+            if ledger.task.wish == Some(Wish::Cancel) {
+                self.driven.release().await?;
+                return Err(Failure::Cancelled);
+            }
         }
         reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
-        match self.close_and_pause(copy, &user, &mut source, &mut target).await {
+        match self
+            .close_and_pause(copy, back, &user, &mut source, &mut target)
+            .await
+        {
             Ok(pause) => {
                 self.driven.tidy().await;
                 reached("tidied").await;
@@ -130,6 +158,9 @@ impl Cutover<'_> {
             }
             Err(failure) => {
                 if self.driven.has_moved().await? {
+                    if let Some(back) = back {
+                        back.begin();
+                    }
                     self.driven.tidy().await;
                     return Ok(Duration::ZERO);
                 }
@@ -167,6 +198,20 @@ impl Cutover<'_> {
         tokio::select! {
             ready = ready => ready.map(|_| user),
             stopped = until_cancelled(ledger) => Err(stopped),
+        }
+    }
+
+    /// The stream for the way back, attached. Without one the move goes on: why, stands in the record.
+    async fn way_back(&self, ledger: &mut Ledger<'_>) -> Result<Option<Back>, Failure> {
+        match Box::pin(self.driven.attach_back()).await {
+            Ok(back) => Ok(Some(back)),
+            Err(failure) => {
+                tracing::warn!(event = "no_way_back", task = self.driven.id, why = %failure);
+                ledger
+                    .write(|task| task.error = format!("the source cannot follow the target: {failure}"))
+                    .await?;
+                Ok(None)
+            }
         }
     }
 
@@ -232,6 +277,7 @@ impl Cutover<'_> {
     async fn close_and_pause(
         &self,
         copy: &mut Running,
+        back: &mut Option<Back>,
         user: &str,
         source: &mut NodeClient,
         target: &mut NodeClient,
@@ -254,7 +300,7 @@ impl Cutover<'_> {
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
-        let served = self.pause(copy, user, source, target).await?;
+        let served = self.pause(copy, back, user, source, target).await?;
         Ok(served.duration_since(begun))
     }
 
@@ -276,6 +322,7 @@ impl Cutover<'_> {
     async fn pause(
         &self,
         copy: &mut Running,
+        back: &mut Option<Back>,
         user: &str,
         source: &mut NodeClient,
         target: &mut NodeClient,
@@ -286,8 +333,12 @@ impl Cutover<'_> {
         let replies = self.in_time("the freeze", driven.act(source, &freeze)).await?;
         steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
-        self.in_time("the drain", told(copy.copy()?.drain_to(offset)))
+        let drained = self
+            .in_time("the drain", told(copy.copy()?.drain_to(offset)))
             .await?;
+        if let Some(back) = back {
+            back.drained(drained);
+        }
         steps.done("drained").await;
         for count in self.in_time("the count", told(copy.copy()?.counts())).await? {
             let lasting = (
@@ -304,13 +355,20 @@ impl Cutover<'_> {
         }
         steps.done("counted").await;
         self.in_time("the end of the copy", copy.stop()).await?;
-        let seal = [words(["ACL", "DELUSER", &driven.applier()])];
         if makes(Mistake::SealsLate) {
             driven.commit().await?;
         }
-        self.in_time("the seal", driven.act(target, &seal)).await?;
+        // Where the target's history is now, both sides are the same.
+        let seal = [
+            words(["ACL", "DELUSER", &driven.applier()]),
+            words(["INFO", "replication"]),
+        ];
+        let replies = self.in_time("the seal", driven.act(target, &seal)).await?;
+        if let Some(back) = back {
+            back.sealed(&replies);
+        }
         steps.done("sealed").await;
-        let served = driven.commit().await?;
+        let served = driven.commit_and_begin(back).await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
@@ -363,7 +421,7 @@ impl Driven<'_> {
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    async fn commit(&self) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self) -> Result<Instant, Failure> {
         let committed = self
             .fleet
             .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
@@ -436,7 +494,7 @@ pub(super) async fn until_cancelled(ledger: &mut Ledger<'_>) -> Failure {
 }
 
 /// The offset behind which nothing of the unit can be: if the source is the primary that was copied.
-fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
+pub(super) fn frozen_offset(replies: &[Value], replid: &str) -> Result<u64, Failure> {
     let info = replies.last().and_then(Value::as_bytes).unwrap_or_default();
     let info = String::from_utf8_lossy(info);
     let field = |name: &str| {

@@ -17,16 +17,18 @@ use tokio::time::{sleep, timeout};
 #[cfg(not(test))]
 use super::Copy;
 use super::arrow::reached;
+use super::claims::Claims;
 use super::cutover::{Cutover, Failure, until_cancelled};
 use super::ledger::Ledger;
+use super::reverse::Back;
 #[cfg(test)]
 use super::sim::Copy;
-use super::task::{Move, State, Wish};
-use super::{CopyLimits, CopyPlan, Endpoint};
+use super::task::{Move, State, Wish, way_back};
+use super::{CopyLimits, CopyPlan, Endpoint, window};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::config::Secret;
 use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{AskError, Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics;
 use crate::resp::Value;
@@ -40,17 +42,15 @@ pub(super) const NOTE_PACE: Duration = Duration::from_millis(500);
 /// How long the target is waited for before an operator's wish is looked at.
 pub(super) const FOLLOW_PACE: Duration = Duration::from_secs(3);
 /// Pauses behind cutovers that were given up.
-const BACKOFF: [Duration; 3] = [
+pub(super) const BACKOFF: [Duration; 3] = [
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(30),
 ];
 /// Cutovers that are tried.
-const CUTOVERS_MAX: usize = 8;
+pub(super) const CUTOVERS_MAX: usize = 8;
 /// Between two questions whether something was stored.
 const STORE_PACE: Duration = Duration::from_millis(250);
-/// Keys of the metadata database: which databases hold copies that preshard has made or left, by task.
-pub(super) const COPIES_KEY: &str = "preshard:copies";
 
 /// What one move works with.
 pub(super) struct Driven<'a> {
@@ -61,12 +61,23 @@ pub(super) struct Driven<'a> {
     pub(super) shards: BTreeSet<ShardId>,
     pub(super) source: String,
     pub(super) target: String,
+    /// It is the way back of the move that the record is of, written by the applier of this number.
+    pub(super) reverse: Option<u32>,
 }
 
 /// A copy until it is stopped.
 pub(super) struct Running(Option<Copy>);
 
 impl Running {
+    pub(super) const fn new(copy: Copy) -> Self {
+        Self(Some(copy))
+    }
+
+    /// The copy, if it was not stopped.
+    pub(super) fn take(self) -> Option<Copy> {
+        self.0
+    }
+
     pub(super) fn copy(&mut self) -> Result<&mut Copy, Failure> {
         self.0
             .as_mut()
@@ -105,7 +116,20 @@ impl<'a> Driven<'a> {
             shards: shards.into_iter().collect(),
             source: ledger.task.source.clone(),
             target: ledger.task.target.clone(),
+            reverse: None,
         })
+    }
+
+    /// The other way.
+    pub(super) fn reversed(&self, number: u32) -> Self {
+        Self {
+            id: self.id.clone(),
+            shards: self.shards.clone(),
+            source: self.target.clone(),
+            target: self.source.clone(),
+            reverse: Some(number),
+            ..*self
+        }
     }
 
     pub(super) fn node(&self, topology: &Topology, name: &str) -> Result<NodeIndex, Failure> {
@@ -136,22 +160,10 @@ impl<'a> Driven<'a> {
 
     /// The user that writes the copy: another one in each term, since a leader of the past may still have it.
     pub(super) fn applier(&self) -> String {
-        format!("{APPLIER_PREFIX}{}-{}", self.id, self.term)
-    }
-
-    /// What ends the users, and the connections, over which leaders of the past have written this move's copy.
-    async fn appliers_gone(&self, client: &mut NodeClient) -> Result<Words, Failure> {
-        let mut command = words(["ACL", "DELUSER", &self.applier()]);
-        let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
-            return Err(AskError::NotRedis.into());
-        };
-        let theirs = format!("{APPLIER_PREFIX}{}", self.id);
-        let old = users.iter().filter_map(Value::as_bytes);
-        command.extend(
-            old.filter(|user| user.starts_with(theirs.as_bytes()))
-                .map(<[u8]>::to_vec),
-        );
-        Ok(command)
+        match self.reverse {
+            None => format!("{APPLIER_PREFIX}{}-{}", self.id, self.term),
+            Some(number) => format!("{APPLIER_PREFIX}{}-{}-{number}", self.id, self.term),
+        }
     }
 
     pub(super) fn dbs(&self) -> Vec<DbIndex> {
@@ -170,44 +182,6 @@ impl<'a> Driven<'a> {
         Ok(fence::act(client, self.metadata(), self.term, commands).await?)
     }
 
-    /// Commands that empty databases and note that nothing of ours is in them.
-    fn clearing(&self, dbs: &[DbIndex]) -> Vec<Words> {
-        let mut commands = Vec::new();
-        for db in dbs {
-            commands.push(words(["SELECT", &db.to_string()]));
-            commands.push(words(["FLUSHDB", "ASYNC"]));
-        }
-        commands.push(words(["SELECT", &self.metadata().to_string()]));
-        let noted = dbs.iter().map(|db| words(["HDEL", COPIES_KEY, &db.to_string()]));
-        commands.extend(noted);
-        commands
-    }
-
-    /// The databases of this move on a node that hold a copy of ours, by the task that has noted it.
-    async fn our_copies(
-        &self,
-        client: &mut NodeClient,
-        is_ours: impl Fn(Option<&[u8]>) -> bool,
-    ) -> Result<Vec<DbIndex>, Failure> {
-        client.ask(&["SELECT", &self.metadata().to_string()]).await?;
-        let mut ours = Vec::new();
-        for db in self.dbs() {
-            let task = client.ask(&["HGET", COPIES_KEY, &db.to_string()]).await?;
-            ours.extend(is_ours(task.as_bytes()).then_some(db));
-        }
-        Ok(ours)
-    }
-
-    /// `HSET` or `HDEL` of the databases among those that hold copies.
-    pub(super) fn copies(&self, verb: &str, value: Option<&str>) -> Words {
-        let mut command = words([verb, COPIES_KEY]);
-        for db in self.dbs() {
-            command.push(db.to_string().into_bytes());
-            command.extend(value.map(|value| value.as_bytes().to_vec()));
-        }
-        command
-    }
-
     /// Makes the target ready: databases of ours are emptied, foreign keys refuse, the applier can log in.
     async fn prepare(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();
@@ -224,8 +198,8 @@ impl<'a> Driven<'a> {
         }
         let mut client = self.client(&self.target).await?;
         drop(self.client(&self.source).await?);
-        let ours = self.our_copies(&mut client, |task| task.is_some()).await?;
-        for db in self.dbs().into_iter().filter(|db| !ours.contains(db)) {
+        let ours = self.our_copies(&mut client).await?;
+        for db in self.dbs().into_iter().filter(|db| !ours.contains_key(db)) {
             client.ask(&["SELECT", &db.to_string()]).await?;
             if client.ask(&["DBSIZE"]).await? != Value::Int(0) {
                 return Err(Failure::Final(format!(
@@ -234,8 +208,11 @@ impl<'a> Driven<'a> {
                 )));
             }
         }
-        let mut commands = vec![self.appliers_gone(&mut client).await?];
-        commands.extend(self.clearing(&ours));
+        // Whoever has written there writes nothing more, not even what is still on its way.
+        let tasks = ours.values().chain([&self.id]).cloned().collect();
+        let mut commands = self.appliers_gone(&mut client, &tasks).await?;
+        let dbs: Vec<DbIndex> = ours.into_keys().collect();
+        commands.extend(self.clearing(&dbs));
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         reached("cleared").await;
@@ -244,6 +221,16 @@ impl<'a> Driven<'a> {
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
         reached("applier-made").await;
+        self.copy_plan(&topology)
+    }
+
+    /// From where to where, as which users.
+    pub(super) fn copy_plan(&self, topology: &Topology) -> Result<CopyPlan, Failure> {
+        let (source, target) = (
+            self.node(topology, &self.source)?,
+            self.node(topology, &self.target)?,
+        );
+        let (credentials, _) = self.shared.admin_login();
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
@@ -269,18 +256,16 @@ impl<'a> Driven<'a> {
         reached("undoing").await;
         self.release().await?;
         let mut client = self.client(&self.target).await?;
-        // What was not noted as this move's before it began is somebody else's.
-        let own = Some(self.id.as_bytes());
-        let ours = self.our_copies(&mut client, |task| task == own).await?;
-        let mut commands = vec![self.appliers_gone(&mut client).await?];
-        commands.extend(self.clearing(&ours));
+        let own = self.own_copies(&mut client).await?;
+        let mut commands = self.clearing(&own);
+        commands.push(words(["ACL", "DELUSER", &self.applier()]));
         self.act(&mut client, &commands).await?;
         reached("undone").await;
         Ok(())
     }
 
     /// What the store says, which is asked until it answers, or until another proxy leads.
-    async fn stored(&self) -> Result<Arc<Topology>, Failure> {
+    pub(super) async fn stored(&self) -> Result<Arc<Topology>, Failure> {
         while self.fleet.leads() == Some(self.term) {
             if let Ok(stored) = self.fleet.store().load().await
                 && let Some(topology) = stored.topology
@@ -309,8 +294,8 @@ impl<'a> Driven<'a> {
     }
 
     /// Drives the move to its end.
-    pub(super) async fn run(&self, ledger: &mut Ledger<'_>) -> Ended {
-        match Box::pin(self.run_to_cutover(ledger)).await {
+    pub(super) async fn run(&self, ledger: &mut Ledger<'_>, back: &mut Option<Back>) -> Ended {
+        match Box::pin(self.run_to_cutover(ledger, back)).await {
             Ok(ended) => ended,
             Err(failure) => {
                 let why = failure.to_string();
@@ -336,7 +321,11 @@ impl<'a> Driven<'a> {
         }
     }
 
-    async fn run_to_cutover(&self, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {
+    async fn run_to_cutover(
+        &self,
+        ledger: &mut Ledger<'_>,
+        back: &mut Option<Back>,
+    ) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
             self.tidy().await;
@@ -348,7 +337,8 @@ impl<'a> Driven<'a> {
         ledger.enter(State::Copying).await?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
-        let mut copy = Running(Some(Copy::start(plan)));
+        let mut copy = Running::new(Copy::start(plan));
+        self.prepare_back().await;
         reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
             return self.cancelled(copy).await;
@@ -364,7 +354,7 @@ impl<'a> Driven<'a> {
                 attempt: ledger.task.attempts,
                 max_pause: Duration::from_millis(ledger.task.max_pause_ms),
             };
-            let ended = Box::pin(cutover.run(&mut copy, ledger)).await;
+            let ended = Box::pin(cutover.run(&mut copy, back, ledger)).await;
             self.count_cutover(&ended);
             match ended {
                 Ok(pause) => return Ok(Ended::Moved { pause }),
@@ -465,31 +455,6 @@ impl<'a> Driven<'a> {
         self.undo().await?;
         Ok(Ended::Cancelled)
     }
-
-    /// Takes the source's copy away: of the shards that live elsewhere, be it on the target or farther on.
-    pub(super) async fn finalize(&self) -> Result<(), Failure> {
-        let topology = self.stored().await?;
-        let Some(source) = topology.node_named(&self.source) else {
-            // It has left with all that it had.
-            return Ok(());
-        };
-        let lives_here = |db: DbIndex| {
-            let mut placed = topology.placements_by_shard();
-            placed.any(|(_, placement)| placement.node == source && placement.db == db)
-        };
-        reached("finalizing").await;
-        let mut client = self.client(&self.source).await?;
-        // A source that was away when the move ended has no note. The topology says that what it has is no original.
-        let own = self.id.as_bytes();
-        let mut ours = self
-            .our_copies(&mut client, |task| task.is_none_or(|task| task == own))
-            .await?;
-        ours.retain(|&db| !lives_here(db));
-        let commands = self.clearing(&ours);
-        self.act(&mut client, &commands).await?;
-        reached("finalized").await;
-        Ok(())
-    }
 }
 
 impl From<FenceError> for Failure {
@@ -501,34 +466,45 @@ impl From<FenceError> for Failure {
     }
 }
 
-/// Drives a move and writes how it ended.
+/// Drives a move, writes how it ended, and keeps its way back.
 pub(super) async fn drive(
     shared: Arc<Shared>,
     fleet: Arc<Fleet>,
+    claims: Arc<Claims>,
     record: Arc<crate::store::Record>,
     term: Term,
 ) {
     let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
         return;
     };
-    if ledger.task.state.is_over() {
+    let is_kept = matches!(ledger.task.state, State::Moved | State::RollingBack);
+    if ledger.task.state.is_over() && !is_kept {
         // What is known of the records here may be a moment old.
         return;
     }
-    let ended = match Driven::new(&shared, &fleet, &ledger) {
-        Ok(driven) => driven.run(&mut ledger).await,
-        Err(why) => Ended::Failed(why),
+    let mut back = None;
+    let driven = Driven::new(&shared, &fleet, &ledger);
+    let ended = match &driven {
+        Ok(driven) if is_kept => return window::keep(driven, &mut ledger, &claims, None).await,
+        Ok(driven) => driven.run(&mut ledger, &mut back).await,
+        Err(why) => Ended::Failed(why.clone()),
     };
     reached("ended").await;
     if fleet.leads() != Some(term) {
         // Whoever leads now goes on from the record.
         return;
     }
+    let is_followed = back.is_some();
     let written = ledger
         .write(|task| match &ended {
             Ended::Moved { pause } => {
                 task.state = State::Moved;
                 task.pause_ms = pause.as_secs_f64() * 1000.0;
+                task.rollback = match (is_followed, task.error.as_str()) {
+                    (true, _) => way_back::SOON.to_owned(),
+                    (false, "") => way_back::no("the leader changed at the cutover"),
+                    (false, why) => way_back::no(why),
+                };
                 task.error.clear();
             }
             Ended::Cancelled => task.state = State::Cancelled,
@@ -542,35 +518,7 @@ pub(super) async fn drive(
     if let Err(error) = written {
         tracing::warn!(event = "move_not_recorded", task = ledger.id, %error);
     }
-}
-
-/// Clears what a finished move has left on its source.
-pub(super) async fn finalize(
-    shared: Arc<Shared>,
-    fleet: Arc<Fleet>,
-    record: Arc<crate::store::Record>,
-    term: Term,
-) {
-    let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
-        return;
-    };
-    if ledger.task.state != State::Moved {
-        return;
-    }
-    let done = match Driven::new(&shared, &fleet, &ledger) {
-        Ok(driven) => driven.finalize().await.map_err(|failure| failure.to_string()),
-        Err(why) => Err(why),
-    };
-    let written = ledger
-        .write(|task| {
-            task.wish = None;
-            match &done {
-                Ok(()) => task.state = State::Finalized,
-                Err(why) => task.error.clone_from(why),
-            }
-        })
-        .await;
-    if let Err(error) = written {
-        tracing::warn!(event = "move_not_recorded", task = ledger.id, %error);
+    if let (Ok(driven), State::Moved) = (&driven, ledger.task.state) {
+        window::keep(driven, &mut ledger, &claims, back).await;
     }
 }

@@ -51,6 +51,9 @@ pub enum CopyError {
     /// Expiries were real on the target for longer than is safe.
     #[error("the moment has passed up to which no key may expire on the target")]
     HorizonPassed,
+    /// A key expired on the target before its expiry was parked, and lives on at the source.
+    #[error("a key that was renewed just after the cutover had expired on the other side")]
+    Renewed,
     /// The source was frozen for so long that what it wrote meanwhile was not kept.
     #[error("too much has come of the stream while the source was frozen")]
     TooMuchHeld,

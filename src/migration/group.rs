@@ -427,7 +427,7 @@ impl Group {
 
     /// Tells the children what an operator wants.
     fn pass_on(&mut self, children: &Children, step: &mut Step) {
-        let is_clear = |child: &Move| child.state == State::Finalized;
+        let is_clear = |child: &Move| matches!(child.state, State::Finalized | State::RolledBack);
         if self.state == State::Moved && !children.is_empty() && children.values().all(is_clear) {
             // Each by its own word, or because it was there for long enough.
             self.state = State::Finalized;
@@ -480,6 +480,11 @@ impl Group {
                 return Err(format!("task {id} has not moved its shards"));
             }
             Wish::Finalize => {}
+            Wish::Rollback => {
+                return Err(format!(
+                    "task {id} is one of many moves, which are rolled back one by one: TASK ROLLBACK with their ids"
+                ));
+            }
         }
         self.wish = Some(wish);
         Ok(Some(self))

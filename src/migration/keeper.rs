@@ -46,6 +46,9 @@ pub(super) enum Order {
     Thaw {
         reply: oneshot::Sender<Result<(), CopyError>>,
     },
+    Park {
+        reply: oneshot::Sender<Result<(), CopyError>>,
+    },
 }
 
 /// Expiries on the target are real now, but for those of the next seconds.
@@ -64,8 +67,10 @@ pub struct Unparked {
 pub struct Drained {
     /// Up to where the target has answered everything.
     pub applied_offset: u64,
-    /// Keys whose expiry was put right.
-    pub debts: usize,
+    /// Keys whose expiry was put right: all that expire before the moment.
+    pub paid: Arc<Vec<(DbIndex, Vec<u8>)>>,
+    /// Of the source's clock; none: all expiries were put right at once, and nobody knows which come soon.
+    pub moment_ms: Option<i64>,
     /// How long it took.
     pub took: Duration,
 }
@@ -80,6 +85,8 @@ enum Parking {
     },
 }
 
+type Paid = Arc<Vec<(DbIndex, Vec<u8>)>>;
+
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) plan: Arc<CopyPlan>,
@@ -88,7 +95,7 @@ pub(super) struct Keeper {
     walker: Option<Walker>,
     parking: Parking,
     /// What was paid at the freeze; `None`: the source is not frozen. An empty list with [`Parking::Parked`]: all of it.
-    paid: Option<Vec<(DbIndex, Vec<u8>)>>,
+    paid: Option<Paid>,
 }
 
 impl Keeper {
@@ -144,12 +151,17 @@ impl Keeper {
                     () = reply.closed() => return Ok(()),
                 }
                 let done = self.pay(begin).await;
-                let failed = done.clone().err();
+                let failed = done.as_ref().err().cloned();
                 let _ = reply.send(done);
                 failed.map_or(Ok(()), Err)
             }
             Order::Thaw { reply } => {
                 let done = self.thaw().await;
+                let _ = reply.send(done.clone());
+                done
+            }
+            Order::Park { reply } => {
+                let done = self.park().await;
                 let _ = reply.send(done.clone());
                 done
             }
@@ -234,11 +246,13 @@ impl Keeper {
 
     /// Everything up to the freeze is applied: what is still parked becomes real.
     async fn pay(&mut self, begin: Instant) -> Result<Drained, CopyError> {
+        let mut moment = None;
         let paid = match self.parking {
             Parking::Until { moment_ms, .. } => {
                 if self.target_now_ms() >= moment_ms {
                     return Err(CopyError::HorizonPassed);
                 }
+                moment = Some(moment_ms - self.facts.skew_ms);
                 self.visit_debts(Walk::ALL).await?
             }
             Parking::Parked => {
@@ -247,11 +261,12 @@ impl Keeper {
                 Vec::new()
             }
         };
-        let debts = paid.len();
-        self.paid = Some(paid);
+        let paid = Arc::new(paid);
+        self.paid = Some(Arc::clone(&paid));
         Ok(Drained {
             applied_offset: self.shared.progress().applied_offset,
-            debts,
+            paid,
+            moment_ms: moment,
             took: begin.elapsed(),
         })
     }
@@ -263,7 +278,10 @@ impl Keeper {
             }
             (Some(paid), Parking::Until { .. }) => {
                 self.walker().await?.visit(&paid, Walk::Park).await?;
-                let owed = paid.into_iter().map(|(db, key)| crate::rdb::Debt { db, key });
+                let owed = paid.iter().map(|(db, key)| crate::rdb::Debt {
+                    db: *db,
+                    key: key.clone(),
+                });
                 self.shared.owe(owed.collect())?;
             }
             (None, _) => {}
@@ -300,7 +318,7 @@ impl Order {
         match self {
             Self::Unpark { reply, .. } => drop(reply.send(Err(CopyError::NotStreaming))),
             Self::Drain { reply, .. } => drop(reply.send(Err(CopyError::NotStreaming))),
-            Self::Thaw { reply } => drop(reply.send(Err(CopyError::NotStreaming))),
+            Self::Thaw { reply } | Self::Park { reply } => drop(reply.send(Err(CopyError::NotStreaming))),
         }
     }
 }
@@ -309,6 +327,6 @@ fn margin(took: Duration) -> Duration {
     MARGIN + took * 2
 }
 
-fn millis(time: Duration) -> i64 {
+pub(super) fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 4)
 }

@@ -113,6 +113,13 @@ impl Link {
         }
     }
 
+    /// Has a node begin to keep its history, as it does for its first replica. What it would send is not asked for: with
+    /// `capa eof` most wait some seconds before they begin with that, and by then this connection is gone.
+    pub(super) async fn wake(&mut self) -> Result<(), CopyError> {
+        self.told(&[b"REPLCONF", b"capa", b"eof"]).await?;
+        self.say(&[b"PSYNC", b"?", b"-1"]).await
+    }
+
     /// Writes one request.
     pub(super) async fn say(&mut self, words: &[&[u8]]) -> Result<(), CopyError> {
         let mut frame = Vec::new();

@@ -16,23 +16,23 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::chores::{Chore, chores};
-use super::drive::{drive, finalize};
+use super::claims::Claims;
+use super::drive::drive;
 use super::group::Group;
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
-use super::task::{Move, State, Wish};
+use super::task::{Answer, Move, State, Wish, way_back};
 use super::verify::{Sample, Verification};
 use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
+use crate::topology::codec::shard_list;
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
 const PACE: Duration = Duration::from_secs(1);
-/// Before what is left on a source is cleared again after it could not be.
-const CLEAR_AGAIN: Duration = Duration::from_secs(60);
 /// Before more is written after the store had no room.
 const FULL_AGAIN: Duration = Duration::from_secs(5);
 /// Stands for what is done about records beside driving moves. No task has this name.
@@ -73,8 +73,6 @@ struct Driving {
     running: JoinSet<()>,
     /// By task.
     ids: BTreeMap<String, tokio::task::Id>,
-    /// When what is left of a move may be cleared again.
-    cleared: BTreeMap<String, Instant>,
 }
 
 impl Driving {
@@ -93,6 +91,7 @@ impl Driving {
 pub struct Mover {
     pub(super) shared: Arc<Shared>,
     pub(super) fleet: Arc<Fleet>,
+    claims: Arc<Claims>,
 }
 
 impl Mover {
@@ -102,7 +101,11 @@ impl Mover {
         let known = fleet.subscribe();
         let figures = move || figures(&known.borrow().records);
         shared.metrics.facts().set_migration(figures);
-        Arc::new(Self { shared, fleet })
+        Arc::new(Self {
+            shared,
+            fleet,
+            claims: Arc::default(),
+        })
     }
 
     pub(super) fn fleet(&self) -> &Fleet {
@@ -128,6 +131,7 @@ impl Mover {
                 // What was driven in a term of the past is not ours any more.
                 driving.running.shutdown().await;
                 driving = Driving::default();
+                self.claims.clear();
                 led = term;
             }
             if let Some(term) = term {
@@ -147,6 +151,7 @@ impl Mover {
                     driving.ids.retain(|_, task| *task != id);
                 }
                 _ = timeout(PACE, news.changed()) => {}
+                () = self.claims.until_wanted() => {}
             }
         }
     }
@@ -159,10 +164,12 @@ impl Mover {
             .collect();
         let mut busy = BTreeSet::new();
         for (record, task) in &moves {
-            if driving.has(&record.id) {
+            // What is over keeps its way back beside other moves.
+            if driving.has(&record.id) && !task.state.is_over() {
                 busy.extend([task.source.clone(), task.target.clone()]);
             }
         }
+        self.claims.grant(&mut busy);
         let mut waiting: Vec<_> = moves
             .iter()
             .filter(|(record, task)| !driving.has(&record.id) && !task.state.is_over())
@@ -170,52 +177,56 @@ impl Mover {
         // What was begun before goes first, then what was ordered first.
         waiting.sort_by_key(|(record, task)| (task.state == State::Planned, task.started, record.id.clone()));
         for (record, task) in waiting {
-            if busy.contains(&task.source) || busy.contains(&task.target) {
+            if busy.contains(&task.source) || busy.contains(&task.target) || self.is_followed(&moves, task) {
                 continue;
             }
             busy.extend([task.source.clone(), task.target.clone()]);
-            let work = drive(
-                Arc::clone(&self.shared),
-                Arc::clone(&self.fleet),
-                Arc::clone(record),
-                term,
-            );
-            driving.spawn(&record.id, work);
+            driving.spawn(&record.id, self.drive(record, term));
         }
         for (record, task) in &moves {
-            // A move to this source may be writing where this one would clear.
-            let is_free = !busy.contains(&task.source);
-            if self.is_to_be_cleared(&record.id, task, driving) && is_free && !driving.has(&record.id) {
-                busy.insert(task.source.clone());
-                let work = finalize(
-                    Arc::clone(&self.shared),
-                    Arc::clone(&self.fleet),
-                    Arc::clone(record),
-                    term,
-                );
-                driving.spawn(&record.id, work);
+            if task.state == State::Moved && !driving.has(&record.id) {
+                driving.spawn(&record.id, self.drive(record, term));
             }
         }
     }
 
-    /// Whether what a move has left on its source is to go: an operator says so, or it was there for long enough.
-    fn is_to_be_cleared(&self, id: &str, task: &Move, driving: &mut Driving) -> bool {
-        if task.state != State::Moved {
-            return false;
-        }
-        if task.wish == Some(Wish::Finalize) {
-            return true;
-        }
-        let retention = self.shared.settings.load().migration.retention;
-        let is_old = retention
-            .is_some_and(|retention| unix_now() >= task.finished.saturating_add(retention.as_secs()));
-        let may = driving.cleared.get(id).is_none_or(|at| Instant::now() >= *at);
-        if is_old && may {
-            driving
-                .cleared
-                .insert(id.to_owned(), Instant::now() + CLEAR_AGAIN);
-        }
-        is_old && may
+    fn drive(&self, record: &Arc<Record>, term: Term) -> impl Future<Output = ()> + Send + use<> {
+        drive(
+            Arc::clone(&self.shared),
+            Arc::clone(&self.fleet),
+            Arc::clone(&self.claims),
+            Arc::clone(record),
+            term,
+        )
+    }
+
+    /// Whether a source still follows with some of these shards: it is told to end that, and the move waits.
+    fn is_followed(&self, moves: &[(&Arc<Record>, Move)], task: &Move) -> bool {
+        let total = self.shared.topology.load().total_shards();
+        let shards = shard_list(&task.shards, total).unwrap_or_default();
+        let is_one = |shard: &ShardId| shards.contains(shard);
+        task.state == State::Planned
+            && moves
+                .iter()
+                .filter(|(_, other)| other.is_reversible())
+                .any(|(_, other)| {
+                    let theirs = shard_list(&other.shards, total).unwrap_or_default();
+                    theirs.iter().any(is_one)
+                })
+    }
+
+    /// Tasks whose way back goes to this node.
+    ///
+    /// # Errors
+    /// The store gives no answer.
+    pub async fn ways_back_to(&self, node: &str) -> Result<Vec<String>, String> {
+        let records = self.fleet.store().records().await;
+        let records = records.map_err(|error| error.to_string())?;
+        let ways = records.into_iter().filter(|record| {
+            let task = Move::decode(&record.document);
+            task.is_some_and(|task| task.source == node && task.is_reversible())
+        });
+        Ok(ways.map(|record| record.id).collect())
     }
 
     /// Groups go on, and tasks of old go.
@@ -271,6 +282,7 @@ impl Mover {
             task.source = survey.source;
             task.estimated_bytes = survey.bytes;
             task.estimated_seconds = survey.seconds;
+            task.rollback = way_back::expected(survey.no_rollback.as_deref());
             task.warnings = survey.no_rollback.into_iter().chain(survey.warnings).collect();
         }
         let id = new_id('m');
@@ -316,33 +328,17 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
-            match (wish, task.state) {
-                (Wish::Cancel, State::Cancelled) | (Wish::Finalize, State::Finalized) => return Ok(()),
-                (Wish::Cutover, State::CuttingOver | State::Moved | State::Finalized) => return Ok(()),
-                (Wish::Finalize, State::Moved) => {}
-                (Wish::Finalize, _) => return Err(format!("task {id} has not moved its shards")),
-                (_, state) if state.is_over() => {
-                    return Err(format!("task {id} is over: {}", task.encode_state()));
-                }
-                (Wish::Cutover, State::Ready)
-                    if task.verify.as_ref().is_some_and(|verify| !verify.permits()) =>
-                {
-                    let why = task
-                        .verify
-                        .as_ref()
-                        .map(Verification::why_not)
-                        .unwrap_or_default();
-                    return Err(format!(
-                        "task {id} does not cut over: {why}. SHARD VERIFY {id} compares again, TASK CANCEL {id} gives the move up"
-                    ));
-                }
-                (Wish::Cutover, _) if !task.manual => {
-                    return Err(format!(
-                        "task {id} cuts over by itself; only a MANUAL one waits for the word"
-                    ));
-                }
-                (Wish::Cancel | Wish::Cutover, _) => {}
+            match task.answer(id, wish) {
+                Answer::Done => return Ok(()),
+                Answer::Refuse(why) => return Err(why),
+                Answer::Take => {}
             }
+            // It was looked at, and did not become so.
+            if written && task.wish.is_none() && task.state == State::Moved && !task.error.is_empty() {
+                return Err(task.error);
+            }
+            // It is on its way: nothing has to be said.
+            written |= wish == Wish::Rollback && task.state == State::RollingBack;
             if !written {
                 task.wish = Some(wish);
                 written = self.write_wish(&record, &task.encode()).await?;

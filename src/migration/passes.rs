@@ -18,7 +18,8 @@ use crate::rdb::{Debt, Family, PARK_FIELD_MS, PARK_KEY_MS, Target};
 use crate::resp::Value;
 
 /// `KEYS`: what to look at; none: what `SCAN` gives. `ARGV`: the constant, `park` or `unpark`, the limit, whether the server
-/// says expiries exactly, whether to name hashes, the cursor. Replies with a cursor, keys that stay parked, and hashes.
+/// says expiries exactly, whether to name hashes, the cursor. Replies with a cursor, keys that stay parked, hashes, and keys that are
+/// not there or were parked within the limit.
 const OF_KEYS: &str = r"
 if redis.replicate_commands then redis.replicate_commands() end
 local far, park, limit = tonumber(ARGV[1]), ARGV[2] == 'park', tonumber(ARGV[3])
@@ -32,7 +33,7 @@ if not exact then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
-local owed, hashes = {}, {}
+local owed, hashes, gone = {}, {}, {}
 for _, key in ipairs(keys) do
   local at
   if exact then
@@ -42,7 +43,10 @@ for _, key in ipairs(keys) do
     if at >= 0 then at = at + now end
   end
   if park then
-    if at >= 0 and at < far then redis.call('PEXPIREAT', key, string.format('%.0f', at + far)) end
+    if at >= 0 and at < far then
+      redis.call('PEXPIREAT', key, string.format('%.0f', at + far))
+      if at <= limit then gone[#gone + 1] = key end
+    end
   elseif at >= far then
     if at - far > limit then
       redis.call('PEXPIREAT', key, string.format('%.0f', at - far))
@@ -50,23 +54,27 @@ for _, key in ipairs(keys) do
       owed[#owed + 1] = key
     end
   end
+  if at == -2 and #KEYS > 0 then gone[#gone + 1] = key end
   if fields and redis.call('TYPE', key).ok == 'hash' then hashes[#hashes + 1] = key end
 end
-return {cursor, owed, hashes}";
+return {cursor, owed, hashes, gone}";
 
 /// The same for the fields of one hash. `ARGV`: the constant, `park` or `unpark`, the limit, the cursor. Replies with a cursor,
-/// and 1 if a field stays parked.
+/// 1 if a field stays parked, and fields that were parked within the limit.
 const OF_FIELDS: &str = r"
 local far, park, limit, key = tonumber(ARGV[1]), ARGV[2] == 'park', tonumber(ARGV[3]), KEYS[1]
 local found = redis.call('HSCAN', key, ARGV[4], 'COUNT', 250, 'NOVALUES')
-local names, owed = found[2], 0
+local names, owed, unsure = found[2], 0, {}
 for first = 1, #names, 200 do
   local last = math.min(first + 199, #names)
   local times = redis.call('HPEXPIRETIME', key, 'FIELDS', last - first + 1, unpack(names, first, last))
   for place, at in ipairs(times) do
     local to
     if park then
-      if at >= 0 and at < far then to = at + far end
+      if at >= 0 and at < far then
+        to = at + far
+        if at <= limit then unsure[#unsure + 1] = names[first + place - 1] end
+      end
     elseif at >= far then
       if at - far > limit then to = at - far else owed = 1 end
     end
@@ -75,7 +83,7 @@ for first = 1, #names, 200 do
     end
   end
 end
-return {found[1], owed}";
+return {found[1], owed, unsure}";
 
 /// Keys that one script gets by name.
 const NAMED: usize = 250;
@@ -85,6 +93,8 @@ const NAMED: usize = 250;
 pub(super) enum Walk {
     /// Parks those that are real.
     Park,
+    /// The same; keys that would expire before this moment of the target's clock count as gone.
+    ParkUnless(i64),
     /// Makes parked ones real that come after this moment of the target's clock. The others are owed.
     Unpark(i64),
 }
@@ -96,6 +106,7 @@ impl Walk {
     const fn words(self) -> (&'static str, i64) {
         match self {
             Self::Park => ("park", 0),
+            Self::ParkUnless(moment) => ("park", moment),
             Self::Unpark(limit) => ("unpark", limit),
         }
     }
@@ -170,12 +181,14 @@ impl Walker {
                     &cursor,
                 );
                 let reply = self.script(&[call]).await?.pop();
-                let (next, owed, hashes) = reply.and_then(read_keys).ok_or_else(not_redis)?;
-                self.owe(used.db, owed)?;
-                for key in hashes {
-                    self.walk_fields(used.db, key, walk).await?;
+                let seen = reply.and_then(read_keys).ok_or_else(not_redis)?;
+                self.owe(used.db, seen.owed)?;
+                for key in seen.hashes {
+                    if self.walk_fields(&key, walk).await?.0 {
+                        self.owe(used.db, vec![key])?;
+                    }
                 }
-                cursor = next;
+                cursor = seen.cursor;
                 if cursor == b"0" {
                     break;
                 }
@@ -185,8 +198,14 @@ impl Walker {
         Ok(seen)
     }
 
-    /// Looks at named keys only.
-    pub(super) async fn visit(&mut self, keys: &[(DbIndex, Vec<u8>)], walk: Walk) -> Result<(), CopyError> {
+    /// Looks at named keys only. What is not there, or parked within the limit, is said, and what is a hash (where fields may
+    /// expire).
+    pub(super) async fn visit(
+        &mut self,
+        keys: &[(DbIndex, Vec<u8>)],
+        walk: Walk,
+    ) -> Result<Visited, CopyError> {
+        let mut visited = Visited::default();
         let (mode, limit) = walk.words();
         let (limit, far) = (limit.to_string(), PARK_KEY_MS.to_string());
         let fields = self.expires_fields();
@@ -208,27 +227,50 @@ impl Walker {
                     })
                     .collect();
                 for reply in self.script(&calls).await? {
-                    let (_, owed, hashes) = read_keys(reply).ok_or_else(not_redis)?;
-                    self.owe(db, owed)?;
-                    for key in hashes {
-                        self.walk_fields(db, key, walk).await?;
+                    let seen = read_keys(reply).ok_or_else(not_redis)?;
+                    self.owe(db, seen.owed)?;
+                    visited.gone.extend(seen.gone.into_iter().map(|key| (db, key)));
+                    for key in seen.hashes {
+                        let (owed, unsure) = self.walk_fields(&key, walk).await?;
+                        if owed {
+                            self.owe(db, vec![key.clone()])?;
+                        }
+                        if !unsure.is_empty() {
+                            visited.fields.push((db, key.clone(), unsure));
+                        }
+                        visited.hashes.push((db, key));
                     }
                 }
             }
         }
-        Ok(())
+        Ok(visited)
     }
 
-    async fn walk_fields(&mut self, db: DbIndex, key: Vec<u8>, walk: Walk) -> Result<(), CopyError> {
+    /// Writes a note into the metadata database.
+    pub(super) async fn note(
+        &mut self,
+        metadata: DbIndex,
+        commands: &[crate::control::fence::Words],
+    ) -> Result<(), CopyError> {
+        self.select(metadata).await?;
+        let calls: Vec<Words<'_>> = commands
+            .iter()
+            .map(|words| words.iter().map(Vec::as_slice).collect())
+            .collect();
+        self.script(&calls).await.map(|_| ())
+    }
+
+    /// Whether a field stays parked, and the fields that were parked within the limit.
+    async fn walk_fields(&mut self, key: &[u8], walk: Walk) -> Result<(bool, Vec<Vec<u8>>), CopyError> {
         let (mode, limit) = walk.words();
         let (limit, far) = (limit.to_string(), PARK_FIELD_MS.to_string());
-        let (mut cursor, mut owed) = (b"0".to_vec(), false);
+        let (mut cursor, mut owed, mut unsure) = (b"0".to_vec(), false, Vec::new());
         loop {
             let call: Words<'_> = vec![
                 b"EVAL",
                 OF_FIELDS.as_bytes(),
                 b"1",
-                &key,
+                key,
                 far.as_bytes(),
                 mode.as_bytes(),
                 limit.as_bytes(),
@@ -239,13 +281,14 @@ impl Walker {
                 return Err(not_redis());
             };
             owed |= matches!(parts.get(1), Some(Value::Int(1)));
+            unsure.extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
             let next = parts.first().and_then(Value::as_bytes).map(<[u8]>::to_vec);
             cursor = next.ok_or_else(not_redis)?;
             if cursor == b"0" {
                 break;
             }
         }
-        if owed { self.owe(db, vec![key]) } else { Ok(()) }
+        Ok((owed, unsure))
     }
 
     fn owe(&self, db: DbIndex, keys: Vec<Vec<u8>>) -> Result<(), CopyError> {
@@ -313,21 +356,43 @@ fn not_redis() -> CopyError {
     CopyError::of_target(AskError::NotRedis)
 }
 
-type OfKeys = (Vec<u8>, Vec<Vec<u8>>, Vec<Vec<u8>>);
+/// What was seen of named keys.
+#[derive(Debug, Default)]
+pub(super) struct Visited {
+    pub(super) gone: Vec<(DbIndex, Vec<u8>)>,
+    pub(super) hashes: Vec<(DbIndex, Vec<u8>)>,
+    /// Fields of hashes.
+    pub(super) fields: Vec<(DbIndex, Vec<u8>, Vec<Vec<u8>>)>,
+}
+
+/// The reply of [`OF_KEYS`].
+#[derive(Debug)]
+struct OfKeys {
+    cursor: Vec<u8>,
+    owed: Vec<Vec<u8>>,
+    hashes: Vec<Vec<u8>>,
+    gone: Vec<Vec<u8>>,
+}
+
+fn list(value: &Value) -> Option<Vec<Vec<u8>>> {
+    match value {
+        Value::Array(names) => names
+            .iter()
+            .map(|name| name.as_bytes().map(<[u8]>::to_vec))
+            .collect(),
+        _ => None,
+    }
+}
 
 fn read_keys(reply: Value) -> Option<OfKeys> {
     let Value::Array(parts) = reply else { return None };
-    let list = |value: &Value| -> Option<Vec<Vec<u8>>> {
-        match value {
-            Value::Array(names) => names
-                .iter()
-                .map(|name| name.as_bytes().map(<[u8]>::to_vec))
-                .collect(),
-            _ => None,
-        }
-    };
     match &parts[..] {
-        [cursor, owed, hashes] => Some((cursor.as_bytes()?.to_vec(), list(owed)?, list(hashes)?)),
+        [cursor, owed, hashes, gone] => Some(OfKeys {
+            cursor: cursor.as_bytes()?.to_vec(),
+            owed: list(owed)?,
+            hashes: list(hashes)?,
+            gone: list(gone)?,
+        }),
         _ => None,
     }
 }

@@ -13,19 +13,21 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::apply::Applier;
 use super::error::CopyError;
-use super::keeper::{Keeper, Order};
+use super::journal::{Journal, Noted};
+use super::keeper::{Keeper, Order, millis};
 use super::link::{Link, Psync, cut};
+use super::lost::Lost;
 use super::passes::{Walk, Walker};
 use super::pipe::open_pipe;
 use super::plan::{CopyPlan, Endpoint, Offset};
 use super::probe::{Facts, connect, field, history, look, watch_source, watch_target};
 use super::receive::{attach_at, receive};
 use super::spool::Spool;
-use super::state::{Phase, Shared};
+use super::state::{Phase, Shared, now_ms};
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
 use crate::rdb::{Expiries, Frames};
@@ -34,16 +36,39 @@ use crate::rdb::{Expiries, Frames};
 const MARKER_KEY: &str = "preshard:migration:marker";
 /// How often a stream is asked for before its snapshot.
 const ATTACH_MAX: u32 = 3;
+/// Clocks of nodes that take part in a move differ by less.
+const CLOCKS: Duration = Duration::from_millis(100);
+/// Parking is over so long before anything could expire.
+const PARK_MARGIN: Duration = Duration::from_secs(1);
+/// Between two looks whether a node has begun to keep its history.
+const HISTORY_PACE: Duration = Duration::from_millis(20);
 /// Longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Where a copy begins.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) enum Begin {
     /// With a snapshot, on empty databases.
     Snapshot,
-    /// At an offset at which both sides are the same.
-    At(Offset),
+    /// With the stream of now, which is kept until it is told from where on it is applied.
+    Attach {
+        journal: Journal,
+        told: Option<oneshot::Receiver<Start>>,
+    },
+    /// Where it has ended before.
+    Resume { journal: Journal, noted: Noted },
+}
+
+/// From where on an attached stream is applied: both sides are the same there. Nobody but the copy may write to the target's
+/// databases from then on.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// Not before the copy was attached.
+    pub at: Offset,
+    /// Keys that expire before the moment. They are parked first.
+    pub soon: Arc<Vec<(DbIndex, Vec<u8>)>>,
+    /// Of the target's clock: no other key expires before, so all must be parked by then.
+    pub moment_ms: i64,
 }
 
 /// Connections on which things will come.
@@ -59,7 +84,7 @@ struct Attached {
 pub(super) async fn supervise(
     plan: Arc<CopyPlan>,
     shared: Arc<Shared>,
-    begin: Begin,
+    mut begin: Begin,
     mut orders: mpsc::Receiver<Order>,
 ) {
     let (mut restarts, mut backoff) = (0, plan.limits.backoff);
@@ -71,7 +96,7 @@ pub(super) async fn supervise(
             begin_again(&plan, &shared).await
         };
         let error = match cleared {
-            Ok(()) => match Box::pin(attempt(&plan, &shared, &begin, &mut orders)).await {
+            Ok(()) => match Box::pin(attempt(&plan, &shared, &mut begin, &mut orders)).await {
                 Ok(never) => match never {},
                 Err(error) => error,
             },
@@ -105,7 +130,7 @@ pub(super) async fn supervise(
 async fn attempt(
     plan: &Arc<CopyPlan>,
     shared: &Arc<Shared>,
-    begin: &Begin,
+    begin: &mut Begin,
     orders: &mut mpsc::Receiver<Order>,
 ) -> Result<Infallible, CopyError> {
     shared.begin();
@@ -134,6 +159,8 @@ async fn attempt(
         pipe,
         frames: Frames::default(),
         facts: facts.clone(),
+        journal: None,
+        lost: Lost::none(),
         gathered: None,
     };
     let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
@@ -149,13 +176,13 @@ async fn attempt(
 /// From attaching to the stream, which does not end.
 async fn flow(
     mut applier: Applier,
-    begin: &Begin,
+    begin: &mut Begin,
     hand: oneshot::Sender<(Link, Offset)>,
 ) -> Result<Infallible, CopyError> {
     let (plan, shared) = (Arc::clone(&applier.plan), Arc::clone(&applier.shared));
     let attached = attach(&plan, &applier.facts, begin).await?;
-    let (mut hand, mut from, mut received) = (Some(hand), 0, 0);
-    let selected;
+    let (mut hand, mut received) = (Some(hand), 0);
+    let (from, selected);
     // Whoever was handed the link is gone only if the attempt has ended.
     let mut pass = |link: Link, at: Offset| {
         received = at.offset;
@@ -168,7 +195,6 @@ async fn flow(
     };
     let apart = attached.stream.is_some();
     if let Some((link, at)) = attached.stream {
-        from = at.offset;
         pass(link, at);
     }
     if let Some((link, at)) = attached.snapshot {
@@ -178,14 +204,11 @@ async fn flow(
             pass(link, at);
         }
     } else {
-        // Until the source names another one, nothing that it writes is for a database of ours.
-        selected = Some(u64::from(plan.metadata_db.0));
-        mark(&plan).await?;
-        shared.note(|progress| progress.phase = Phase::Snapshot);
-        let mut walker = Walker::open(&plan, &applier.facts, &shared).await?;
-        walker.walk(Walk::Park).await?;
+        (from, selected) = applier.without_snapshot(begin).await?;
     }
-    shared.note(|progress| progress.phase = Phase::Streaming);
+    if applier.lost.is_over() {
+        shared.note(|progress| progress.phase = Phase::Streaming);
+    }
     applier.stream(received, from, selected).await
 }
 
@@ -193,13 +216,17 @@ async fn flow(
 async fn attach(plan: &CopyPlan, facts: &Facts, begin: &Begin) -> Result<Attached, CopyError> {
     let silence = plan.limits.silence;
     let mut attached = Attached::default();
-    if let Begin::At(offset) = begin {
-        let link = attach_at(&plan.source, offset, silence).await?;
-        attached.stream = Some((link, offset.clone()));
+    if let Begin::Resume { noted, .. } = begin {
+        let link = attach_at(&plan.source, &noted.at, silence).await?;
+        attached.stream = Some((link, noted.at.clone()));
         return Ok(attached);
     }
     let client = connect(&plan.source, silence).await;
     let mut client = client.map_err(CopyError::of_source)?;
+    if let Begin::Attach { .. } = begin {
+        attached.stream = Some(attach_now(plan, &mut client).await?);
+        return Ok(attached);
+    }
     if facts.two_links && history(&mut client).await?.has_backlog {
         attached.stream = Some(attach_now(plan, &mut client).await?);
     }
@@ -225,6 +252,25 @@ async fn attach(plan: &CopyPlan, facts: &Facts, begin: &Begin) -> Result<Attache
     Ok(attached)
 }
 
+/// A node that has never had a replica keeps no history, and a stream needs one. Asking for everything makes it begin, and what
+/// it would send is not waited for.
+pub(super) async fn ensure_history(node: &Endpoint, silence: Duration) -> Result<(), CopyError> {
+    let mut client = connect(node, silence).await.map_err(CopyError::of_source)?;
+    if history(&mut client).await?.has_backlog {
+        return Ok(());
+    }
+    let mut link = Link::open(node, silence).await?;
+    link.wake().await?;
+    let until = Instant::now() + silence;
+    while !history(&mut client).await?.has_backlog {
+        if Instant::now() >= until {
+            return Err(CopyError::Source("it does not keep its history".to_owned()));
+        }
+        sleep(HISTORY_PACE).await;
+    }
+    Ok(())
+}
+
 /// The stream from where the source is now.
 async fn attach_now(plan: &CopyPlan, client: &mut NodeClient) -> Result<(Link, Offset), CopyError> {
     let mut tried = 0;
@@ -241,6 +287,57 @@ async fn attach_now(plan: &CopyPlan, client: &mut NodeClient) -> Result<(Link, O
             Err(CopyError::SourceChanged(_)) if tried < ATTACH_MAX => {}
             Err(error) => return Err(error),
         }
+    }
+}
+
+impl Applier {
+    /// Says from where on the stream is applied that was not begun with a snapshot, and which database is selected there.
+    async fn without_snapshot(&mut self, begin: &mut Begin) -> Result<(u64, Option<u64>), CopyError> {
+        match begin {
+            Begin::Snapshot => Err(CopyError::Source("it sends no snapshot".to_owned())),
+            Begin::Resume { journal, noted } => {
+                self.journal = Some(journal.clone());
+                Ok((noted.at.offset, Some(noted.selected)))
+            }
+            Begin::Attach { journal, told } => {
+                // Until the source names another one from here on, nothing that it writes is for a database of ours.
+                mark(&self.plan).await?;
+                self.shared.note(|progress| progress.phase = Phase::Attached);
+                let told = told.take().ok_or(CopyError::Stopped)?;
+                let start = told.await.map_err(|_| CopyError::Stopped)?;
+                self.park_first(&start, journal).await?;
+                Ok((start.at.offset, Some(u64::from(self.plan.metadata_db.0))))
+            }
+        }
+    }
+
+    /// Parks what the target has, what expires soon first, and notes that the stream can be followed from here.
+    async fn park_first(&mut self, start: &Start, journal: &Journal) -> Result<(), CopyError> {
+        if self.shared.progress().replid != start.at.replid {
+            return Err(CopyError::SourceChanged("its history has another name"));
+        }
+        let mut walker = Walker::open(&self.plan, &self.facts, &self.shared).await?;
+        let target_now_ms = || now_ms() + self.facts.target_ahead_ms;
+        // What has just expired on one side may not have on the other: clocks differ a little.
+        let unsure = Walk::ParkUnless(target_now_ms() + millis(CLOCKS));
+        let visited = walker.visit(&start.soon, unsure).await?;
+        let mut journal = journal.clone();
+        if visited.gone.is_empty() && visited.hashes.is_empty() {
+            journal.settle();
+        } else {
+            sleep(CLOCKS * 2).await;
+            let client = connect(&self.plan.source, self.plan.limits.silence).await;
+            let mut client = client.map_err(CopyError::of_source)?;
+            self.lost = Lost::new(visited, history(&mut client).await?.offset);
+        }
+        walker.walk(Walk::Park).await?;
+        if target_now_ms() + millis(PARK_MARGIN) >= start.moment_ms {
+            return Err(CopyError::HorizonPassed);
+        }
+        let metadata = self.plan.metadata_db;
+        walker.note(metadata, &journal.begun(&start.at, metadata)).await?;
+        self.journal = Some(journal);
+        Ok(())
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Phase {
     Attaching,
     /// The snapshot is written to the target; the stream waits.
     Snapshot,
+    /// The stream is received and kept, until it is told from where on it is applied, and the target is ready for it.
+    Attached,
     /// It follows the stream.
     Streaming,
     /// The target's databases are cleared, before it begins again.

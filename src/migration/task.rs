@@ -1,9 +1,13 @@
 //! The record of a move: what was ordered, how far it is, how it ended. The same on every proxy, since it stands in the store.
 //!
 //! ```text
-//!  planned ─▶ copying ─▶ streaming ─▶ [verifying] ─▶ [ready] ─▶ cutting-over ─▶ moved ─▶ finalized
-//!     └──────────┴───────────┴──────────┴───────────┴──▶ cancelled · failed          (all of these: nothing has moved)
+//!  planned ─▶ copying ─▶ streaming ─▶ [verifying] ─▶ [ready] ─▶ cutting-over ─▶ moved ─────────▶ finalized
+//!     └──────────┴───────────┴───────────────┴────────────┤            ▲ │
+//!                                                         ▼            │ ▼
+//!                                             cancelled · failed       rolling-back ─▶ rolled-back
 //! ```
+//!
+//! `cancelled`, `failed`, `rolled-back`: the source has the shards.
 //!
 //! Whether shards have moved is never read here: the topology says it. A record may be behind.
 
@@ -32,6 +36,10 @@ pub enum State {
     Moved,
     /// The source's copy is gone.
     Finalized,
+    /// The shards are on their way back.
+    RollingBack,
+    /// The source serves them again, with all that was written on the target.
+    RolledBack,
     /// Stopped by an operator before the cutover.
     Cancelled,
     /// It has given up before the cutover.
@@ -44,7 +52,7 @@ impl State {
     pub const fn is_over(self) -> bool {
         matches!(
             self,
-            Self::Moved | Self::Finalized | Self::Cancelled | Self::Failed
+            Self::Moved | Self::Finalized | Self::RolledBack | Self::Cancelled | Self::Failed
         )
     }
 }
@@ -59,6 +67,37 @@ pub enum Wish {
     Cancel,
     /// That the source's copy goes.
     Finalize,
+    /// That the source has the shards again.
+    Rollback,
+}
+
+/// Whether there is a way back, as a record says it.
+pub(super) mod way_back {
+    /// The source follows the target.
+    pub(in super::super) const YES: &str = "yes";
+    /// It is about to, or will again when a node is back.
+    pub(in super::super) const SOON: &str = "soon";
+
+    /// Before the cutover: it will be, or why it may not last.
+    pub(in super::super) fn expected(but: Option<&str>) -> String {
+        but.map_or_else(|| "expected".to_owned(), |but| format!("expected, but {but}"))
+    }
+
+    /// There is none, and why.
+    pub(in super::super) fn no(why: &str) -> String {
+        format!("no ({why})")
+    }
+}
+
+/// What is answered to a wish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is so.
+    Done,
+    /// It is written into the record, or was.
+    Take,
+    /// It cannot be.
+    Refuse(String),
 }
 
 /// A move.
@@ -109,6 +148,16 @@ pub struct Move {
     /// Unix seconds; 0: it is not over.
     #[serde(default)]
     pub finished: u64,
+    /// Whether there is a way back with what was written since: before the cutover what is expected of it, then `yes`, `soon`,
+    /// or `no` and why.
+    #[serde(default)]
+    pub rollback: String,
+    /// How far the source is behind the target, on the way back.
+    #[serde(default)]
+    pub reverse_lag_bytes: u64,
+    /// How long the shards were held when they went back, in milliseconds.
+    #[serde(default)]
+    pub rollback_pause_ms: f64,
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
@@ -144,6 +193,49 @@ impl Move {
             .to_owned()
     }
 
+    /// Whether the shards have moved, and the source follows the target, or will again.
+    #[must_use]
+    pub fn is_reversible(&self) -> bool {
+        self.state == State::Moved && matches!(self.rollback.as_str(), way_back::YES | way_back::SOON)
+    }
+
+    /// What is answered to a wish in this state.
+    pub(super) fn answer(&self, id: &str, wish: Wish) -> Answer {
+        let refuse = |why: &str| Answer::Refuse(format!("task {id} {why}"));
+        match (wish, self.state) {
+            (Wish::Cancel, State::Cancelled)
+            | (Wish::Finalize, State::Finalized)
+            | (Wish::Rollback, State::RolledBack)
+            | (Wish::Cutover, State::CuttingOver | State::Moved | State::Finalized) => Answer::Done,
+            (Wish::Finalize, State::Moved) => Answer::Take,
+            (Wish::Rollback, State::RollingBack) => Answer::Take,
+            (Wish::Rollback, State::Moved) if self.is_reversible() => Answer::Take,
+            (Wish::Rollback, State::Moved) => refuse(&format!(
+                "cannot be rolled back: {}. To bring the shards back, move them: PRESHARD SHARD MOVE {} TO {}",
+                self.rollback, self.shards, self.source
+            )),
+            (_, State::RollingBack) => refuse("is being rolled back"),
+            (Wish::Finalize | Wish::Rollback, state) if !state.is_over() => {
+                refuse("has not moved its shards")
+            }
+            (_, state) if state.is_over() => refuse(&format!("is over: {}", self.encode_state())),
+            (Wish::Cutover, State::Ready) if self.verify.as_ref().is_some_and(|verify| !verify.permits()) => {
+                let why = self
+                    .verify
+                    .as_ref()
+                    .map(Verification::why_not)
+                    .unwrap_or_default();
+                refuse(&format!(
+                    "does not cut over: {why}. SHARD VERIFY {id} compares again, TASK CANCEL {id} gives the move up"
+                ))
+            }
+            (Wish::Cutover, _) if !self.manual => {
+                refuse("cuts over by itself; only a MANUAL one waits for the word")
+            }
+            (_, _) => Answer::Take,
+        }
+    }
+
     /// The record.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -172,5 +264,65 @@ mod tests {
         );
         assert_eq!(Move::decode(r#"{"kind":"other"}"#), None);
         assert!(State::Moved.is_over() && !State::Ready.is_over());
+        let old =
+            r#"{"kind":"move","state":"moved","shards":"0","source":"a","target":"b","max_pause_ms":5}"#;
+        assert!(!Move::decode(old).unwrap().is_reversible(), "of a version before");
+    }
+
+    #[test]
+    fn what_can_be_wished_depends_on_the_state() {
+        let answer = |wish, state, rollback: &str| {
+            let task = Move {
+                state,
+                shards: "0-3".to_owned(),
+                source: "a".to_owned(),
+                rollback: rollback.to_owned(),
+                ..Move::default()
+            };
+            match task.answer("m1", wish) {
+                Answer::Refuse(why) => why,
+                other => format!("{other:?}"),
+            }
+        };
+        for state in [State::Planned, State::Copying, State::Ready, State::CuttingOver] {
+            assert_eq!(
+                answer(Wish::Rollback, state, "expected"),
+                "task m1 has not moved its shards"
+            );
+            assert_eq!(answer(Wish::Cancel, state, "expected"), "Take");
+        }
+        for rollback in ["yes", "soon"] {
+            assert_eq!(answer(Wish::Rollback, State::Moved, rollback), "Take");
+        }
+        let refused = answer(Wish::Rollback, State::Moved, "no (why)");
+        assert!(
+            refused.ends_with("cannot be rolled back: no (why). To bring the shards back, move them: PRESHARD SHARD MOVE 0-3 TO a"),
+            "{refused}"
+        );
+        assert_eq!(answer(Wish::Finalize, State::Moved, "yes"), "Take");
+        assert_eq!(
+            answer(Wish::Cancel, State::Moved, "yes"),
+            "task m1 is over: moved"
+        );
+        assert_eq!(answer(Wish::Rollback, State::RollingBack, "yes"), "Take");
+        for wish in [Wish::Cancel, Wish::Cutover, Wish::Finalize] {
+            assert_eq!(
+                answer(wish, State::RollingBack, "yes"),
+                "task m1 is being rolled back"
+            );
+        }
+        assert_eq!(answer(Wish::Rollback, State::RolledBack, ""), "Done");
+        assert_eq!(
+            answer(Wish::Finalize, State::RolledBack, ""),
+            "task m1 is over: rolled-back"
+        );
+        assert_eq!(
+            answer(Wish::Rollback, State::Finalized, ""),
+            "task m1 is over: finalized"
+        );
+        assert_eq!(
+            answer(Wish::Cutover, State::Streaming, ""),
+            "task m1 cuts over by itself; only a MANUAL one waits for the word"
+        );
     }
 }

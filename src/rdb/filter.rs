@@ -97,6 +97,8 @@ pub struct StreamFilter {
     /// What a transaction holds so far.
     block: Option<Frames>,
     frozen_at: Option<u64>,
+    /// Transactions are applied without `MULTI` and `EXEC`.
+    bare: bool,
 }
 
 impl StreamFilter {
@@ -108,12 +110,33 @@ impl StreamFilter {
             db: None,
             block: None,
             frozen_at: None,
+            bare: false,
             options,
         };
         if let Some(source) = filter.options.selected {
             filter.select(source);
         }
         filter
+    }
+
+    /// For somebody who writes whole transactions of his own around what comes out ([`Frames::enclose`]): those of the stream
+    /// are parts of them.
+    #[must_use]
+    pub const fn bare(mut self) -> Self {
+        self.bare = true;
+        self
+    }
+
+    /// The source's database that is selected, where it is known.
+    #[must_use]
+    pub const fn selected(&self) -> Option<u64> {
+        self.source
+    }
+
+    /// Requests that end here or before are not applied.
+    #[must_use]
+    pub const fn from(&self) -> u64 {
+        self.options.from
     }
 
     /// From this offset on nothing may write any more.
@@ -220,6 +243,10 @@ impl StreamFilter {
         let mut block = self.block.take().ok_or(Restart::Malformed("exec"))?;
         if block.is_empty() {
             return Ok(Outcome::Ignored);
+        }
+        if self.bare {
+            out.append(&mut block);
+            return Ok(Outcome::Applied);
         }
         out.request(&[b"MULTI"]);
         out.append(&mut block);

@@ -61,6 +61,22 @@ impl Frames {
         self.requests
     }
 
+    /// Makes one transaction of all that waits, with a request in another database at its end: all of it is done, or nothing.
+    /// What waits must hold no transaction and no piece of a request.
+    pub fn enclose(&mut self, db: DbIndex, last: &[&[u8]]) {
+        let mut inside = std::mem::take(&mut self.bytes);
+        self.request(&[b"MULTI"]);
+        self.bytes.append(&mut inside);
+        self.write(db, last);
+        self.request(&[b"EXEC"]);
+    }
+
+    /// One request more, in a database.
+    pub fn write(&mut self, db: DbIndex, request: &[&[u8]]) {
+        self.select(db);
+        self.request(request);
+    }
+
     /// Keys whose expiry must still be put right, since this was asked last.
     pub fn take_debts(&mut self) -> Vec<Debt> {
         std::mem::take(&mut self.debts)
@@ -182,6 +198,24 @@ impl Databases {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_becomes_one_transaction() {
+        let mut frames = Frames::default();
+        frames.select(DbIndex(3));
+        frames.request(&[b"INCR", b"k"]);
+        frames.enclose(DbIndex(9), &[b"HSET", b"h", b"f", b"v"]);
+        let text = String::from_utf8(frames.take()).unwrap();
+        let words: Vec<&str> = text
+            .split("\r\n")
+            .filter(|line| !line.starts_with(['*', '$']) && !line.is_empty())
+            .collect();
+        let expected = "MULTI SELECT 3 INCR k SELECT 9 HSET h f v EXEC";
+        assert_eq!((words.join(" ").as_str(), frames.requests()), (expected, 6));
+        // The next one knows that another database is selected.
+        frames.select(DbIndex(3));
+        assert!(!frames.is_empty());
+    }
 
     #[test]
     fn a_database_is_selected_once() {

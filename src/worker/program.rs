@@ -97,7 +97,6 @@ impl Engine {
         let (shape, frames) = match ask.frames {
             Frames::One => (Shape::Plain, 1),
             Frames::First(frames) => (Shape::of_first(frames), frames),
-            Frames::Transaction(frames) => (Shape::Transaction, frames),
         };
         let entry = Entry {
             owner: Owner::Gather {

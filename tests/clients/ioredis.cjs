@@ -30,12 +30,14 @@ async function count(client) {
   assert.deepEqual(await client.call("COUNTER.MINCR", "io", "a", 1, "b", 2), [43, 2]);
   const batches = await client.call("COUNTER.TAKE", "io");
   const taken = {};
-  for (const [, attempt, entries] of batches) {
+  // In RESP3 a batch is a map, which comes as a flat array of names and values here.
+  const named = (batch) => (batch[0] === "id" ? [batch[1], batch[3], batch[5]] : batch);
+  for (const [, attempt, entries] of batches.map(named)) {
     assert.equal(attempt, 1);
     for (let n = 0; n < entries.length; n += 2) taken[entries[n]] = entries[n + 1];
   }
   assert.deepEqual(taken, { a: 43, b: 2 });
-  assert.equal(await client.call("COUNTER.ACK", "io", ...batches.map(([id]) => id)), batches.length);
+  assert.equal(await client.call("COUNTER.ACK", "io", ...batches.map((batch) => named(batch)[0])), batches.length);
   assert.equal(await client.call("COUNTER.GET", "io", "a"), 0);
   await client.call("COUNTER.DEL", "io");
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use preshard::config::Secret;
 use preshard::ids::DbIndex;
-use preshard::migration::{Copy, CopyError, CopyPlan, Offset, Phase};
+use preshard::migration::{Copy, CopyError, CopyPlan, Journal, Noted, Offset, Phase, Start};
 use preshard::resp::Value;
 use preshard::worker::shared::NodeCredentials;
 
 use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
 use crate::kit::{
-    Conn, Frozen, MOVED, OTHER, Writer, assert_same, plan, runtime, wait_streaming, wait_until,
+    Conn, Frozen, METADATA, MOVED, OTHER, Writer, assert_same, plan, runtime, wait_streaming, wait_until,
 };
 use crate::server::{Server, array, at_hand, bytes};
 
@@ -328,7 +328,7 @@ fn evictions_are_followed() {
     assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "evicted");
 }
 
-/// Both sides are the same at an offset, and one follows the other from there.
+/// Both sides are the same at an offset, and one follows the other from there, each write once, whoever goes on with it.
 #[test]
 fn a_stream_alone_is_followed_back() {
     let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
@@ -336,49 +336,100 @@ fn a_stream_alone_is_followed_back() {
     for n in 0..500 {
         conn.line(&format!("SET key{n} {n} PX {}", 60_000 + n));
     }
+    conn.line("SET soon 1 PX 9000");
     let runtime = runtime();
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
     wait_streaming(&copy);
     // The target has a history only if somebody listens.
     let mut back = Conn::to(&target, 3 + MOVED);
     let _listener = listener(&target);
-    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "there");
-    let from = Offset {
-        replid: back.info("master_replid"),
-        offset: back.offset(),
-    };
-    runtime.block_on(copy.stop()).unwrap();
+    runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
     let reverse = CopyPlan {
         dbs: vec![(DbIndex(3 + MOVED), DbIndex(3)), (DbIndex(MOVED), DbIndex(0))],
         ..plan(&target, &source, &[])
     };
-    let mut copy = runtime.block_on(async { Copy::start_stream_only(reverse, from) });
-    runtime.block_on(copy.until_attached()).unwrap();
-    for n in 0..500 {
-        back.line(&format!("INCR key{n}"));
+    let journal = || Journal::of("m1");
+    let mut attached = runtime.block_on(async { Copy::attach(reverse.clone(), journal()) });
+    runtime.block_on(attached.until_attached()).unwrap();
+    assert_eq!(attached.progress().phase, Phase::Attached);
+    // What comes before the place where they are the same is not applied.
+    conn.line("RPUSH list 0");
+    let drained = runtime.block_on(copy.drain_to(conn.offset())).unwrap();
+    assert!(drained.paid.iter().any(|(_, key)| key == b"soon"), "{drained:?}");
+    runtime.block_on(copy.stop()).unwrap();
+    let at = Offset {
+        replid: back.info("master_replid"),
+        offset: back.offset(),
+    };
+    // What comes behind it is, however long it was kept.
+    back.line("RPUSH list 1");
+    attached.begin_at(Start {
+        at,
+        soon: drained.paid,
+        moment_ms: drained.moment_ms.unwrap(),
+    });
+    wait_until(&attached, "it follows", Duration::from_secs(10), |now| {
+        now.phase == Phase::Streaming
+    });
+    for line in [
+        "MULTI",
+        "RPUSH list 2",
+        "INCR key0",
+        "EXEC",
+        "PEXPIRE key8 70000",
+        "DEL key7",
+    ] {
+        back.line(line);
     }
-    back.line("DEL key7");
-    back.line("PEXPIRE key8 70000");
-    runtime.block_on(copy.unpark(Duration::from_secs(5))).unwrap();
-    let offset = back.offset();
-    runtime.block_on(copy.drain_to(offset)).unwrap();
-    assert_eq!(copy.progress().phase, Phase::Streaming);
+    // One that ends in the middle of writes, and another one that goes on with what is noted.
+    for from in [3, 1_000] {
+        for n in from..from + 300 {
+            back.line(&format!("RPUSH list {n}"));
+            back.line(&format!("INCR key{}", 10 + n % 400));
+        }
+        runtime.block_on(attached.stop()).unwrap();
+        let mut meta = Conn::to(&source, METADATA);
+        let found = array(meta.line("HMGET preshard:reverse:m1 replid offset selected parked"));
+        let found: Vec<String> = found.iter().map(|part| text(part)).collect();
+        back.line(&format!("RPUSH list {n}", n = from + 300));
+        let noted = Noted {
+            at: Offset {
+                replid: found[0].clone(),
+                offset: found[1].parse().unwrap(),
+            },
+            selected: found[2].parse().unwrap(),
+            parked: found[3] == "1",
+        };
+        assert!(noted.parked);
+        attached = runtime.block_on(async { Copy::resume(reverse.clone(), journal(), noted) });
+        runtime.block_on(attached.until_attached()).unwrap();
+    }
+    runtime.block_on(attached.unpark(Duration::from_secs(5))).unwrap();
+    runtime.block_on(attached.drain_to(back.offset())).unwrap();
+    assert_eq!(attached.progress().phase, Phase::Streaming);
     let describe = crate::data::describe;
     assert_eq!(describe(&mut target, 3 + MOVED), describe(&mut source, 3));
-    assert_eq!(array(Conn::to(&source, 3).line("KEYS *")).len(), 499);
+    assert_eq!(conn.line("LLEN list"), Value::Int(605));
     // A reverse stream that is lost does not begin again.
-    runtime.block_on(copy.stop()).unwrap();
-    let nowhere = Offset {
-        replid: "0".repeat(40),
-        offset: 7,
+    runtime.block_on(attached.stop()).unwrap();
+    let nowhere = Noted {
+        at: Offset {
+            replid: "0".repeat(40),
+            offset: 7,
+        },
+        selected: 0,
+        parked: true,
     };
-    let mut copy =
-        runtime.block_on(async { Copy::start_stream_only(plan(&target, &source, &[20]), nowhere) });
+    let mut copy = runtime.block_on(async { Copy::resume(reverse, journal(), nowhere) });
     let error = runtime.block_on(copy.until_attached()).unwrap_err();
     assert!(
         matches!(&error, CopyError::Failed { restarts: 0, reason } if matches!(**reason, CopyError::SourceChanged(_))),
         "{error}"
     );
+}
+
+fn text(value: &Value) -> String {
+    String::from_utf8(value.as_bytes().unwrap().to_vec()).unwrap()
 }
 
 /// A stream link of somebody, so that the server keeps a backlog.

@@ -243,7 +243,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     until_moved(&mut admin, &task);
 }
 
-/// Two proxies on etcd; the one that leads is killed between two children, and once more nobody is told of anything.
+/// Two proxies on etcd; the one that leads is killed when one child has moved and the next one has begun, or is about to.
 #[test]
 fn a_leader_that_dies_in_the_middle_of_a_drain_loses_nothing_and_the_next_one_ends_it() {
     let etcd = Etcd::start(1);
@@ -253,6 +253,8 @@ fn a_leader_that_dies_in_the_middle_of_a_drain_loses_nothing_and_the_next_one_en
         Setup::of(&addresses)
             .layout(SHARDS, 0)
             .store(&etcd.store("drain"))
+            // What the one that died was copying begins again.
+            .announce(&["copy_ended"])
     };
     let mut first = setup().start();
     let second = setup().start();

@@ -4,6 +4,7 @@
 mod basics;
 mod chain;
 mod crash;
+mod examples;
 mod kit;
 mod moves;
 mod outage;

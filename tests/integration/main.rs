@@ -52,6 +52,7 @@ mod plan;
 mod pubsub;
 mod reload;
 mod replicas;
+mod rollback;
 mod scripts;
 mod silence;
 mod slowlog;

@@ -9,15 +9,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::keys::{Kind, REGISTRY};
-use super::read;
+use super::keys::{KINDS, REGISTRY};
+use super::{read, script};
 use crate::helper::{Ask, Facts, Frames, Program, Window};
 use crate::ids::ShardId;
 use crate::merge::{self, Outcome};
 use crate::resp::{self, Args, Protocol, bulk, elements};
 
 const UNDER_WAY: usize = 64;
-const HASHES: [Kind; 3] = [Kind::Pending, Kind::Drained, Kind::Leased];
 const SHAPE: &str = "ERR preshard: a node's reply has a shape that its command never has";
 
 #[derive(Debug)]
@@ -124,19 +123,7 @@ fn is_null(value: &[u8]) -> bool {
 }
 
 fn write_question(name: &[u8], frame: &mut Vec<u8>) {
-    resp::write_request(frame, &[b"MULTI"]);
-    for kind in HASHES {
-        resp::write_array_header(frame, 2);
-        resp::write_bulk(frame, b"HLEN");
-        kind.write(name, frame);
-    }
-    resp::write_array_header(frame, 4);
-    resp::write_bulk(frame, b"HMGET");
-    Kind::Meta.write(name, frame);
-    resp::write_bulk(frame, b"tk");
-    resp::write_bulk(frame, b"att");
-    resp::write_request(frame, &[b"TIME"]);
-    resp::write_request(frame, &[b"EXEC"]);
+    script::write_call(&script::PENDING, name, (&KINDS, false), &[], frame);
 }
 
 impl Total {
@@ -176,24 +163,18 @@ impl Program for Pending {
             return Some(Ask {
                 shard: self.shards[number as usize].0,
                 part,
-                frames: Frames::Transaction(7),
+                frames: Frames::One,
             });
         }
         let number = self.unasked.pop()?;
-        let frames = match &self.named {
-            Some(name) => {
-                write_question(name, frame);
-                Frames::Transaction(7)
-            }
-            None => {
-                resp::write_request(frame, &[b"SMEMBERS", REGISTRY]);
-                Frames::One
-            }
-        };
+        match &self.named {
+            Some(name) => write_question(name, frame),
+            None => resp::write_request(frame, &[b"SMEMBERS", REGISTRY]),
+        }
         Some(Ask {
             shard: self.shards[number as usize].0,
             part: number,
-            frames,
+            frames: Frames::One,
         })
     }
 
@@ -216,8 +197,7 @@ impl Program for Pending {
                     Some(name) => self.add(name, reply),
                     None => self.add_names(part, reply),
                 };
-                let wrong = || read::wrong_inside(reply).unwrap_or_else(|| resp::error_line(SHAPE));
-                added.is_none().then(wrong)
+                added.is_none().then(|| resp::error_line(SHAPE))
             }
             Outcome::NotRun(line) | Outcome::Uncertain(line) => Some(resp::error_line(line)),
         };

@@ -1,9 +1,10 @@
 //! `COUNTER.GET` and `COUNTER.MGET`: the sum of what is pending, drained and leased, read at one moment in each shard.
 //!
-//! In one `MULTI … EXEC`: between two reads a `COUNTER.TAKE` could rename a hash to the other, and its counts would be seen
-//! twice or not at all. Sums are made here, since Lua's numbers are exact to 2^53 only.
+//! By a script: between two reads a `COUNTER.TAKE` could rename a hash to the other, and its counts would be seen twice or
+//! not at all. Sums are made here, since Lua's numbers are exact to 2^53 only.
 
 use super::keys::Kind;
+use super::script;
 use crate::helper::{Ask, Facts, Frames, Places, Program, Window, Words};
 use crate::ids::ShardId;
 use crate::merge::Outcome;
@@ -11,6 +12,8 @@ use crate::resp::{self, Args, Protocol, elements};
 
 /// Shards that are asked at one node at a time.
 const UNDER_WAY: usize = 128;
+/// Members of one shard that are read at a time: Lua unpacks no more than some thousand.
+const MEMBERS_MAX: usize = 1000;
 /// What a member's count is made of.
 const SUMMED: [Kind; 3] = [Kind::Pending, Kind::Drained, Kind::Leased];
 const SHAPE: &str = "ERR preshard: a node's reply has a shape that its command never has";
@@ -18,7 +21,7 @@ const SHAPE: &str = "ERR preshard: a node's reply has a shape that its command n
 #[derive(Debug)]
 pub(super) struct Read {
     words: Words,
-    /// By shard, which arguments are its members.
+    /// Of one shard, which arguments are its members.
     parts: Vec<Part>,
     window: Window,
     places: Places,
@@ -38,7 +41,11 @@ impl Read {
         let by_shard = super::members_by_shard(args, 2, keyspace)?;
         let mut window = Window::new(keyspace.nodes(), UNDER_WAY);
         let mut parts = Vec::with_capacity(by_shard.len());
-        for (part, (shard, places)) in (0..).zip(by_shard) {
+        let pieces = by_shard.iter().flat_map(|(&shard, places)| {
+            let pieces = places.chunks(MEMBERS_MAX);
+            pieces.map(move |places| (shard, places.to_vec()))
+        });
+        for (part, (shard, places)) in (0..).zip(pieces) {
             let node = keyspace.node_of(shard);
             window.push(node, part);
             parts.push(Part { shard, node, places });
@@ -68,7 +75,7 @@ impl Read {
                 Ok(sum) => self.places.put_int(place as usize - 2, sum),
                 Err(_) => self
                     .places
-                    .put(place as usize, b"-ERR the sum is out of range\r\n"),
+                    .put(place as usize - 2, b"-ERR the sum is out of range\r\n"),
             }
         }
         Some(())
@@ -87,20 +94,21 @@ impl Program for Read {
     fn next(&mut self, frame: &mut Vec<u8>) -> Option<Ask> {
         let part = self.window.pop()?;
         let Part { shard, places, .. } = &self.parts[part as usize];
-        resp::write_request(frame, &[b"MULTI"]);
-        for kind in SUMMED {
-            resp::write_array_header(frame, 2 + places.len());
-            resp::write_bulk(frame, b"HMGET");
-            kind.write(self.words.get(1), frame);
-            for &place in places {
-                resp::write_bulk(frame, self.words.get(place as usize));
-            }
-        }
-        resp::write_request(frame, &[b"EXEC"]);
+        let members: Vec<&[u8]> = places
+            .iter()
+            .map(|&place| self.words.get(place as usize))
+            .collect();
+        script::write_call(
+            &script::READ,
+            self.words.get(1),
+            (&SUMMED, false),
+            &members,
+            frame,
+        );
         Some(Ask {
             shard: *shard,
             part,
-            frames: Frames::Transaction(5),
+            frames: Frames::One,
         })
     }
 
@@ -111,7 +119,7 @@ impl Program for Read {
             Outcome::Reply(reply) if reply.first() == Some(&b'-') => reply.to_vec(),
             Outcome::Reply(reply) => match self.sums(part, reply) {
                 Some(()) => return,
-                None => wrong_inside(reply).unwrap_or_else(|| resp::error_line(SHAPE)),
+                None => resp::error_line(SHAPE),
             },
             Outcome::NotRun(line) | Outcome::Uncertain(line) => resp::error_line(line),
         };
@@ -135,11 +143,4 @@ impl Program for Read {
     fn has_rounds(&self) -> bool {
         !self.window.takes_all()
     }
-}
-
-/// The first error among the replies of a transaction.
-pub(super) fn wrong_inside(reply: &[u8]) -> Option<Vec<u8>> {
-    elements(reply)?
-        .find(|element| matches!(element.first(), Some(b'-' | b'!')))
-        .map(<[u8]>::to_vec)
 }

@@ -1,4 +1,7 @@
 //! The scripts that counters run on nodes: their text, sent whole each time, so that no node has to know it beforehand.
+//!
+//! Those that only read are scripts and no transactions because a node that is full takes no command behind `MULTI`, and
+//! that is when what it holds must be looked at. They return what nodes store, text: Lua's numbers are exact to 2^53 only.
 
 use std::sync::LazyLock;
 
@@ -9,6 +12,12 @@ use crate::resp;
 pub(super) static TAKE: LazyLock<String> = LazyLock::new(|| stripped(include_str!("take.lua")));
 /// Confirms a batch.
 pub(super) static ACK: LazyLock<String> = LazyLock::new(|| stripped(include_str!("ack.lua")));
+/// Reads members.
+pub(super) static READ: LazyLock<String> = LazyLock::new(|| stripped(include_str!("read.lua")));
+/// Tells how large the hashes are.
+pub(super) static SIZES: LazyLock<String> = LazyLock::new(|| stripped(include_str!("sizes.lua")));
+/// Tells of a shard.
+pub(super) static PENDING: LazyLock<String> = LazyLock::new(|| stripped(include_str!("pending.lua")));
 /// Sets a batch's deadline.
 pub(super) static LEASE: LazyLock<String> = LazyLock::new(|| stripped(include_str!("lease.lua")));
 
@@ -47,7 +56,7 @@ mod tests {
 
     #[test]
     fn a_script_is_sent_without_what_is_for_readers() {
-        for script in [&*TAKE, &*ACK, &*LEASE] {
+        for script in [&*TAKE, &*ACK, &*LEASE, &*READ, &*SIZES, &*PENDING] {
             assert!(!script.contains("--"), "{script}");
             assert!(script.contains("KEYS[1]") && script.contains("return"));
         }

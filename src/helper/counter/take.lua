@@ -14,6 +14,7 @@ if redis.call('EXISTS', L) == 1 then
   if dl - ms > 3660000 then dl = 0 end
   if ms < dl then return false end
   att = att + 1
+  redis.call('HDEL', M, 'dl')
   redis.call('HSET', M, 'att', text(att), 'dl', text(ms + lease))
   local entries = redis.call('HGETALL', L)
   if ARGV[4] == '1' then
@@ -35,6 +36,8 @@ if redis.call('EXISTS', D) == 0 then
   cur = '0'
 end
 
+-- A write that needs no memory comes first: a node that is full refuses the first one that does, and only that.
+redis.call('HDEL', M, 'dl')
 -- Only grows, whatever the clock does and whatever was lost. Written first: a batch without its number must not be.
 local new = math.max(tonumber(seq) + 1, us)
 redis.call('HSET', M, 'seq', text(new), 'prev', seq, 'att', '1', 'dl', text(ms + lease), 'cur', cur)

@@ -158,24 +158,16 @@ impl Take {
         None
     }
 
-    fn write(&self, number: u32, step: Step, frame: &mut Vec<u8>) -> Frames {
+    fn write(&self, number: u32, step: Step, frame: &mut Vec<u8>) {
         let counter = &self.counter;
         match step {
             Step::Look => {
                 resp::write_array_header(frame, 1 + HASHES.len());
                 resp::write_bulk(frame, b"EXISTS");
                 HASHES.iter().for_each(|kind| kind.write(counter, frame));
-                Frames::One
             }
             Step::Size => {
-                resp::write_request(frame, &[b"MULTI"]);
-                for kind in HASHES {
-                    resp::write_array_header(frame, 2);
-                    resp::write_bulk(frame, b"HLEN");
-                    kind.write(counter, frame);
-                }
-                resp::write_request(frame, &[b"EXEC"]);
-                Frames::Transaction(5)
+                script::write_call(&script::SIZES, counter, (&HASHES, false), &[], frame);
             }
             Step::Take => {
                 let TakeOptions {
@@ -189,12 +181,10 @@ impl Take {
                 let no_ack: &[u8] = if no_ack { b"1" } else { b"0" };
                 let args = [count, lease, every, no_ack, counter.as_slice()];
                 script::write_call(&script::TAKE, counter, (&SCRIPT_KEYS, true), &args, frame);
-                Frames::One
             }
             Step::Confirm => {
                 let seq = &self.shards[number as usize].seq;
                 super::sum::write_ack(counter, seq, frame);
-                Frames::One
             }
         }
     }
@@ -303,11 +293,11 @@ impl Take {
 impl Program for Take {
     fn next(&mut self, frame: &mut Vec<u8>) -> Option<Ask> {
         let (number, step) = self.next_step()?;
-        let frames = self.write(number, step, frame);
+        self.write(number, step, frame);
         Some(Ask {
             shard: self.shards[number as usize].shard,
             part: number << 2 | step as u32,
-            frames,
+            frames: Frames::One,
         })
     }
 
@@ -324,9 +314,6 @@ impl Program for Take {
         }
         let error = match outcome {
             Outcome::Reply(reply) if matches!(reply.first(), Some(b'-' | b'!')) => Some(reply.to_vec()),
-            Outcome::Reply(reply) if step == Step::Size && read::wrong_inside(reply).is_some() => {
-                read::wrong_inside(reply)
-            }
             Outcome::Reply(reply) => match self.absorb_reply(number, step, reply) {
                 Some(()) => None,
                 None => Some(resp::error_line(SHAPE)),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::super::drive::COPIES_KEY;
+use super::super::clear::COPIES_KEY;
 use super::super::probe::{Keyspace, ahead_ms, field, identify, read_keyspace};
 use crate::control::{AskError, NodeClient, libraries_on};
 use crate::ids::DbIndex;

@@ -19,7 +19,9 @@ use super::wire::{Line, round_trip, some};
 use super::world::{Peer, World};
 use crate::config::Secret;
 use crate::ids::DbIndex;
-use crate::migration::{Checked, CopyError, CopyPlan, DbCounts, Drained, Phase, Progress, Sample, Unparked};
+use crate::migration::{
+    Checked, CopyError, CopyPlan, DbCounts, Drained, Journal, Noted, Phase, Progress, Sample, Start, Unparked,
+};
 use crate::resp::Value;
 use crate::topology::Address;
 
@@ -73,6 +75,29 @@ impl Copy {
         Self { shared, tasks }
     }
 
+    /// No stream back is simulated: moves go on without one.
+    pub(crate) async fn ensure_history(_: &CopyPlan) -> Result<(), CopyError> {
+        Err(CopyError::NotStreaming)
+    }
+
+    pub(crate) fn attach(plan: CopyPlan, _: Journal) -> Self {
+        Self::start(plan)
+    }
+
+    pub(crate) fn resume(plan: CopyPlan, journal: Journal, _: Noted) -> Self {
+        Self::attach(plan, journal)
+    }
+
+    pub(crate) async fn until_attached(&mut self) -> Result<(), CopyError> {
+        Err(CopyError::NotStreaming)
+    }
+
+    pub(crate) fn begin_at(&mut self, _: Start) {}
+
+    pub(crate) async fn park(&mut self) -> Result<(), CopyError> {
+        Err(CopyError::NotStreaming)
+    }
+
     /// No move of the simulation asks for it.
     pub(crate) async fn verify(&self, _: Sample, _: &watch::Sender<Checked>) -> Result<Checked, CopyError> {
         Err(CopyError::NotStreaming)
@@ -94,7 +119,9 @@ impl Copy {
                         return Ok(());
                     }
                 }
-                Phase::Attaching | Phase::Snapshot | Phase::Restarting => drop(news.changed().await),
+                Phase::Attaching | Phase::Attached | Phase::Snapshot | Phase::Restarting => {
+                    drop(news.changed().await)
+                }
             }
         }
     }
@@ -114,7 +141,8 @@ impl Copy {
         self.until_applied(offset).await?;
         Ok(Drained {
             applied_offset: offset,
-            debts: 0,
+            paid: Arc::default(),
+            moment_ms: None,
             took: Duration::ZERO,
         })
     }
