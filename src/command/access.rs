@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `ps-g<n>` | clients' requests | every command that is sent to nodes, on all keys; nothing that administers the server |
 //! | `ps-u-<task>-<n>` | clients' requests for shards that move | the same, until the node is told to refuse them |
-//! | `ps-a-<task>` | writing the copy of shards that move | everything |
+//! | `ps-a-<task>-<term>` | writing the copy of shards that move | everything |
 //! | `ps-feed` | hearing messages and changes of keys | subscribe; read the mark; nothing else |
 //!
 //! The lists follow the table: what is served is allowed. A server that does not know one of the commands refuses the

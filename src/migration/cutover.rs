@@ -24,9 +24,9 @@ use super::error::CopyError;
 use super::ledger::Ledger;
 use super::reverse::Back;
 use super::task::{State, Wish};
-use crate::command::{UNIT_PREFIX, traffic_rules};
+use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
-use crate::control::{AskError, Mistake, make_users, makes};
+use crate::control::{AskError, Mistake, NodeClient, make_users, makes};
 use crate::resp::Value;
 use crate::store::StoreError;
 use crate::topology::{NodeAccess, Topology, Unit};
@@ -267,7 +267,7 @@ impl Cutover<'_> {
         }
         reached("unit-published").await;
         // Whoever has not heard of it loses the source here, and comes back when he has.
-        let command = words(["ACL", "DELUSER", &access.user]);
+        let command = driven.old_users(&mut client, &access.user).await?;
         driven.act(&mut client, &[command]).await?;
         reached("old-user-deleted").await;
         Ok(user)
@@ -279,8 +279,8 @@ impl Cutover<'_> {
         copy: &mut Running,
         back: &mut Option<Back>,
         user: &str,
-        source: &mut crate::control::NodeClient,
-        target: &mut crate::control::NodeClient,
+        source: &mut NodeClient,
+        target: &mut NodeClient,
     ) -> Result<Duration, Failure> {
         let driven = self.driven;
         let quiesced = driven
@@ -324,8 +324,8 @@ impl Cutover<'_> {
         copy: &mut Running,
         back: &mut Option<Back>,
         user: &str,
-        source: &mut crate::control::NodeClient,
-        target: &mut crate::control::NodeClient,
+        source: &mut NodeClient,
+        target: &mut NodeClient,
     ) -> Result<Instant, Failure> {
         let driven = self.driven;
         let mut steps = Steps::new();
@@ -376,6 +376,26 @@ impl Cutover<'_> {
 }
 
 impl Driven<'_> {
+    /// What deletes all users of clients' requests on the source that the topology does not name: `known`, and those that leaders of
+    /// the past have left. A proxy that has heard of nothing since then still goes by them, and no freeze would stop it.
+    async fn old_users(&self, client: &mut NodeClient, known: &str) -> Result<Words, Failure> {
+        let topology = self.shared.topology.load_full();
+        let source = self.node(&topology, &self.source)?;
+        let mut command = words(["ACL", "DELUSER", known]);
+        let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
+            return Err(AskError::NotRedis.into());
+        };
+        for user in users.iter().filter_map(Value::as_bytes) {
+            let name = String::from_utf8_lossy(user);
+            let is_for_requests =
+                name.starts_with(USER_PREFIX) && !name.starts_with(APPLIER_PREFIX) && name != FEED_USER;
+            if is_for_requests && name != known && !topology.has_user(source, Some(&name)) {
+                command.push(user.to_vec());
+            }
+        }
+        Ok(command)
+    }
+
     fn quiesced(&self, topology: &Topology) -> Result<Topology, String> {
         let next = topology.changed(|next| {
             next.units

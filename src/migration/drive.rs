@@ -158,9 +158,10 @@ impl<'a> Driven<'a> {
         self.shared.topology.load().metadata_db()
     }
 
+    /// The user that writes the copy: another one in each term, since a leader of the past may still have it.
     pub(super) fn applier(&self) -> String {
         match self.reverse {
-            None => format!("{APPLIER_PREFIX}{}", self.id),
+            None => format!("{APPLIER_PREFIX}{}-{}", self.id, self.term),
             Some(number) => format!("{APPLIER_PREFIX}{}-{}-{number}", self.id, self.term),
         }
     }

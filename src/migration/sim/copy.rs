@@ -13,7 +13,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::node::{Data, Words};
+use super::data::Data;
+use super::node::Words;
 use super::wire::{Line, round_trip, some};
 use super::world::{Peer, World};
 use crate::config::Secret;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::play::Planted;
 use super::world::Peer;
+use crate::control::Mistake;
 
 /// What a proxy could do wrong; see also [`Mistake`](crate::control::Mistake).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,14 +69,30 @@ pub(super) enum Moment {
     At(u64),
 }
 
+/// Kinds of faults, as they are drawn.
+const FREEZE: u8 = 3;
+const RESTART: u8 = 8;
+const CUT: u8 = 11;
+const STORE: u8 = 12;
+const STALE: u8 = 16;
+
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     waiting: Vec<(Moment, Fault, Whom)>,
 }
 
 impl Faults {
-    /// What a seed has in store. `proxies` and `nodes`: how many there are.
-    pub(super) fn draw(rng: &mut Rng, proxies: usize, nodes: usize) -> Self {
+    /// What a seed has in store. `proxies` and `nodes`: how many there are. Half of it is of the kind that shows the mistake that was
+    /// planted, if one was and it takes one kind.
+    pub(super) fn draw(rng: &mut Rng, (proxies, nodes): (usize, usize), planted: Planted) -> Self {
+        let telling = match planted {
+            Planted::Mistake(Mistake::IgnoresTerm) => Some(FREEZE),
+            Planted::Mistake(Mistake::IgnoresRun) => Some(RESTART),
+            Planted::Mistake(Mistake::AsksNothing) => Some(STORE),
+            Planted::Slip(Slip::SendsAgain) => Some(CUT),
+            Planted::Slip(Slip::IgnoresRun) => Some(STALE),
+            Planted::Nothing | Planted::Mistake(_) | Planted::Slip(_) => None,
+        };
         let mut faults = Self::default();
         for _ in 0..rng.usize(1..=4) {
             let node = rng.usize(0..nodes);
@@ -91,11 +109,12 @@ impl Faults {
                 _ => rng.u64(2_000..12_000),
             };
             let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
-            let fault = match rng.u8(0..17) {
+            let kind = rng.u8(0..=STALE);
+            let fault = match telling.filter(|_| rng.bool()).unwrap_or(kind) {
                 0..=2 => Fault::Crash,
-                3..=5 => Fault::Freeze { ms },
+                FREEZE..=5 => Fault::Freeze { ms },
                 6..=7 => Fault::Wall { peer, ms },
-                8..=9 => Fault::Restart {
+                RESTART..=9 => Fault::Restart {
                     node,
                     users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
                     ms: ms.min(3_000),
@@ -104,8 +123,8 @@ impl Faults {
                     node,
                     ms: ms.min(3_000),
                 },
-                11 => Fault::Cut { node },
-                12..=13 => Fault::StoreForgets {
+                CUT => Fault::Cut { node },
+                STORE..=13 => Fault::StoreForgets {
                     calls: if rng.bool() {
                         rng.usize(1..4)
                     } else {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::time::Instant;
 
-use super::node::{Data, Db};
+use super::data::{Data, Db};
 use super::proxy::Outcome;
 use super::world::{World, lock};
 use crate::resp::Value;

@@ -20,6 +20,7 @@
 
 mod client;
 mod copy;
+mod data;
 mod faults;
 mod judge;
 mod node;

@@ -1,6 +1,6 @@
 //! A node: databases, users and what they may do, transactions, and the history of its writes. No clock, no expiry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::data::{self, Data, Db, name_of};
 use super::faults::Users;
 use super::world::{World, lock};
+use crate::command::UNIT_PREFIX;
 use crate::config::{PasswordHash, Secret};
 use crate::resp::Value;
 use crate::topology::Address;
@@ -17,15 +19,6 @@ use crate::topology::Address;
 pub(super) type Words = Vec<Vec<u8>>;
 
 pub(super) const NOPERM: &str = "NOPERM User has no permissions to run the command";
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Data {
-    List(Vec<Vec<u8>>),
-    Text(Vec<u8>),
-    Hash(BTreeMap<Vec<u8>, Vec<u8>>),
-}
-
-pub(super) type Db = BTreeMap<Vec<u8>, Data>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Rights {
@@ -83,6 +76,8 @@ struct State {
     next_conn: u64,
     /// Every write of this run: where its history is behind it, in which database, what.
     log: Vec<(u64, u16, Words)>,
+    /// Users of moving shards that have lost their rights.
+    frozen: BTreeSet<String>,
     stands_until: Instant,
     down_until: Instant,
 }
@@ -119,6 +114,7 @@ impl Node {
                 conns: BTreeMap::new(),
                 next_conn: 1,
                 log: Vec::new(),
+                frozen: BTreeSet::new(),
                 stands_until: Instant::now(),
                 down_until: Instant::now(),
             }),
@@ -364,7 +360,7 @@ impl Node {
         };
         let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "HKEYS" | "LRANGE");
         let before = state.dbs.get(&conn.db).is_none_or(Db::is_empty);
-        let reply = state.data(conn.db, words);
+        let reply = data::run(state.dbs.entry(conn.db).or_default(), words);
         if is_write {
             state.log_write(conn, words);
             self.wrote.notify_waiters();
@@ -411,10 +407,6 @@ impl Node {
             state.offset
         )
     }
-}
-
-pub(super) fn name_of(words: &Words) -> String {
-    String::from_utf8_lossy(&words[0]).to_ascii_uppercase()
 }
 
 fn run_id(index: usize, run: u64) -> String {
@@ -493,6 +485,16 @@ impl State {
                     }
                 }
                 let rights = user.rights;
+                if word(2).starts_with(UNIT_PREFIX) && !rights.all {
+                    self.frozen.insert(word(2));
+                } else if self.frozen.contains(&word(2)) {
+                    world.judge.wrong(world, || {
+                        format!(
+                            "I2: {} has lost its rights on {node}, and gets them back",
+                            word(2)
+                        )
+                    });
+                }
                 world.tell(|| format!("{node} user {} {rights:?}", word(2)));
                 Value::OK
             }
@@ -514,42 +516,6 @@ impl State {
         }
     }
 
-    fn data(&mut self, db: u16, words: &Words) -> Value {
-        let key = words.get(1).cloned().unwrap_or_default();
-        let db = self.dbs.entry(db).or_default();
-        match name_of(words).as_str() {
-            "GET" => text_of(db.get(&key)).map_or(Value::Null, Value::Bulk),
-            "SET" => {
-                if words.get(3).is_some_and(|word| word == b"NX") && db.contains_key(&key) {
-                    return Value::Null;
-                }
-                db.insert(key, Data::Text(words[2].clone()));
-                Value::OK
-            }
-            "DEL" => Value::Int(i64::from(db.remove(&key).is_some())),
-            "INCR" => {
-                let number = text_of(db.get(&key)).unwrap_or_else(|| b"0".to_vec());
-                let next: i64 = String::from_utf8_lossy(&number).parse::<i64>().unwrap() + 1;
-                db.insert(key, Data::Text(next.to_string().into_bytes()));
-                Value::Int(next)
-            }
-            "RPUSH" => {
-                let Data::List(list) = db.entry(key).or_insert_with(|| Data::List(Vec::new())) else {
-                    return Value::error("WRONGTYPE");
-                };
-                list.extend_from_slice(&words[2..]);
-                Value::Int(i64::try_from(list.len()).unwrap())
-            }
-            "HSET" | "HDEL" | "HGET" | "HKEYS" => hash(db, key, words),
-            "DBSIZE" => Value::Int(i64::try_from(db.len()).unwrap()),
-            "FLUSHDB" => {
-                db.clear();
-                Value::OK
-            }
-            other => Value::error(format!("ERR unknown command '{other}'")),
-        }
-    }
-
     fn log_write(&mut self, writer: &Conn, words: &Words) {
         self.offset += 10 + words.iter().map(|word| word.len() as u64).sum::<u64>();
         self.log.push((self.offset, writer.db, words.clone()));
@@ -557,33 +523,6 @@ impl State {
         for conn in self.conns.values_mut() {
             let is_hit = |(db, watched): &(u16, Vec<u8>)| *db == writer.db && Some(watched) == key;
             conn.touched |= conn.watched.iter().any(is_hit);
-        }
-    }
-}
-
-fn text_of(data: Option<&Data>) -> Option<Vec<u8>> {
-    match data {
-        Some(Data::Text(text)) => Some(text.clone()),
-        Some(Data::List(_) | Data::Hash(_)) | None => None,
-    }
-}
-
-fn hash(db: &mut Db, key: Vec<u8>, words: &Words) -> Value {
-    let Data::Hash(hash) = db.entry(key).or_insert_with(|| Data::Hash(BTreeMap::new())) else {
-        return Value::error("WRONGTYPE");
-    };
-    match words[0].as_slice() {
-        b"HGET" => hash.get(&words[2]).cloned().map_or(Value::Null, Value::Bulk),
-        b"HKEYS" => Value::Array(hash.keys().cloned().map(Value::Bulk).collect()),
-        b"HSET" => {
-            for pair in words[2..].chunks_exact(2) {
-                hash.insert(pair[0].clone(), pair[1].clone());
-            }
-            Value::Int(1)
-        }
-        _ => {
-            words[2..].iter().for_each(|field| drop(hash.remove(field)));
-            Value::Int(1)
         }
     }
 }

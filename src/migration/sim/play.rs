@@ -28,7 +28,7 @@ use crate::topology::{Node as Described, NodeAccess, Topology};
 use crate::worker::shared::user_password;
 
 const PROXIES: usize = 3;
-const CLIENTS: usize = 6;
+const CLIENTS: usize = 5;
 const SHARDS: u16 = 4;
 /// Faults end after so long.
 const TROUBLE: Duration = Duration::from_secs(40);
@@ -83,10 +83,9 @@ pub(super) const fn is_calm(seed: u64) -> bool {
 
 pub(super) fn play(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
     fastrand::seed(seed);
-    let (mistake, slip) = match planted {
-        Planted::Nothing => (None, None),
-        Planted::Mistake(mistake) => (Some(mistake), None),
-        Planted::Slip(slip) => (None, Some(slip)),
+    let mistake = match planted {
+        Planted::Mistake(mistake) => Some(mistake),
+        Planted::Nothing | Planted::Slip(_) => None,
     };
     let runtime = Builder::new_current_thread()
         .enable_time()
@@ -95,14 +94,18 @@ pub(super) fn play(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
         .unwrap();
     set_mistake(mistake);
     set_network(Some(Box::new(dial)));
-    let result = runtime.block_on(run(seed, slip));
+    let result = runtime.block_on(run(seed, planted));
     set_network(None);
     set_mistake(None);
     World::set_current(None);
     result
 }
 
-fn build(seed: u64, slip: Option<Slip>, rng: &mut Rng) -> Arc<World> {
+fn build(seed: u64, planted: Planted, rng: &mut Rng) -> Arc<World> {
+    let slip = match planted {
+        Planted::Slip(slip) => Some(slip),
+        Planted::Nothing | Planted::Mistake(_) => None,
+    };
     let nodes: Vec<_> = (0..rng.usize(2..=3)).map(Node::new).collect();
     let described = nodes.iter().map(|node| Described {
         name: node.name.clone(),
@@ -126,15 +129,15 @@ fn build(seed: u64, slip: Option<Slip>, rng: &mut Rng) -> Arc<World> {
     let faults = if is_calm(seed) {
         Faults::default()
     } else {
-        Faults::draw(rng, PROXIES, nodes.len())
+        Faults::draw(rng, (PROXIES, nodes.len()), planted)
     };
     let counts = (PROXIES, CLIENTS, usize::from(SHARDS));
     World::new(seed, slip, nodes, StoreModel::new(topology), faults, counts)
 }
 
-async fn run(seed: u64, slip: Option<Slip>) -> Result<Seen, Wrong> {
+async fn run(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
     let mut rng = Rng::with_seed(seed);
-    let world = build(seed, slip, &mut rng);
+    let world = build(seed, planted, &mut rng);
     World::set_current(Some(Arc::clone(&world)));
     let crew = Arc::new(Crew::default());
     for who in 0..PROXIES {

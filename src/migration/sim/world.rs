@@ -20,7 +20,7 @@ use super::judge::Judge;
 use super::node::Node;
 use super::proxy::Worker;
 use super::store::StoreModel;
-use crate::command::APPLIER_PREFIX;
+use crate::command::{APPLIER_PREFIX, FEED_USER, USER_PREFIX};
 use crate::topology::Topology;
 
 /// The clock of the runtime knows whole milliseconds only.
@@ -291,6 +291,15 @@ impl World {
             if is_served && source.may_write(|user| user == unit.user) {
                 self.judge.wrong(self, || {
                     format!("I4: shard {shard} is committed, and {} is not frozen", unit.user)
+                });
+            }
+            let is_stray = |user: &str| {
+                let is_of_ours = user == FEED_USER || user.starts_with(APPLIER_PREFIX);
+                user.starts_with(USER_PREFIX) && !is_of_ours && !before.has_user(placed.node, Some(user))
+            };
+            if source.position().0 == 1 && source.may_write(is_stray) {
+                self.judge.wrong(self, || {
+                    format!("I1: shard {shard} is committed, and a user of the past may still write to it")
                 });
             }
             // A node that restarts has no connections of the past, whatever users it has.
