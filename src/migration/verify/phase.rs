@@ -101,7 +101,7 @@ impl Driven<'_> {
                     let why = now.last_error.unwrap_or(CopyError::Stopped);
                     return Err(Failure::Final(why.to_string()));
                 }
-                Phase::Attaching | Phase::Attached | Phase::Snapshot | Phase::Restarting => {}
+                Phase::Attaching | Phase::Snapshot | Phase::Attached | Phase::Restarting => {}
             }
             if ends(ledger.wish().await?) {
                 return Ok(true);
