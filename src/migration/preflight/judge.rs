@@ -276,7 +276,9 @@ fn fork(source: &Look, survey: &mut Survey) {
 /// Whether the two go together.
 fn both(source: &Look, target: &Look, terms: &Terms, survey: &mut Survey) {
     let skew = source.ahead_ms.abs_diff(target.ahead_ms);
-    if skew >= SKEW_MAX_MS {
+    // What may be due to slow answers is no reason.
+    let sure = skew.saturating_sub(source.unsure_ms.saturating_add(target.unsure_ms));
+    if sure >= SKEW_MAX_MS {
         survey.refusals.push(format!(
             "the clocks of nodes '{}' and '{}' are {skew} ms apart, so that keys would expire at another time; set them by NTP",
             source.name, target.name

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::super::clear::COPIES_KEY;
 use super::super::probe::{Keyspace, ahead_ms, field, identify, read_keyspace};
 use crate::control::{AskError, NodeClient, libraries_on};
@@ -35,6 +37,8 @@ pub(super) struct Look {
     pub(super) users: Vec<String>,
     /// Its clock less this machine's.
     pub(super) ahead_ms: i64,
+    /// By how much that may be wrong: half of what the answer took.
+    pub(super) unsure_ms: u64,
     /// Databases that hold a copy of ours.
     pub(super) copies: BTreeSet<DbIndex>,
     /// As whom proxies log in.
@@ -43,6 +47,8 @@ pub(super) struct Look {
     pub(super) login: String,
 }
 
+/// How often a node is asked what time it is.
+const CLOCK_LOOKS: usize = 3;
 /// Modules that are part of Redis 8 itself. A value of theirs ends a copy, and nobody need have one.
 const BUILT_IN: [&[u8]; 1] = [b"vectorset"];
 
@@ -56,7 +62,7 @@ impl Look {
     ) -> Result<Self, AskError> {
         let mut client = NodeClient::connect(address, credentials, deadline).await?;
         let info = client.ask_text(&["INFO"]).await?;
-        let ahead_ms = ahead_ms(&mut client).await?;
+        let (ahead_ms, unsure_ms) = clock(&mut client).await?;
         let libraries = match client.ask(&["FUNCTION", "STATS"]).await {
             Ok(_) => Some(libraries_on(&mut client).await?),
             Err(AskError::Refused(_)) => None,
@@ -87,6 +93,7 @@ impl Look {
             libraries,
             users: list(users).iter().filter_map(text).collect(),
             ahead_ms,
+            unsure_ms,
             copies: list(copies)
                 .iter()
                 .filter_map(|db| Some(DbIndex(text(db)?.parse().ok()?)))
@@ -145,6 +152,20 @@ impl Look {
         self.memory_max()
             .is_some_and(|max| used.saturating_add(bytes.saturating_mul(2)) >= max)
     }
+}
+
+/// The clock of a node less ours, by the quickest of a few answers, and by how much it may be wrong.
+async fn clock(client: &mut NodeClient) -> Result<(i64, u64), AskError> {
+    let mut best = (0, u64::MAX);
+    for _ in 0..CLOCK_LOOKS {
+        let begun = Instant::now();
+        let ahead = ahead_ms(client).await?;
+        let unsure = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX) / 2;
+        if unsure < best.1 {
+            best = (ahead, unsure);
+        }
+    }
+    Ok(best)
 }
 
 fn list(value: &Value) -> &[Value] {

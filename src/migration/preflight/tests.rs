@@ -218,6 +218,7 @@ fn what_is_nobody_elses_is_no_reason() {
         source.users.push("user gone off ~* +@all".to_owned());
         target.libraries = Some(BTreeMap::from([(b"more".to_vec(), b"code".to_vec())]));
         says(target, "maxmemory:9000000000");
+        (target.ahead_ms, target.unsure_ms) = (600, 101);
     });
     assert_eq!(
         (survey.refusals.len(), survey.warnings.len()),

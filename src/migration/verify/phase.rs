@@ -42,9 +42,7 @@ impl Driven<'_> {
             let verify = ledger.task.verify.as_ref();
             if verify.is_some_and(Verification::is_open) {
                 ledger.enter(State::Verifying).await?;
-                if self.verified(running.copy()?, ledger).await? {
-                    return Ok(true);
-                }
+                self.verified(running.copy()?, ledger).await?;
                 continue;
             }
             let permitted = verify.is_none_or(Verification::permits);
@@ -92,8 +90,8 @@ impl Driven<'_> {
         Ok(())
     }
 
-    /// Waits until the copy follows the stream, however far behind: nothing more is needed to compare. Whether the move is to be
-    /// cancelled.
+    /// Waits until the copy follows the stream, however far behind: nothing more is needed to compare. Whether there is a wish
+    /// that ends the waiting.
     async fn until_streams(&self, copy: &Copy, ledger: &mut Ledger<'_>) -> Result<bool, Failure> {
         loop {
             let now = copy.progress();
@@ -105,23 +103,23 @@ impl Driven<'_> {
                 }
                 Phase::Attaching | Phase::Snapshot | Phase::Attached | Phase::Restarting => {}
             }
-            if ledger.wish().await? == Some(Wish::Cancel) {
+            if ends(ledger.wish().await?) {
                 return Ok(true);
             }
             sleep(NOTE_PACE).await;
         }
     }
 
-    /// One verification, with its end in the record. Whether the move is to be cancelled.
+    /// One verification, with its end in the record. It is left open when something else is wished.
     pub(in crate::migration) async fn verified(
         &self,
         copy: &Copy,
         ledger: &mut Ledger<'_>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<(), Failure> {
         let begun = Instant::now();
         for tried in 1..=TRIES {
             if self.until_streams(copy, ledger).await? {
-                return Ok(true);
+                return Ok(());
             }
             let sample = ledger
                 .task
@@ -139,8 +137,8 @@ impl Driven<'_> {
                 }
                 let checked = seeing.borrow().clone();
                 noted(ledger, VerifyState::Running, &checked, begun, (&name, "")).await?;
-                if ledger.wish().await? == Some(Wish::Cancel) {
-                    return Ok(true);
+                if ends(ledger.wish().await?) {
+                    return Ok(());
                 }
             };
             match ended {
@@ -157,7 +155,7 @@ impl Driven<'_> {
                         keys = checked.keys,
                         mismatches = checked.mismatches
                     );
-                    return Ok(false);
+                    return Ok(());
                 }
                 Err(error) if tried < TRIES => {
                     tracing::info!(event = "verification_again", task = self.id, %error);
@@ -176,8 +174,13 @@ impl Driven<'_> {
                 }
             }
         }
-        Ok(false)
+        Ok(())
     }
+}
+
+/// Whether a wish is more than that shards be cut over, which waits for the end of a comparison.
+const fn ends(wish: Option<Wish>) -> bool {
+    !matches!(wish, None | Some(Wish::Cutover))
 }
 
 async fn noted(
