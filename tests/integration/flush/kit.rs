@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::postgres::Postgres;
-use crate::harness::{Client, Log, Reply, Scratch, end_of, spawn, sys, wait_for, wait_until};
+use crate::harness::{Client, Log, Reply, Scratch, end_of, spawn, sys, wait_until};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -228,11 +228,4 @@ pub(crate) fn assert_drained(client: &mut Client, postgres: &Postgres, counted: 
         pending(client) == 0
     });
     assert_eq!(sum(postgres), counted, "after: {after}");
-}
-
-/// Waits until Postgres has at least so much.
-pub(crate) fn await_sum(postgres: &Postgres, least: i64) {
-    wait_for("the sum grows", PATIENCE, || {
-        (sum(postgres) >= least).then_some(())
-    });
 }

@@ -167,6 +167,28 @@ impl Postgres {
         }
     }
 
+    /// A session that does this in a transaction and stays in it.
+    pub(crate) fn hold(&self, text: &str) -> Child {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-c", &format!("BEGIN; {text}; SELECT pg_sleep(600)")]);
+        psql.arg(format!("{}?sslmode=disable", self.address()));
+        psql.stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        sys::die_with_parent(&mut psql);
+        let holder = psql.spawn().unwrap();
+        wait_until("it stays in its transaction", Duration::from_secs(30), || {
+            self.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1
+        });
+        holder
+    }
+
+    /// Ends it.
+    pub(crate) fn release(&self, holder: &mut Child) {
+        self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+        holder.wait().unwrap();
+    }
+
     /// A number.
     pub(crate) fn number(&self, text: &str) -> i64 {
         let found = self.sql(text);
