@@ -62,7 +62,12 @@ impl Others {
         println!("\n| one other client | p50 µs | p99 µs |\n|---|---|---|");
         for (name, latencies) in &mut self.phases {
             latencies.sort_unstable();
-            let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or(0);
+            let at = |percent: usize| {
+                latencies
+                    .get(latencies.len() * percent / 100)
+                    .copied()
+                    .unwrap_or(0)
+            };
             println!("| {name} | {} | {} |", at(50), at(99));
         }
     }
