@@ -36,7 +36,7 @@ use rig::Rig;
 /// Timelines that there are.
 const TIMELINES: u32 = 5_000;
 /// Items of each, when it is full.
-const LENGTH: u32 = 100;
+const LENGTH: u32 = 200;
 /// Timelines that one page is merged out of.
 const MERGED: u32 = 50;
 
@@ -123,7 +123,7 @@ fn run(args: &Args) -> Result<()> {
     ];
     let mut others = Others::new(args.load);
     for round in 0..args.rounds {
-        let item = LENGTH + 1 + u32::try_from(round)? * 8;
+        let item = (LENGTH + 1) * TIMELINES + u32::try_from(round)? * 8;
         measure_writes(&mut client, &mut cases[..2], item)?;
         measure_reads(&mut client, &mut cases[2..])?;
         others.measure(&rig, item + 4)?;
@@ -141,7 +141,8 @@ fn fill(client: &mut Client) -> Result<()> {
         let mut request = Request::default();
         for timeline in from..from + 100 {
             let mut words = vec!["TIMELINE.ADD".to_owned(), key(timeline)];
-            for item in 1..=LENGTH {
+            // No two timelines have an item of the same score, as if each followed somebody else.
+            for item in (1..=LENGTH).map(|item| item * TIMELINES + timeline) {
                 words.extend([item.to_string(), member(item)]);
             }
             request.push(&words);
@@ -194,7 +195,8 @@ fn measure_writes(client: &mut Client, cases: &mut [Case], item: u32) -> Result<
 
 fn measure_reads(client: &mut Client, cases: &mut [Case]) -> Result<()> {
     let range = |request: &mut Request, timeline: u32| {
-        let cursor = format!("80:{}", member(80));
+        let item = 150 * TIMELINES + timeline;
+        let cursor = format!("{item}:{}", member(item));
         request.push(&["TIMELINE.RANGE", &key(timeline), "BEFORE", &cursor, "COUNT", "20"]);
     };
     let plain = |request: &mut Request, timeline: u32| {

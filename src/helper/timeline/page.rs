@@ -12,6 +12,7 @@
 //! there may be missing before it, and the question goes back.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::vec::IntoIter;
 
 use bytes::Bytes;
@@ -54,9 +55,19 @@ pub(super) struct Page {
     limit: usize,
     wanted: usize,
     questions: u32,
-    rows: IntoIter<Item>,
+    /// The answer, and those of its rows that count and were not taken.
+    reply: Bytes,
+    rows: IntoIter<Row>,
     /// Nothing is behind the rows.
     pub(super) is_last: bool,
+}
+
+/// A row of an answer: where its member and its score stand.
+#[derive(Clone, Debug)]
+struct Row {
+    score: f64,
+    text: Range<u32>,
+    member: Range<u32>,
 }
 
 /// Why a timeline cannot be read on.
@@ -104,19 +115,19 @@ impl Item {
 }
 
 impl Cursor {
-    /// Whether an item with a score of at most the cursor's lies behind it.
-    fn has_behind(&self, item: &Item) -> bool {
+    /// Whether a row with a score of at most the cursor's lies behind it.
+    fn has_behind(&self, row: &Row, reply: &Bytes) -> bool {
         match &self.member {
-            Some(member) => item.score < self.score || item.member < *member,
-            None => item.score < self.score,
+            Some(member) => row.score < self.score || bytes(reply, &row.member) < &member[..],
+            None => row.score < self.score,
         }
     }
 
-    /// Whether an item with a score of at least the cursor's lies before it.
-    fn has_before(&self, item: &Item) -> bool {
+    /// Whether a row with a score of at least the cursor's lies before it.
+    fn has_before(&self, row: &Row, reply: &Bytes) -> bool {
         match &self.member {
-            Some(member) => item.score > self.score || item.member > *member,
-            None => item.score > self.score,
+            Some(member) => row.score > self.score || bytes(reply, &row.member) > &member[..],
+            None => row.score > self.score,
         }
     }
 
@@ -138,6 +149,7 @@ impl Page {
             limit: 0,
             wanted,
             questions: 0,
+            reply: Bytes::new(),
             rows: Vec::new().into_iter(),
             is_last: false,
         };
@@ -153,7 +165,24 @@ impl Page {
 
     /// The next row, if there is one without asking.
     pub(super) fn next(&mut self) -> Option<Item> {
-        self.rows.next()
+        let row = self.rows.next()?;
+        let slice = |range: &Range<u32>| self.reply.slice(range.start as usize..range.end as usize);
+        Some(Item {
+            score: row.score,
+            text: slice(&row.text),
+            member: slice(&row.member),
+        })
+    }
+
+    /// Whether another answer is needed for the next row, if there is one.
+    pub(super) fn is_drained(&self) -> bool {
+        !self.is_last && self.rows.as_slice().is_empty()
+    }
+
+    /// Members and scores of the rows that are left.
+    pub(super) fn rest(&self) -> impl ExactSizeIterator<Item = (&[u8], &[u8])> + Clone {
+        let rows = self.rows.as_slice().iter();
+        rows.map(move |row| (bytes(&self.reply, &row.member), bytes(&self.reply, &row.text)))
     }
 
     /// Goes on behind an item, with more rows than the last time if more are needed.
@@ -187,20 +216,24 @@ impl Page {
     /// Takes the answer in. True if the page is read; else the next question has to be asked.
     pub(super) fn answered(&mut self, reply: &[u8], after: Option<&Cursor>) -> Result<bool, Trouble> {
         self.questions += 1;
-        let mut rows = rows(reply).ok_or(Trouble::Shape)?;
+        let reply = Bytes::copy_from_slice(reply);
+        let mut rows = rows(&reply).ok_or(Trouble::Shape)?;
         if rows.len() > self.limit {
             return Err(Trouble::Shape);
         }
         let asked_all = rows.len() < self.limit;
         let dropped = match &self.before {
-            Some(before) => rows.iter().take_while(|row| !before.has_behind(row)).count(),
+            Some(before) => rows
+                .iter()
+                .take_while(|row| !before.has_behind(row, &reply))
+                .count(),
             None => 0,
         };
         if self.offset > 0 && dropped == 0 {
             return self.ask_further_up();
         }
         let ended = match after {
-            Some(after) => rows.iter().position(|row| !after.has_before(row)),
+            Some(after) => rows.iter().position(|row| !after.has_before(row, &reply)),
             None => None,
         };
         if let Some(end) = ended {
@@ -212,6 +245,7 @@ impl Page {
         }
         rows.drain(..dropped.min(rows.len()));
         self.is_last = is_end;
+        self.reply = reply;
         self.rows = rows.into_iter();
         Ok(true)
     }
@@ -247,14 +281,14 @@ impl Page {
 
 /// The rows of an answer to `ZREVRANGEBYSCORE … WITHSCORES`: members and scores in turn, or (RESP3) in pairs. `None`
 /// if it is none.
-fn rows(reply: &[u8]) -> Option<Vec<Item>> {
-    let reply = Bytes::copy_from_slice(reply);
-    let mut reader = Reader { reply: &reply, at: 0 };
+fn rows(reply: &[u8]) -> Option<Vec<Row>> {
+    let mut reader = Reader { reply, at: 0 };
     let elements = reader.header(b'*')?;
     let in_pairs = reader.is_at(b'*');
-    let count = match in_pairs {
-        true => elements,
-        false => (elements % 2 == 0).then_some(elements / 2)?,
+    let count = if in_pairs {
+        elements
+    } else {
+        elements.is_multiple_of(2).then_some(elements / 2)?
     };
     // Eleven bytes are the shortest row: nothing is reserved for what has not come.
     let mut rows = Vec::with_capacity(count.min(reply.len() / 11 + 1));
@@ -268,8 +302,8 @@ fn rows(reply: &[u8]) -> Option<Vec<Item>> {
         } else {
             reader.bulk()?
         };
-        rows.push(Item {
-            score: score::parse(&text)?,
+        rows.push(Row {
+            score: score::parse(bytes(reply, &text))?,
             text,
             member,
         });
@@ -277,8 +311,19 @@ fn rows(reply: &[u8]) -> Option<Vec<Item>> {
     (reader.at == reply.len()).then_some(rows)
 }
 
+fn bytes<'a>(reply: &'a [u8], range: &Range<u32>) -> &'a [u8] {
+    reply
+        .get(range.start as usize..range.end as usize)
+        .unwrap_or_default()
+}
+
+/// A reply is far shorter than 4 GiB; one that is not is none.
+fn range(start: usize, end: usize) -> Option<Range<u32>> {
+    Some(u32::try_from(start).ok()?..u32::try_from(end).ok()?)
+}
+
 struct Reader<'a> {
-    reply: &'a Bytes,
+    reply: &'a [u8],
     at: usize,
 }
 
@@ -288,14 +333,14 @@ impl Reader<'_> {
     }
 
     /// The text of a line of this type.
-    fn line(&mut self, kind: u8) -> Option<Bytes> {
+    fn line(&mut self, kind: u8) -> Option<Range<u32>> {
         let rest = self.reply.get(self.at..)?;
         (*rest.first()? == kind).then_some(())?;
         let end = memchr::memchr(b'\r', rest)?;
         (rest.get(end + 1) == Some(&b'\n')).then_some(())?;
-        let text = self.reply.slice(self.at + 1..self.at + end);
+        let text = range(self.at + 1, self.at + end);
         self.at += end + 2;
-        Some(text)
+        text
     }
 
     fn header(&mut self, kind: u8) -> Option<usize> {
@@ -307,12 +352,12 @@ impl Reader<'_> {
         Some(count)
     }
 
-    fn bulk(&mut self) -> Option<Bytes> {
+    fn bulk(&mut self) -> Option<Range<u32>> {
         let length = self.header(b'$')?;
         let end = self.at.checked_add(length)?;
         (self.reply.get(end..)?.starts_with(b"\r\n")).then_some(())?;
-        let bytes = self.reply.slice(self.at..end);
+        let bytes = range(self.at, end);
         self.at = end + 2;
-        Some(bytes)
+        bytes
     }
 }

@@ -45,6 +45,8 @@ struct Source {
     key: Box<[u8]>,
     shard: ShardId,
     page: Page,
+    /// Its next row is in the heap.
+    has_head: bool,
 }
 
 impl Pages {
@@ -60,6 +62,7 @@ impl Pages {
                 key: key.into(),
                 shard: keyspace.shard_of(key),
                 page: Page::new(query.before.clone(), share),
+                has_head: false,
             })
             .collect();
         Self {
@@ -74,9 +77,40 @@ impl Pages {
         }
     }
 
-    /// Brings the next row of a timeline to the heap.
+    fn write_page<'a>(
+        &self,
+        rows: impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + Clone,
+        protocol: Protocol,
+        out: &mut Vec<u8>,
+    ) {
+        let count = rows.len();
+        resp::write_array_header(out, 2);
+        match rows.clone().last().filter(|_| count == self.query.count) {
+            Some((member, text)) => resp::write_bulk_parts(out, &[text, b":", member]),
+            None => resp::write_null(out, protocol),
+        }
+        let is_flat = self.query.with_scores && protocol == Protocol::Resp2;
+        resp::write_array_header(out, count * if is_flat { 2 } else { 1 });
+        for (member, text) in rows {
+            if self.query.with_scores && protocol == Protocol::Resp3 {
+                resp::write_array_header(out, 2);
+            }
+            resp::write_bulk(out, member);
+            match protocol {
+                _ if !self.query.with_scores => {}
+                Protocol::Resp2 => resp::write_bulk(out, text),
+                Protocol::Resp3 => resp::write_double(out, text),
+            }
+        }
+    }
+
+    /// Brings the next row of a timeline to the heap, if none of its rows is there.
     fn lift(&mut self, number: usize) {
-        if let Some(item) = self.sources[number].page.next() {
+        let source = &mut self.sources[number];
+        if !source.has_head
+            && let Some(item) = source.page.next()
+        {
+            source.has_head = true;
             self.heads.push((item, number));
         }
     }
@@ -86,27 +120,33 @@ impl Pages {
         while self.items.len() < self.query.count
             && let Some((item, number)) = self.heads.pop()
         {
-            let page = &mut self.sources[number].page;
-            let needed = self.query.count - self.items.len();
-            let next = page.next();
-            if next.is_none() && !page.is_last {
-                page.go_on(&item, needed);
-                self.to_ask.push(number);
-                self.unread += 1;
-            }
+            self.sources[number].has_head = false;
+            let is_drained = self.sources[number].page.is_drained();
             // Several timelines may have an item; it is told once.
-            if self.items.last() != Some(&item) {
-                self.items.push(item);
-            }
-            if let Some(next) = next {
-                self.heads.push((next, number));
-            }
-            if self.unread > 0 && self.items.len() < self.query.count {
+            let is_new = self.items.last() != Some(&item);
+            self.items.extend(is_new.then(|| item.clone()));
+            if !is_drained {
+                self.lift(number);
+            } else if self.items.len() < self.query.count {
+                self.ask_again(number, &item);
                 return;
             }
         }
-        // Nothing more is needed.
-        self.to_ask.clear();
+    }
+
+    /// Asks a timeline for what is behind an item, and at once all others of which only the row in the heap is left: where an item
+    /// was fanned out they end together.
+    fn ask_again(&mut self, number: usize, item: &Item) {
+        let needed = self.query.count - self.items.len();
+        let heads = self.heads.iter().map(|(item, number)| (item, *number));
+        for (item, number) in heads.chain([(item, number)]) {
+            let page = &mut self.sources[number].page;
+            if page.is_drained() {
+                page.go_on(item, needed);
+                self.to_ask.push(number);
+                self.unread += 1;
+            }
+        }
     }
 }
 
@@ -147,9 +187,12 @@ impl Program for Pages {
         match source.page.answered(reply, self.query.after.as_ref()) {
             Ok(true) => {
                 self.unread -= 1;
-                self.lift(number);
-                if self.unread == 0 {
-                    self.fill();
+                // A single timeline's rows are the page.
+                if self.sources.len() > 1 {
+                    self.lift(number);
+                    if self.unread == 0 {
+                        self.fill();
+                    }
                 }
             }
             Ok(false) => self.to_ask.push(number),
@@ -170,31 +213,19 @@ impl Program for Pages {
             out.extend_from_slice(line);
             return;
         }
-        resp::write_array_header(out, 2);
-        match self.items.last().filter(|_| self.items.len() == self.query.count) {
-            Some(last) => resp::write_bulk_parts(out, &[&last.text, b":", &last.member]),
-            None => resp::write_null(out, protocol),
-        }
-        let is_flat = self.query.with_scores && protocol == Protocol::Resp2;
-        resp::write_array_header(out, self.items.len() * if is_flat { 2 } else { 1 });
-        for item in &self.items {
-            if !self.query.with_scores {
-                resp::write_bulk(out, &item.member);
-                continue;
+        match &self.sources[..] {
+            // Its rows are as they were read.
+            [Source { page, .. }] => {
+                let rows = page.rest().take(self.query.count);
+                self.write_page(rows, protocol, out);
             }
-            match protocol {
-                Protocol::Resp2 => {
-                    resp::write_bulk(out, &item.member);
-                    resp::write_bulk(out, &item.text);
-                }
-                Protocol::Resp3 => {
-                    resp::write_array_header(out, 2);
-                    resp::write_bulk(out, &item.member);
-                    resp::write_double(out, &item.text);
-                }
+            _ => {
+                let rows = self.items.iter().map(|item| (&item.member[..], &item.text[..]));
+                self.write_page(rows, protocol, out);
             }
         }
     }
+
     fn first(&self) -> Option<ShardId> {
         self.sources.first().map(|source| source.shard)
     }

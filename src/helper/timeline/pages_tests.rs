@@ -256,7 +256,7 @@ fn a_drained_timeline_is_asked_again_behind_its_last_row() {
             Protocol::Resp2,
         )),
     );
-    assert_eq!(question(&mut merged), Some((0, "a 22 -inf 0 17".to_owned())));
+    assert_eq!(question(&mut merged), Some((0, "a 22 -inf 0 16".to_owned())));
     merged.absorb(0, Outcome::Reply(&answer("22:a 0:a", Protocol::Resp2)));
     assert_eq!(question(&mut merged), None);
     // The item that all others share is told once.
@@ -265,6 +265,29 @@ fn a_drained_timeline_is_asked_again_behind_its_last_row() {
         "{}",
         reply(&mut merged, Protocol::Resp2)
     );
+}
+
+#[test]
+fn timelines_that_end_together_are_asked_again_together() {
+    let mut merged = pages(&["a", "b", "c", "d"], "COUNT 20").unwrap();
+    let rows = "29:x 28:x 27:x 26:x 25:x 24:x 23:x 22:x 21:x 20:x 19:x";
+    let first: Vec<_> = std::iter::from_fn(|| question(&mut merged)).collect();
+    assert_eq!(first.len(), 4);
+    for (part, _) in first {
+        merged.absorb(part, Outcome::Reply(&answer(rows, Protocol::Resp2)));
+    }
+    let mut again: Vec<_> = std::iter::from_fn(|| question(&mut merged)).collect();
+    again.sort();
+    let expected = ["a", "b", "c", "d"].map(|key| format!("{key} 19 -inf 0 13"));
+    assert_eq!(
+        again.iter().map(|(_, question)| question).collect::<Vec<_>>(),
+        expected.iter().collect::<Vec<_>>()
+    );
+    for (part, _) in again {
+        merged.absorb(part, Outcome::Reply(&answer("19:x 18:x", Protocol::Resp2)));
+    }
+    assert_eq!(question(&mut merged), None);
+    assert!(reply(&mut merged, Protocol::Resp2).starts_with("*2\r\n$-1\r\n*12\r\n"));
 }
 
 #[test]
