@@ -388,18 +388,8 @@ fn a_stream_alone_is_followed_back() {
             back.line(&format!("INCR key{}", 10 + n % 400));
         }
         runtime.block_on(attached.stop()).unwrap();
-        let mut meta = Conn::to(&source, METADATA);
-        let found = array(meta.line("HMGET preshard:reverse:m1 replid offset selected parked"));
-        let found: Vec<String> = found.iter().map(|part| text(part)).collect();
+        let noted = noted_on(&source);
         back.line(&format!("RPUSH list {n}", n = from + 300));
-        let noted = Noted {
-            at: Offset {
-                replid: found[0].clone(),
-                offset: found[1].parse().unwrap(),
-            },
-            selected: found[2].parse().unwrap(),
-            parked: found[3] == "1",
-        };
         assert!(noted.parked);
         attached = runtime.block_on(async { Copy::resume(reverse.clone(), journal(), noted) });
         runtime.block_on(attached.until_attached()).unwrap();
@@ -410,8 +400,27 @@ fn a_stream_alone_is_followed_back() {
     let describe = crate::data::describe;
     assert_eq!(describe(&mut target, 3 + MOVED), describe(&mut source, 3));
     assert_eq!(conn.line("LLEN list"), Value::Int(605));
-    // A reverse stream that is lost does not begin again.
     runtime.block_on(attached.stop()).unwrap();
+    assert_lost_is_lost(&runtime, reverse);
+}
+
+/// How far a stream back is, as it has noted it.
+fn noted_on(source: &Server) -> Noted {
+    let mut meta = Conn::to(source, METADATA);
+    let found = array(meta.line("HMGET preshard:reverse:m1 replid offset selected parked"));
+    let found: Vec<String> = found.iter().map(text).collect();
+    Noted {
+        at: Offset {
+            replid: found[0].clone(),
+            offset: found[1].parse().unwrap(),
+        },
+        selected: found[2].parse().unwrap(),
+        parked: found[3] == "1",
+    }
+}
+
+/// A reverse stream whose history is gone does not begin again.
+fn assert_lost_is_lost(runtime: &tokio::runtime::Runtime, reverse: CopyPlan) {
     let nowhere = Noted {
         at: Offset {
             replid: "0".repeat(40),
@@ -420,7 +429,7 @@ fn a_stream_alone_is_followed_back() {
         selected: 0,
         parked: true,
     };
-    let mut copy = runtime.block_on(async { Copy::resume(reverse, journal(), nowhere) });
+    let mut copy = runtime.block_on(async { Copy::resume(reverse, Journal::of("m1"), nowhere) });
     let error = runtime.block_on(copy.until_attached()).unwrap_err();
     assert!(
         matches!(&error, CopyError::Failed { restarts: 0, reason } if matches!(**reason, CopyError::SourceChanged(_))),

@@ -148,13 +148,7 @@ fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
         reached("frozen");
         nodes[0].kill();
         nodes[0].restart();
-        let users: Vec<String> = nodes[0]
-            .client()
-            .ask("ACL USERS")
-            .items()
-            .iter()
-            .map(|user| user.text())
-            .collect();
+        let users = users_on(&nodes[0]);
         assert!(users.iter().any(|user| user.starts_with("ps-u-")), "{users:?}");
         other.thaw();
         let_go("frozen");
@@ -170,7 +164,11 @@ fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
     for writer in &writers {
         writer.check(&mut client);
     }
-    let users = nodes[0].client().ask("ACL USERS").items();
-    let left: Vec<String> = users.iter().map(|user| user.text()).collect();
+    let left = users_on(&nodes[0]);
     assert!(left.iter().all(|user| !user.starts_with("ps-u-")), "{left:?}");
+}
+
+fn users_on(node: &Node) -> Vec<String> {
+    let users = node.client().ask("ACL USERS").items();
+    users.iter().map(|user| user.text()).collect()
 }

@@ -49,6 +49,18 @@ fn users_of_moves(node: &Node) -> Vec<String> {
         .collect()
 }
 
+/// Waits until a key that is set now has lived for so long: as long as the expiries that this is about, by the same clock.
+fn let_pass(proxy: &Proxy, time: Duration) {
+    let mut client = proxy.client();
+    // It does not move.
+    let key = key_in(7, 8, "marker");
+    let time = time.as_millis().to_string();
+    client.call(&["SET", &key, "v", "PX", &time]).expect_ok();
+    wait_until("it has expired", PATIENCE, || {
+        client.call(&["EXISTS", &key]).int() == 0
+    });
+}
+
 #[test]
 fn shards_go_back_under_writes_with_all_that_was_written_since() {
     let (nodes, proxy) = small();
@@ -67,7 +79,7 @@ fn shards_go_back_under_writes_with_all_that_was_written_since() {
         for round in 0..4 {
             let task = move_there(&mut admin, "0-3", "node-2");
             // Longer than a batch, a second of idle notes and a walk.
-            thread::sleep(Duration::from_millis(300 * round));
+            let_pass(&proxy, Duration::from_millis(1 + 300 * round));
             roll_back(&mut admin, &task);
             println!(
                 "there: {} ms, back: {} ms",
@@ -134,10 +146,10 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
         pinned.ask("SELECT 1").expect_ok();
         pinned.ask("SET p v").expect_ok();
         // Longer than those that are renewed would live.
-        thread::sleep(Duration::from_secs(5));
+        let_pass(&proxy, Duration::from_secs(5));
         roll_back(&mut admin, &task);
         assert_eq!(pinned.ask("GET p").text(), "v");
-        thread::sleep(Duration::from_millis(500));
+        let_pass(&proxy, Duration::from_millis(500));
         stop.store(true, Relaxed);
         renewing.join().unwrap()
     });
@@ -392,7 +404,7 @@ fn a_leader_that_dies_while_it_goes_back_loses_no_write() {
                 .collect();
             let task = move_there(&mut admin, "0-3", "node-2");
             admin.command(&["PRESHARD", "TASK", "ROLLBACK", &task]);
-            thread::sleep(Duration::from_millis(1_000 + delay));
+            let_pass(&second, Duration::from_millis(1_000 + delay));
             first.kill();
             let mut admin = second.admin_client();
             let found = wait_for("it is decided", PATIENCE, || {
@@ -402,7 +414,7 @@ fn a_leader_that_dies_while_it_goes_back_loses_no_write() {
                     .then_some((state, rollback))
             });
             println!("after {delay} ms: {found:?}");
-            thread::sleep(Duration::from_millis(300));
+            let_pass(&second, Duration::from_millis(300));
             stop.store(true, Relaxed);
             writers
                 .into_iter()
