@@ -103,7 +103,7 @@ impl Driven<'_> {
                     let why = now.last_error.unwrap_or(CopyError::Stopped);
                     return Err(Failure::Final(why.to_string()));
                 }
-                Phase::Attaching | Phase::Snapshot | Phase::Restarting => {}
+                Phase::Attaching | Phase::Snapshot | Phase::Attached | Phase::Restarting => {}
             }
             if ledger.wish().await? == Some(Wish::Cancel) {
                 return Ok(true);
