@@ -23,6 +23,8 @@ use crate::worker::stream::Stream;
 
 /// What the node's end of a half-closed connection may take, in microseconds.
 const GOODBYE_US: u64 = 2_000_000;
+/// Between two orders to end the same wait, in microseconds.
+const RECALL_AGAIN_US: u64 = 20_000;
 
 /// What is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ struct Connection {
     /// Frame that a fence is answered with.
     fence: Vec<u8>,
     half_closed_at: Option<u64>,
+    /// When the node was first told to end the wait, and when last.
+    recalled_at: Option<(u64, u64)>,
 }
 
 /// Why a connection ends, as its client is told.
@@ -102,6 +106,7 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
         answer: Vec::new(),
         fence: fence(&nonce),
         half_closed_at: None,
+        recalled_at: None,
     };
     let Ended(line) = std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
@@ -130,19 +135,23 @@ impl Connection {
         if slot.end == End::Close {
             return Poll::Ready(Ended(NOT_SENT));
         }
-        if slot.end != End::No && self.half_closed_at.is_none() {
-            if self.stage != Stage::Asked {
-                return Poll::Ready(Ended(unasked(slot.end)));
-            }
+        if slot.end != End::No && self.stage != Stage::Asked && self.half_closed_at.is_none() {
+            return Poll::Ready(Ended(unasked(slot.end)));
+        }
+        if !matches!(slot.end, End::No | End::Unblock) && self.half_closed_at.is_none() {
             self.stream.shutdown_write();
             self.half_closed_at = Some(now);
         }
+        let unblocks = slot.end == End::Unblock;
         let late = slot
             .job
             .as_ref()
             .and_then(|job| job.deadline)
             .is_some_and(|deadline| now >= deadline);
         let begins = self.stage == Stage::Ready && slot.job.is_some();
+        if unblocks {
+            self.recall(engine, dedicated);
+        }
         if begins && let Err(ended) = self.begin(engine, dedicated) {
             return Poll::Ready(ended);
         }
@@ -156,11 +165,24 @@ impl Connection {
                 Err(ended) => return Poll::Ready(ended),
             }
         }
-        let goodbye_over = self.half_closed_at.is_some_and(|at| now - at >= GOODBYE_US);
+        let said_at = self.half_closed_at.or(self.recalled_at.map(|(first, _)| first));
+        let goodbye_over = said_at.is_some_and(|at| now - at >= GOODBYE_US);
         if (late || goodbye_over) && self.stage != Stage::Ready {
             return Poll::Ready(self.lost());
         }
         Poll::Pending
+    }
+
+    /// Has the node end the wait: it answers with what it had, or with nothing. A connection that is half-closed may be freed by the
+    /// node before an answer is written that has taken something out. A request that had not come to wait when the order came
+    /// goes on to wait, so the order is given again.
+    fn recall(&mut self, engine: &mut Engine, dedicated: Dedicated) {
+        let now = engine.now;
+        let (first, last) = self.recalled_at.unwrap_or((now, 0));
+        if self.recalled_at.is_none() || now - last >= RECALL_AGAIN_US {
+            self.recalled_at = Some((first, now));
+            engine.end_wait(dedicated);
+        }
     }
 
     /// Starts with a request: its database first, or the request at once if that is selected.
@@ -360,6 +382,9 @@ impl Connection {
         }
         let took = u32::try_from(engine.now - job.since).unwrap_or(u32::MAX);
         let (owner, shard, name) = (job.owner, job.shard, job.name);
+        if self.recalled_at.is_some() && is_nothing(&answer) {
+            return Err(Ended(RECALLED));
+        }
         engine.metrics.shard_reply(shard, answer.len());
         match owner {
             Some((client, generation, seq)) => {
@@ -381,7 +406,7 @@ impl Connection {
         self.stage = Stage::Ready;
         engine.dedicated_answered(dedicated);
         // The half-closed end of it is of no more use.
-        if self.half_closed_at.is_some() {
+        if self.half_closed_at.is_some() || self.recalled_at.is_some() {
             return Err(Ended(NOT_SENT));
         }
         Ok(())
@@ -392,15 +417,19 @@ impl Connection {
 const fn unasked(end: End) -> &'static str {
     match end {
         End::Stop(line) => line,
-        End::Recall => RECALLED,
+        End::Recall | End::Unblock => RECALLED,
         End::No | End::Close | End::Gone => NOT_SENT,
     }
 }
 
+/// What a wait is answered with that has ended without data.
+fn is_nothing(reply: &[u8]) -> bool {
+    matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n")
+}
+
 /// Whether a reply has something in it that was in the database before.
 fn brings_data(reply: &[u8]) -> bool {
-    !matches!(reply, b"*-1\r\n" | b"$-1\r\n" | b"_\r\n" | b"+OK\r\n" | b"*0\r\n")
-        && !matches!(reply.first(), Some(b'-'))
+    !is_nothing(reply) && !matches!(reply, b"+OK\r\n" | b"*0\r\n") && !matches!(reply.first(), Some(b'-'))
 }
 
 fn is_node_fault(reply: &[u8]) -> bool {

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::backend::{Lane, Owner};
 use super::engine::Engine;
 use crate::command::Waiting;
 use crate::ids::{DbIndex, NodeIndex, ShardId};
@@ -77,8 +78,10 @@ enum End {
     Gone,
     /// Half-closed; what was asked is answered by what comes, or by this line: it has not run.
     Stop(&'static str),
-    /// Half-closed; what was asked is answered by what comes, or asked again where its shard is then.
+    /// Half-closed, because its node goes; what was asked is answered by what comes, or asked again where its shard is then.
     Recall,
+    /// The same, but the node is told to end the wait: it stays, and answers.
+    Unblock,
 }
 
 /// Not told to anybody: the request is asked again.
@@ -275,7 +278,8 @@ impl Engine {
             }
             slot.spoilt = true;
             match &slot.job {
-                Some(job) if job.again.is_some() => slot.end = End::Recall,
+                Some(job) if job.again.is_some() && node.is_some() => slot.end = End::Recall,
+                Some(job) if job.again.is_some() => slot.end = End::Unblock,
                 // It is answered soon; then the connection goes.
                 Some(_) => continue,
                 None => {
@@ -291,6 +295,31 @@ impl Engine {
         for (client, generation) in unwatched {
             self.watch_moved(client, generation);
         }
+    }
+
+    /// Tells a node that the wait on one of its connections is to end, over the link that its shard's requests go by: held
+    /// requests of the same shard wait for just that.
+    fn end_wait(&mut self, dedicated: Dedicated) {
+        let Some(slot) = self.dedicated.slot(dedicated) else {
+            return;
+        };
+        let (number, protocol) = (slot.node_client.to_string(), slot.protocol);
+        let Some(shard) = slot.job.as_ref().map(|job| job.shard) else {
+            return;
+        };
+        let topology = Arc::clone(&self.topology);
+        let [resp2, resp3, ..] = self.links_to(&topology, shard);
+        let link = if protocol == Protocol::Resp2 { resp2 } else { resp3 };
+        let mut frame = Vec::new();
+        crate::resp::write_request(
+            &mut frame,
+            &[b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"],
+        );
+        let lane = Lane {
+            shard,
+            link: super::session::to_u32(link),
+        };
+        self.enqueue(lane, Owner::Tombstone, &frame);
     }
 
     /// A wait was given up and has not been answered: it is asked again when its shard is not held.
@@ -369,6 +398,10 @@ impl Engine {
                 if let Some(idle) = self.dedicated.idle.get_mut(&key) {
                     idle.retain(|&other| other != index);
                 }
+            }
+            if slot.end == End::Unblock {
+                // It may have to be told again.
+                slot.wake();
             }
             let overdue = slot
                 .job
