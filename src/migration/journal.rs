@@ -81,14 +81,14 @@ impl Journal {
         frames.enclose(metadata, &note);
     }
 
-    /// The first note, where both sides are the same.
+    /// The first note, where both sides are the same. Nobody else may go on from it before [`Self::settle`].
     pub(super) fn begun(&self, at: &Offset, metadata: DbIndex) -> Vec<Words> {
         let (offset, selected) = (at.offset.to_string(), metadata.to_string());
         vec![
             words(["DEL", &self.key]),
             words([
                 "HSET", &self.key, "replid", &at.replid, "offset", &offset, "selected", &selected, "parked",
-                "1",
+                "0",
             ]),
         ]
     }
