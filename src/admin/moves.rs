@@ -6,14 +6,14 @@ use super::node::refusal;
 use super::shard::listed;
 use super::value::{int, number, row, shown, text};
 use super::words::is;
-use crate::migration::{MoveOrder, Ordered, Sample, Survey, Verified, Wish};
+use crate::migration::{MoveOrder, Sample, Survey, Verified, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
 /// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task,
-/// and behind it what to know. DRY: what would come of it, and nothing is ordered.
+/// in which stands what to know. DRY: what would come of it, and nothing is ordered.
 pub(super) async fn shard_move(
     context: &AdminContext,
     args: &Args<'_>,
@@ -77,19 +77,9 @@ pub(super) async fn shard_move(
         let surveys = context.mover.survey(&order).await.map_err(refusal)?;
         return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
     }
-    context.mover.order(&order).await.map(ordered).map_err(refusal)
-}
-
-/// The id of a task, and behind it what an operator should know.
-fn ordered(ordered: Ordered) -> Value {
-    if ordered.warnings.is_empty() {
-        return text(ordered.id);
-    }
-    let warnings = ordered
-        .warnings
-        .into_iter()
-        .map(|warning| format!("warning: {warning}"));
-    Value::Array(std::iter::once(ordered.id).chain(warnings).map(text).collect())
+    // What an operator should know stands in the task, so that the answer is its id whatever was found.
+    let ordered = context.mover.order(&order).await.map_err(refusal)?;
+    Ok(text(ordered.id))
 }
 
 /// What would come of a move, as a row.

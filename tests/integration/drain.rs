@@ -254,7 +254,7 @@ fn a_leader_that_dies_in_the_middle_of_a_drain_loses_nothing_and_the_next_one_en
             .layout(SHARDS, 0)
             .store(&etcd.store("drain"))
             // What the one that died was copying begins again.
-            .announce(&["copy_ended"])
+            .announce(&["copy_ended", "no_way_back"])
     };
     let mut first = setup().start();
     let second = setup().start();

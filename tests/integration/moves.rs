@@ -15,11 +15,9 @@ pub(crate) fn state(admin: &mut Client, task: &str) -> (String, Reply) {
 
 /// Orders a move and waits for its end.
 pub(crate) fn move_shards(admin: &mut Client, shards: &str, target: &str) -> Reply {
-    let task = match admin.ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}")) {
-        // Behind the task: what an operator should know.
-        Reply::Array(told) => told[0].text(),
-        task => task.text(),
-    };
+    let task = admin
+        .ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}"))
+        .text();
     wait_for("the move ends", PATIENCE, || {
         let (state, row) = state(admin, &task);
         assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");

@@ -176,6 +176,7 @@ fn proxies_are_killed_while_shards_move_and_counters_are_flushed() {
         "copy_ended",
         "link_closed",
         "move_failed",
+        "no_way_back",
     ]);
     let stays = setup.start();
     let flushers = [
