@@ -233,7 +233,10 @@ impl Walk {
             if topology.placement(position.shard).node != self.owner {
                 position.cursor = 0;
             }
-            position.encode(topology)
+            // Zero would say that nothing is left. Any other node's cursor is none, so the shard is walked from its start.
+            position
+                .encode(topology)
+                .map(|next| if next == 0 { 1 << SHARD_BITS } else { next })
         };
         resp::write_array_header(out, 2);
         resp::write_bulk(out, next.unwrap_or(0).to_string().as_bytes());

@@ -257,3 +257,26 @@ fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
     };
     assert_eq!(Position::decode(next, &after), Some(place));
 }
+
+#[test]
+fn the_first_shard_that_comes_back_to_the_first_node_in_the_middle_does_not_look_like_the_end() {
+    let after = topology(8);
+    let mut before = after.clone();
+    before.placements[0].node = NodeIndex(1);
+    assert_eq!(after.placements[0].node, NodeIndex(0));
+    let mut walk = Walk::new(b"0", &[b"COUNT", b"1"], &before).unwrap();
+    let mut frame = Vec::new();
+    walk.write_frame(&before, &mut frame);
+    walk.part(Outcome::Reply(b"*2\r\n$1\r\n7\r\n*1\r\n$1\r\nk\r\n"), &after);
+    assert_eq!(walk.step(), Step::Done);
+    let mut out = Vec::new();
+    walk.finish(&after, &mut out);
+    let next = bulk(elements(&out).unwrap().next().unwrap()).unwrap().to_vec();
+    let next: u64 = String::from_utf8(next).unwrap().parse().unwrap();
+    assert_ne!(next, 0);
+    let start = Position {
+        shard: ShardId(0),
+        cursor: 0,
+    };
+    assert_eq!(Position::decode(next, &after), Some(start));
+}

