@@ -123,7 +123,7 @@ fn what_is_equal_is_found_equal_under_writes_of_all_kinds() {
         let mut writers = [Writer::start(&source, PLAIN, 0)];
         let begun = Instant::now();
         let mut runs = 0;
-        while runs < 2 || begun.elapsed() < Duration::from_secs(1) {
+        while runs < 1 || begun.elapsed() < Duration::from_secs(1) {
             let checked = verify(&runtime, &copy, Sample::All);
             assert_same(&checked, &format!("{name} to {other}"));
             assert!(
