@@ -29,7 +29,7 @@ pub enum Frames {
 /// A helper command under way.
 ///
 /// The worker calls [`Self::next`] until it says `None`, then waits for an outcome, and so on until nothing is asked and
-/// nothing is under way. A program bounds what is under way by itself ([`super::Window`]), and its asks are finite.
+/// nothing is under way. A program bounds what is under way by itself (`Window`), and its asks are finite.
 pub trait Program: Debug {
     /// The next thing to ask, its commands appended to `frame`. `None`: nothing, before something is answered; or
     /// nothing is left.

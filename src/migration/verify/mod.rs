@@ -99,7 +99,7 @@ impl Mismatch {
 }
 
 impl Copy {
-    /// Compares what the source and the target hold, as [`super::verify`] tells. The copy must follow the stream and does so
+    /// Compares what the source and the target hold, as the story of this room tells. The copy must follow the stream and does so
     /// afterwards; dropped in the middle it leaves nothing behind. `seen` is told how far it is.
     ///
     /// # Errors
