@@ -179,7 +179,7 @@ impl Window<'_, '_> {
             there.tidy().await;
             return self.rolled_back(Duration::ZERO).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let why = "the leader changed while it was rolled back";
         self.ledger
             .write(|task| {
@@ -409,7 +409,7 @@ impl Window<'_, '_> {
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let Some(mut copy) = running.take() else {
             return Ok(Err((why, None)));
         };
