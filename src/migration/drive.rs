@@ -412,20 +412,23 @@ impl<'a> Driven<'a> {
         }
     }
 
-    fn count_cutover(&self, ended: &Result<Duration, Failure>) {
+    /// Counts a cutover, of a rollback too.
+    pub(super) fn count_cutover(&self, ended: &Result<Duration, Failure>) {
         let cells = self.shared.metrics.migration();
+        let direction = match self.reverse {
+            None => metrics::Direction::Forward,
+            Some(_) => metrics::Direction::Back,
+        };
         let outcome = match ended {
             Ok(pause) => {
-                cells
-                    .pauses
-                    .observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
+                cells.pauses[direction].observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
                 metrics::Cutover::Moved
             }
             Err(Failure::Retry(_)) => metrics::Cutover::GivenUp,
             Err(Failure::Final(_)) => metrics::Cutover::Failed,
             Err(Failure::Cancelled) => metrics::Cutover::Cancelled,
         };
-        cells.cutovers[outcome].add_shared(1);
+        cells.cutovers[direction][outcome].add_shared(1);
     }
 
     /// Notes how far a copy is.
@@ -475,13 +478,13 @@ pub(super) async fn drive(
     term: Term,
 ) {
     let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
-        return;
+        // It is begun again at once.
+        return sleep(STORE_PACE).await;
     };
     let is_kept = matches!(ledger.task.state, State::Moved | State::RollingBack);
     if ledger.task.state.is_over() && !is_kept {
         // What is known of the records here may be a moment old.
-        // It is begun again at once.
-        return sleep(STORE_PACE).await;
+        return;
     }
     let mut back = None;
     let driven = Driven::new(&shared, &fleet, &ledger);

@@ -391,7 +391,9 @@ impl Window<'_, '_> {
                 attempt: self.ledger.task.attempts,
                 max_pause: Duration::from_millis(self.ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await {
+            let ended = Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await;
+            there.count_cutover(&ended);
+            match ended {
                 Ok(pause) => return Ok(Ok(pause)),
                 Err(failure) => why = failure.to_string(),
             }
