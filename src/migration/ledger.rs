@@ -46,6 +46,10 @@ impl<'a> Ledger<'a> {
             self.task.finished = unix_now();
         }
         for _ in 0..RACES_MAX {
+            // An order that came in the last moment is answered as well.
+            if let (Some(why), Some(verify)) = (self.task.why_not_verified(), &mut self.task.verify) {
+                verify.fail(&why);
+            }
             let store = self.fleet.store();
             let document = self.task.encode();
             match store
