@@ -163,6 +163,8 @@ struct Run<'a> {
     target: Side,
     rules: Rules,
     checked: Checked,
+    /// Keys that the target lacks.
+    lacking: u64,
     seen: &'a watch::Sender<Checked>,
     rest: Rest,
 }
@@ -191,6 +193,7 @@ impl<'a> Run<'a> {
             target,
             rules,
             checked: Checked::default(),
+            lacking: 0,
             seen,
             rest: Rest::default(),
         };
@@ -352,6 +355,7 @@ impl<'a> Run<'a> {
             }
         }
         for (key, difference) in suspects.into_iter().zip(differences) {
+            self.lacking += u64::from(difference == Difference::TargetLacks);
             self.differs(db, Some(key), self.told(difference));
         }
         Ok(())
@@ -362,6 +366,11 @@ impl<'a> Run<'a> {
     }
 
     fn differs(&mut self, db: DbIndex, key: Option<Key>, what: String) {
+        // Whoever goes over the target's keys as well meets it a second time.
+        let is_known = |found: &Mismatch| found.db == db && found.key.is_some() && found.key == key;
+        if self.checked.found.iter().any(is_known) {
+            return;
+        }
         self.checked.mismatches += 1;
         if self.checked.found.len() < NAMED_MAX {
             self.checked.found.push(Mismatch { db, key, what });
@@ -380,6 +389,7 @@ impl<'a> Run<'a> {
         self.checked.keys += 1;
         self.checked.large += 1;
         if let Some(difference) = looked {
+            self.lacking += u64::from(difference == Difference::TargetLacks);
             self.differs(db, Some(key.clone()), self.told(difference));
         }
         Ok(())
@@ -427,11 +437,12 @@ impl<'a> Run<'a> {
                     found.push((*db, count(of_source), count(of_target)));
                 }
             }
-            if found.is_empty() {
+            // Where the target lacks some, as many keys are not the same ones.
+            if found.is_empty() && self.lacking == 0 {
                 return Ok(());
             }
         }
-        let has_more = found.iter().any(|(_, source, target)| target.0 > source.0);
+        let has_more = self.lacking > 0 || found.iter().any(|(_, source, target)| target.0 > source.0);
         for (db, source, target) in found {
             let (here, there) = (&self.compare.source, &self.compare.target);
             let what = format!(
