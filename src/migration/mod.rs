@@ -51,8 +51,8 @@ mod plan;
 mod preflight;
 mod probe;
 mod receive;
-mod reverse;
 mod release;
+mod reverse;
 mod run;
 #[cfg(test)]
 mod sim;
@@ -75,4 +75,4 @@ pub use preflight::Survey;
 pub use run::{Start, clear};
 pub use state::{Phase, Progress};
 pub use task::{Move, State, Wish};
-pub use verify::{Checked, Mismatch, Sample, Verification, Verified, VerifyState};
+pub use verify::{Checked, Compare, Mismatch, Sample, Verification, Verified, VerifyState};

@@ -28,9 +28,8 @@ use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
-use crate::topology::Topology;
-use crate::topology::{Topology, Unit};
 use crate::topology::codec::shard_list;
+use crate::topology::{Topology, Unit};
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
@@ -255,7 +254,6 @@ impl Mover {
         }
     }
 
-
     /// Orders a move, or a task of several if the shards live on several nodes.
     ///
     /// # Errors
@@ -320,7 +318,7 @@ impl Mover {
     /// It cannot be, or has not become so in time.
     pub async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
         let until = Instant::now() + WISH_MAX;
-        let mut written = false;
+        let (mut written, mut ends_verification) = (false, false);
         loop {
             let record = self
                 .fleet
@@ -344,6 +342,9 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
+            if ends_verification && task.wish != Some(wish) {
+                return Ok(());
+            }
             match task.answer(id, wish) {
                 Answer::Done => return Ok(()),
                 Answer::Refuse(why) => return Err(why),
@@ -361,6 +362,8 @@ impl Mover {
                 if !written {
                     continue;
                 }
+                // The move itself cannot be cancelled any more.
+                ends_verification = wish == Wish::Cancel && task.state == State::Moved;
             }
             self.until_told(id, until).await?;
         }
