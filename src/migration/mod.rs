@@ -37,6 +37,7 @@ mod cutover;
 mod drive;
 mod error;
 mod group;
+mod group_back;
 mod journal;
 mod judge;
 mod keeper;
@@ -51,8 +52,8 @@ mod plan;
 mod preflight;
 mod probe;
 mod receive;
-mod reverse;
 mod release;
+mod reverse;
 mod run;
 #[cfg(test)]
 mod sim;
