@@ -319,7 +319,7 @@ impl Mover {
     /// It cannot be, or has not become so in time.
     pub async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
         let until = Instant::now() + WISH_MAX;
-        let mut written = false;
+        let (mut written, mut ends_verification) = (false, false);
         loop {
             let record = self
                 .fleet
@@ -350,6 +350,9 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
+            if ends_verification && task.wish != Some(wish) {
+                return Ok(());
+            }
             match task.answer(id, wish) {
                 Answer::Done => return Ok(()),
                 Answer::Refuse(why) => return Err(why),
@@ -367,6 +370,8 @@ impl Mover {
                 if !written {
                     continue;
                 }
+                // The move itself cannot be cancelled any more.
+                ends_verification = wish == Wish::Cancel && task.state == State::Moved;
             }
             self.until_told(id, until).await?;
         }
