@@ -51,6 +51,7 @@ mod plan;
 mod preflight;
 mod probe;
 mod receive;
+mod release;
 mod reverse;
 mod run;
 #[cfg(test)]
