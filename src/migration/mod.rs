@@ -38,6 +38,7 @@ mod drive;
 mod error;
 mod group;
 mod group_back;
+mod group_summary;
 mod journal;
 mod judge;
 mod keeper;
@@ -67,7 +68,8 @@ mod window;
 
 pub use copy::{Copy, DbCounts};
 pub use error::CopyError;
-pub use group::{Group, Summary, Way};
+pub use group::{Group, Way};
+pub use group_summary::Summary;
 pub use journal::{Journal, Noted};
 pub use keeper::{Drained, Unparked};
 pub use mover::{MoveOrder, Mover, Ordered};
