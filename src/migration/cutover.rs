@@ -131,7 +131,7 @@ impl Cutover<'_> {
         let user = match self.until_ready(copy, ledger).await {
             Ok(user) => user,
             Err(failure) => {
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 return Err(failure);
             }
         };
@@ -140,7 +140,7 @@ impl Cutover<'_> {
             *back = self.way_back(ledger).await?;
             ledger.enter(State::CuttingOver).await?;
             if ledger.task.wish == Some(Wish::Cancel) {
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 return Err(Failure::Cancelled);
             }
         }
@@ -173,7 +173,7 @@ impl Cutover<'_> {
                     },
                     Err(stopped) => Err(stopped.to_string()),
                 };
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 match (failure, thawed) {
                     (Failure::Retry(why), Ok(())) => Err(Failure::Retry(why)),
                     (Failure::Retry(why), Err(error)) => Err(Failure::Final(format!("{why}; {error}"))),
@@ -438,13 +438,12 @@ impl Driven<'_> {
         }
     }
 
-    /// Gives the shards back to the source's own user, which was never frozen.
+    /// Gives the shards back to the source's own user, which was never frozen. Whoever may have frozen them calls
+    /// [`Self::until_released`].
     pub(super) async fn release(&self) -> Result<(), Failure> {
-        let served = self.shared.topology.load_full();
-        let Some(unit) = served.units.iter().find(|unit| unit.task == self.id) else {
+        let Some(user) = self.unit_user().await? else {
             return Ok(());
         };
-        let user = unit.user.clone();
         reached("releasing").await;
         if makes(Mistake::GrantsAgain) {
             let users = [(user.clone(), traffic_rules())];
@@ -461,8 +460,14 @@ impl Driven<'_> {
         });
         released.await.map_err(Failure::Retry)?;
         reached("released").await;
-        let mut client = self.client(&self.source).await?;
-        self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
+        let gone = async {
+            let mut client = self.client(&self.source).await?;
+            self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await
+        };
+        // Nobody goes by it any more, and the next move from there deletes it before it freezes anything.
+        if let Err(error) = gone.await {
+            tracing::info!(event = "unit_user_left", task = self.id, %error);
+        }
         Ok(())
     }
 }

@@ -52,6 +52,7 @@ mod preflight;
 mod probe;
 mod receive;
 mod reverse;
+mod release;
 mod run;
 #[cfg(test)]
 mod sim;

@@ -21,6 +21,7 @@ use super::drive::drive;
 use super::group::Group;
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
+use super::release::{orphans, release_orphan};
 use super::task::{Answer, Move, State, Wish, way_back};
 use super::verify::{Sample, Verification};
 use crate::control::Fleet;
@@ -28,6 +29,7 @@ use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
+use crate::topology::{Topology, Unit};
 use crate::topology::codec::shard_list;
 use crate::worker::shared::Shared;
 
@@ -137,6 +139,7 @@ impl Mover {
             if let Some(term) = term {
                 let records = news.borrow_and_update().records.clone();
                 self.begin(&records, term, &mut driving);
+                self.release_orphans(&records, term, &mut driving);
                 self.look_after(&records, term, &mut driving);
             }
             tokio::select! {
@@ -239,6 +242,19 @@ impl Mover {
             driving.spawn(CHORES, do_chores(Arc::clone(&self.fleet), chores, term));
         }
     }
+    /// No shards are held for a task that is over.
+    fn release_orphans(&self, records: &BTreeMap<String, Arc<Record>>, term: Term, driving: &mut Driving) {
+        let topology = self.topology();
+        let left: Vec<&Unit> = orphans(&topology, records)
+            .filter(|unit| !driving.has(&unit.task))
+            .collect();
+        for unit in left {
+            let (shared, fleet) = (Arc::clone(&self.shared), Arc::clone(&self.fleet));
+            let work = release_orphan(shared, fleet, unit.clone(), term);
+            driving.spawn(&unit.task, work);
+        }
+    }
+
 
     /// Orders a move, or a task of several if the shards live on several nodes.
     ///

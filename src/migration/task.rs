@@ -246,6 +246,7 @@ impl Move {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{Metrics, MetricsOptions, MigrationFigures};
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
@@ -267,6 +268,47 @@ mod tests {
         let old =
             r#"{"kind":"move","state":"moved","shards":"0","source":"a","target":"b","max_pause_ms":5}"#;
         assert!(!Move::decode(old).unwrap().is_reversible(), "of a version before");
+    }
+
+    #[test]
+    fn every_state_is_a_label_of_the_metrics() {
+        let states = [
+            State::Planned,
+            State::Copying,
+            State::Streaming,
+            State::Verifying,
+            State::Ready,
+            State::CuttingOver,
+            State::Moved,
+            State::Finalized,
+            State::RollingBack,
+            State::RolledBack,
+            State::Cancelled,
+            State::Failed,
+        ];
+        let words = states.map(|state| {
+            let task = Move {
+                state,
+                ..Move::default()
+            };
+            task.encode_state()
+        });
+        let metrics = Metrics::new(MetricsOptions {
+            workers: 1,
+            command_names: Vec::new(),
+            shards: 1,
+            max_clients: 1,
+        });
+        let (metrics, tasks) = (metrics.unwrap(), words.clone().map(|word| (word, 1)).to_vec());
+        metrics.facts().set_migration(move || MigrationFigures {
+            tasks: tasks.clone(),
+            lag_bytes: 0,
+        });
+        let page = metrics.gather_text();
+        for word in words {
+            let row = format!("preshard_migration_tasks{{state=\"{word}\"}} 1\n");
+            assert!(page.contains(&row), "{word}");
+        }
     }
 
     #[test]

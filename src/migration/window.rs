@@ -179,7 +179,7 @@ impl Window<'_, '_> {
             there.tidy().await;
             return self.rolled_back(Duration::ZERO).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let why = "the leader changed while it was rolled back";
         self.ledger
             .write(|task| {
@@ -391,7 +391,9 @@ impl Window<'_, '_> {
                 attempt: self.ledger.task.attempts,
                 max_pause: Duration::from_millis(self.ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await {
+            let ended = Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await;
+            there.count_cutover(&ended);
+            match ended {
                 Ok(pause) => return Ok(Ok(pause)),
                 Err(failure) => why = failure.to_string(),
             }
@@ -409,7 +411,7 @@ impl Window<'_, '_> {
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let Some(mut copy) = running.take() else {
             return Ok(Err((why, None)));
         };

@@ -44,6 +44,8 @@ mod hostile;
 mod limits;
 mod moves;
 mod moves_faults;
+mod moves_iterate;
+mod moves_release;
 mod moves_secured;
 mod moves_work;
 mod nodes;
