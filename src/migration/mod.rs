@@ -51,8 +51,8 @@ mod plan;
 mod preflight;
 mod probe;
 mod receive;
-mod reverse;
 mod release;
+mod reverse;
 mod run;
 #[cfg(test)]
 mod sim;

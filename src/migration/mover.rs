@@ -29,8 +29,8 @@ use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
 use crate::topology::Topology;
-use crate::topology::{Topology, Unit};
 use crate::topology::codec::shard_list;
+use crate::topology::{Topology, Unit};
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
@@ -254,7 +254,6 @@ impl Mover {
             driving.spawn(&unit.task, work);
         }
     }
-
 
     /// Orders a move, or a task of several if the shards live on several nodes.
     ///

@@ -150,7 +150,8 @@ impl Driven<'_> {
         let kept = Copy::ensure_history(&there.copy_plan(&self.shared.topology.load_full())?).await;
         kept.map_err(failed)?;
         // What a leader of the past has attached would begin as soon as he hears of our commit.
-        self.end_writers_back(&mut self.client(&self.source).await?).await?;
+        self.end_writers_back(&mut self.client(&self.source).await?)
+            .await?;
         let plan = there.stream_plan().await?;
         let ends = [plan.source.address.clone(), plan.target.address.clone()];
         let attached = async {

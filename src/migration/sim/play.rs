@@ -263,7 +263,10 @@ async fn all_followed(world: &World, crew: &Crew) -> Result<(), String> {
     if until(RESUME, || !lags()).await {
         return Ok(());
     }
-    Err(format!("a source that follows has something else\n{}", crew.tell(world)))
+    Err(format!(
+        "a source that follows has something else\n{}",
+        crew.tell(world)
+    ))
 }
 
 fn tasks(world: &World) -> Vec<(String, Move)> {

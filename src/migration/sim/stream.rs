@@ -241,7 +241,9 @@ async fn resume(shared: &Shared, journal: Journal, noted: &Noted, rng: &mut Rng)
     let (line, run) = connect(shared, rng).await?;
     let source = &shared.world.nodes[shared.source];
     if source.replid() != noted.at.replid || source.since(run, noted.at.offset).is_none() {
-        return Err(CopyError::SourceChanged("it does not have the history that was noted"));
+        return Err(CopyError::SourceChanged(
+            "it does not have the history that was noted",
+        ));
     }
     note_place(shared, noted.at.offset, Phase::Streaming);
     follow(shared, &line, (run, noted.at.offset), Some(journal), rng).await
