@@ -294,13 +294,14 @@ impl Cutover<'_> {
             return Err(Failure::Retry(why));
         }
         reached("quiesced").await;
+        let run_id = copy.copy()?.progress().run_id;
         driven
             .fleet
-            .stage(|topology| driven.committed(topology))
+            .stage(|topology| driven.committed(topology, &run_id))
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
-        let served = self.pause(copy, back, user, source, target).await?;
+        let served = self.pause(copy, back, (user, &run_id), source, target).await?;
         Ok(served.duration_since(begun))
     }
 
@@ -323,7 +324,7 @@ impl Cutover<'_> {
         &self,
         copy: &mut Running,
         back: &mut Option<Back>,
-        user: &str,
+        (user, run_id): (&str, &str),
         source: &mut NodeClient,
         target: &mut NodeClient,
     ) -> Result<Instant, Failure> {
@@ -356,7 +357,7 @@ impl Cutover<'_> {
         steps.done("counted").await;
         self.in_time("the end of the copy", copy.stop()).await?;
         if makes(Mistake::SealsLate) {
-            driven.commit().await?;
+            driven.commit(run_id).await?;
         }
         // Where the target's history is now, both sides are the same.
         let seal = [
@@ -368,7 +369,7 @@ impl Cutover<'_> {
             back.sealed(&replies);
         }
         steps.done("sealed").await;
-        let served = driven.commit_and_begin(back).await?;
+        let served = driven.commit_and_begin(run_id, back).await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
@@ -407,8 +408,17 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// What the commit says: the shards live on the target.
-    fn committed(&self, topology: &Topology) -> Result<Topology, String> {
+    /// What the commit says: the shards live on the target. `run_id`: the source's process that was copied.
+    fn committed(&self, topology: &Topology, run_id: &str) -> Result<Topology, String> {
+        let source = topology.node_named(&self.source).ok_or("the source has left")?;
+        // Another process has its users from a file, where the frozen one may have all its rights; and proxies use that process as soon
+        // as the topology names it.
+        if !topology.is_run(source, run_id) && !makes(Mistake::IgnoresRun) {
+            return Err(format!(
+                "node '{}' has been started anew since it was copied; nothing has moved",
+                self.source
+            ));
+        }
         let target = topology.node_named(&self.target).ok_or("the target has left")?;
         let next = topology.changed(|next| {
             next.units.retain(|unit| unit.task != self.id);
@@ -421,10 +431,12 @@ impl Driven<'_> {
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    pub(super) async fn commit(&self) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self, run_id: &str) -> Result<Instant, Failure> {
         let committed = self
             .fleet
-            .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
+            .change_in(Some(self.term), PREPARE_MAX, |topology| {
+                self.committed(topology, run_id)
+            })
             .await;
         match committed {
             Ok(changed) => {

@@ -28,7 +28,6 @@ use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
-use crate::topology::Topology;
 use crate::topology::codec::shard_list;
 use crate::topology::{Topology, Unit};
 use crate::worker::shared::Shared;
@@ -319,7 +318,7 @@ impl Mover {
     /// It cannot be, or has not become so in time.
     pub async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
         let until = Instant::now() + WISH_MAX;
-        let mut written = false;
+        let (mut written, mut ends_verification) = (false, false);
         loop {
             let record = self
                 .fleet
@@ -343,6 +342,9 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
+            if ends_verification && task.wish != Some(wish) {
+                return Ok(());
+            }
             match task.answer(id, wish) {
                 Answer::Done => return Ok(()),
                 Answer::Refuse(why) => return Err(why),
@@ -360,6 +362,8 @@ impl Mover {
                 if !written {
                     continue;
                 }
+                // The move itself cannot be cancelled any more.
+                ends_verification = wish == Wish::Cancel && task.state == State::Moved;
             }
             self.until_told(id, until).await?;
         }

@@ -65,3 +65,4 @@ mod tracking;
 mod transactions;
 mod users;
 mod verify;
+mod verify_back;

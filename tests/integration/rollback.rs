@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
     Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, small, wait_for, wait_until,
@@ -14,7 +14,7 @@ fn field(admin: &mut Client, task: &str, name: &str) -> String {
 }
 
 /// Waits until the source follows.
-fn wait_reversible(admin: &mut Client, task: &str) {
+pub(crate) fn wait_reversible(admin: &mut Client, task: &str) {
     wait_until("the source follows", PATIENCE, || {
         let rollback = field(admin, task, "rollback");
         assert!(matches!(rollback.as_str(), "yes" | "soon"), "{rollback}");
@@ -23,13 +23,13 @@ fn wait_reversible(admin: &mut Client, task: &str) {
 }
 
 /// Moves shards and waits until they can go back: the task's id.
-fn move_there(admin: &mut Client, shards: &str, target: &str) -> String {
+pub(crate) fn move_there(admin: &mut Client, shards: &str, target: &str) -> String {
     let task = move_shards(admin, shards, target).field("task").unwrap().text();
     wait_reversible(admin, &task);
     task
 }
 
-fn roll_back(admin: &mut Client, task: &str) {
+pub(crate) fn roll_back(admin: &mut Client, task: &str) {
     let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
     wait_for("it is rolled back", PATIENCE, || {
         let (state, row) = state(admin, task);
