@@ -83,7 +83,7 @@ impl Kind {
         match self {
             Self::Step => rng.u64(0..400),
             Self::StepInUnit => rng.u64(0..200),
-            Self::Act => rng.u64(0..60) * rng.u64(0..60) / 60,
+            Self::Act => rng.u64(0..40) * rng.u64(0..40) / 40,
             Self::Batch => rng.u64(0..30) * rng.u64(0..30) / 30,
         }
     }
@@ -106,14 +106,31 @@ const BEHIND: u8 = 15;
 const DEAF: u8 = 16;
 const STALE: u8 = 17;
 
+impl Moment {
+    /// `when`: what the leader does then, most of the time.
+    fn draw(rng: &mut Rng, when: Option<Kind>) -> Self {
+        let doing = match rng.u8(0..12) {
+            0..=1 => Some(Kind::Step),
+            2..=6 => Some(Kind::StepInUnit),
+            7..=8 => Some(Kind::Act),
+            9..=10 => Some(Kind::Batch),
+            _ => None,
+        };
+        match when.filter(|_| rng.u8(0..4) > 0).or(doing) {
+            Some(kind) => Self::Of(kind, kind.draw(rng)),
+            None => Self::At(rng.u64(500..15_000)),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     waiting: Vec<(Moment, Fault, Whom)>,
 }
 
 impl Faults {
-    /// What a seed has in store. `proxies` and `nodes`: how many there are. Half of it is of the kind that shows the mistake that was
-    /// planted, if one was and it takes one kind; half of that comes while the leader does what the mistake is about.
+    /// What a seed has in store. `proxies` and `nodes`: how many there are. Most of it is of the kind that shows the mistake that
+    /// was planted, if one was and it takes one kind; and most of that comes while the leader does what the mistake is about.
     pub(super) fn draw(rng: &mut Rng, (proxies, nodes): (usize, usize), planted: Planted) -> Self {
         let telling = match planted {
             Planted::Mistake(Mistake::IgnoresTerm | Mistake::LeavesWriters) => Some(FREEZE),
@@ -131,18 +148,8 @@ impl Faults {
         let mut faults = Self::default();
         for _ in 0..rng.usize(1..=4) {
             let node = rng.usize(0..nodes);
-            let is_telling = telling.is_some() && rng.bool();
-            let doing = match rng.u8(0..12) {
-                0..=1 => Some(Kind::Step),
-                2..=6 => Some(Kind::StepInUnit),
-                7..=8 => Some(Kind::Act),
-                9..=10 => Some(Kind::Batch),
-                _ => None,
-            };
-            let moment = match when.filter(|_| is_telling && rng.bool()).or(doing) {
-                Some(kind) => Moment::Of(kind, kind.draw(rng)),
-                None => Moment::At(rng.u64(500..15_000)),
-            };
+            let is_telling = telling.is_some() && rng.u8(0..4) > 0;
+            let moment = Moment::draw(rng, when.filter(|_| is_telling));
             let ms = match rng.u8(0..4) {
                 0 => rng.u64(1..100),
                 1 => rng.u64(100..3_000),
