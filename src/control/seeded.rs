@@ -19,6 +19,8 @@ pub(crate) enum Mistake {
     DeletesToFreeze,
     /// The freeze lets the unit read.
     FreezeReads,
+    /// Who goes on with a way back lets its writer of before write on.
+    LeavesWriters,
 }
 
 /// Whether a mistake is to be made.

@@ -119,6 +119,10 @@ impl<'a> Ledger<'a> {
 }
 
 pub(super) fn unix_now() -> u64 {
+    #[cfg(test)]
+    if let Some(now) = super::sim::unix_now() {
+        return now;
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

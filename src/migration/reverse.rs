@@ -29,7 +29,7 @@ use super::sim::Copy;
 use super::{CopyError, CopyPlan, Journal, Offset, Start};
 use crate::command::{APPLIER_PREFIX, applier_rules};
 use crate::control::fence::{Words, words};
-use crate::control::{NodeClient, make_users};
+use crate::control::{Mistake, NodeClient, make_users, makes};
 use crate::rdb::Target;
 use crate::resp::Value;
 use crate::topology::Address;
@@ -149,6 +149,9 @@ impl Driven<'_> {
         let failed = |error: CopyError| Failure::Retry(error.to_string());
         let kept = Copy::ensure_history(&there.copy_plan(&self.shared.topology.load_full())?).await;
         kept.map_err(failed)?;
+        // What a leader of the past has attached would begin as soon as he hears of our commit.
+        self.end_writers_back(&mut self.client(&self.source).await?)
+            .await?;
         let plan = there.stream_plan().await?;
         let ends = [plan.source.address.clone(), plan.target.address.clone()];
         let attached = async {
@@ -231,12 +234,8 @@ impl Driven<'_> {
         let later = |failure: Failure| Broken::Later(failure.to_string());
         let journal = Journal::of(&self.id);
         let mut client = self.client(&self.source).await.map_err(later)?;
-        // Whoever has written before writes nothing more. Only then it is certain how far that was.
-        let own = BTreeSet::from([self.id.clone()]);
-        let gone = self.appliers_gone(&mut client, &own).await.map_err(later)?;
-        if !gone.is_empty() {
-            self.act(&mut client, &gone).await.map_err(later)?;
-        }
+        // Only then it is certain how far that was.
+        self.end_writers_back(&mut client).await.map_err(later)?;
         let asked = async {
             client.ask(&["SELECT", &self.metadata().to_string()]).await?;
             let noted = client.ask(&journal.ask()).await?;
@@ -274,6 +273,16 @@ impl Driven<'_> {
             Ok(Err(error)) => Err(Broken::of(&error)),
             Err(_) => Err(Broken::Later(format!("it took longer than {ATTACH_MAX:?}"))),
         }
+    }
+
+    /// Whoever has written to the source for this move, or was about to, writes nothing more.
+    async fn end_writers_back(&self, client: &mut NodeClient) -> Result<(), Failure> {
+        let own = BTreeSet::from([self.id.clone()]);
+        let gone = self.appliers_gone(client, &own).await?;
+        if !gone.is_empty() && !makes(Mistake::LeavesWriters) {
+            self.act(client, &gone).await?;
+        }
+        Ok(())
     }
 
     /// A copy's plan, and the user that writes it.

@@ -13,7 +13,7 @@ use super::wire::some;
 use super::world::{World, lock};
 use crate::ids::ShardId;
 
-const SLOW_MS: u64 = 400;
+const SLOW_MS: u64 = 700;
 const FAST_MS: u64 = 4;
 /// Clients are fast for so long when the topology or a record has changed.
 const EXCITED: Duration = Duration::from_millis(40);

@@ -1,102 +1,120 @@
-//! A copy as a move needs it: what the target has runs behind what the source has, at a pace of chance.
+//! A copy as a move and its way back need it: what the target has runs behind what the source has, at a pace of chance.
 //!
-//! The real one has its own tests with real servers; here only its promises are kept, and its dangers: writes that are on their
-//! way when it is stopped, or when its leader is not one any more.
+//! The real one has its own tests with real servers; here only its promises are kept ([`super::stream`]), and its dangers: writes that
+//! are on their way when it is stopped, or when its leader is not one any more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use fastrand::Rng;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::data::Data;
-use super::node::Words;
+use super::play::is_calm;
+use super::stream::{Begin, supervise};
 use super::wire::{Line, round_trip, some};
 use super::world::{Peer, World};
-use crate::config::Secret;
-use crate::ids::DbIndex;
 use crate::migration::{
     Checked, Compare, CopyError, CopyPlan, DbCounts, Drained, Journal, Noted, Phase, Progress, Start,
     Unparked,
 };
-use crate::resp::Value;
 use crate::topology::Address;
 
-/// Unanswered commands at the target.
-const WINDOW: usize = 8;
-const RESTARTS_MAX: u32 = 2;
 /// Close behind for so long.
 const STEADY: Duration = Duration::from_millis(60);
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) struct Copy {
     shared: Arc<Shared>,
+    /// Of one that waits to be told where it begins.
+    start: Option<oneshot::Sender<Start>>,
     tasks: JoinSet<()>,
 }
 
-struct Shared {
-    world: Arc<World>,
-    plan: CopyPlan,
-    who: usize,
-    source: usize,
-    target: usize,
+pub(super) struct Shared {
+    pub(super) world: Arc<World>,
+    pub(super) plan: CopyPlan,
+    pub(super) who: usize,
+    pub(super) source: usize,
+    pub(super) target: usize,
     progress: watch::Sender<Progress>,
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     /// The connection that writes.
-    line: std::sync::Mutex<Option<Arc<Line>>>,
+    pub(super) line: std::sync::Mutex<Option<Arc<Line>>>,
 }
 
 impl Copy {
     pub(crate) fn start(plan: CopyPlan) -> Self {
+        Self::begin(plan, Begin::Snapshot)
+    }
+
+    fn begin(plan: CopyPlan, begin: Begin) -> Self {
         let world = World::current();
-        let find = |address: &Address| {
-            world
-                .nodes
-                .iter()
-                .position(|node| node.address == *address)
-                .unwrap()
-        };
-        let user = plan.source.credentials.username.clone().unwrap();
         let shared = Arc::new(Shared {
-            who: user.strip_prefix("admin-").unwrap().parse().unwrap(),
-            source: find(&plan.source.address),
-            target: find(&plan.target.address),
+            who: who_of(&plan),
+            source: index_of(&world, &plan.source.address),
+            target: index_of(&world, &plan.target.address),
             progress: watch::Sender::default(),
             in_flight: AtomicUsize::new(0),
             line: std::sync::Mutex::default(),
-            world: Arc::clone(&world),
+            world,
             plan,
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(supervise(Arc::clone(&shared)));
-        Self { shared, tasks }
+        tasks.spawn(supervise(Arc::clone(&shared), begin));
+        Self {
+            shared,
+            start: None,
+            tasks,
+        }
     }
 
-    /// No stream back is simulated: moves go on without one.
-    pub(crate) async fn ensure_history(_: &CopyPlan) -> Result<(), CopyError> {
-        Err(CopyError::NotStreaming)
+    /// Every node keeps its history, if it can be asked.
+    pub(crate) async fn ensure_history(plan: &CopyPlan) -> Result<(), CopyError> {
+        let world = World::current();
+        let (who, node) = (who_of(plan), index_of(&world, &plan.source.address));
+        let mut rng = world.rng("history", who);
+        let asked = timeout(PATIENCE, round_trip(&world, who, node, &mut rng)).await;
+        if asked.is_err() || world.nodes[node].is_down() {
+            return Err(CopyError::Source("no answer".to_owned()));
+        }
+        Ok(())
     }
 
-    pub(crate) fn attach(plan: CopyPlan, _: Journal) -> Self {
-        Self::start(plan)
+    pub(crate) fn attach(plan: CopyPlan, journal: Journal) -> Self {
+        let (start, told) = oneshot::channel();
+        Self {
+            start: Some(start),
+            ..Self::begin(plan, Begin::Attach { journal, told })
+        }
     }
 
-    pub(crate) fn resume(plan: CopyPlan, journal: Journal, _: Noted) -> Self {
-        Self::attach(plan, journal)
+    pub(crate) fn resume(plan: CopyPlan, journal: Journal, noted: Noted) -> Self {
+        Self::begin(plan, Begin::Resume { journal, noted })
     }
 
     pub(crate) async fn until_attached(&mut self) -> Result<(), CopyError> {
-        Err(CopyError::NotStreaming)
+        let mut news = self.shared.progress.subscribe();
+        loop {
+            let now = news.borrow_and_update().clone();
+            match now.phase {
+                Phase::Failed | Phase::Stopped => return Err(now.last_error.unwrap_or(CopyError::Stopped)),
+                Phase::Attached | Phase::Streaming => return Ok(()),
+                Phase::Attaching | Phase::Snapshot | Phase::Restarting => drop(news.changed().await),
+            }
+        }
     }
 
-    pub(crate) fn begin_at(&mut self, _: Start) {}
+    pub(crate) fn begin_at(&mut self, start: Start) {
+        if let Some(told) = self.start.take() {
+            // A copy that has ended says so itself.
+            let _ = told.send(start);
+        }
+    }
 
     pub(crate) async fn park(&mut self) -> Result<(), CopyError> {
-        Err(CopyError::NotStreaming)
+        self.until_applied(0).await
     }
 
     /// No move of the simulation asks for it.
@@ -144,10 +162,13 @@ impl Copy {
 
     pub(crate) async fn drain_to(&mut self, offset: u64) -> Result<Drained, CopyError> {
         self.until_applied(offset).await?;
+        let Shared { world, who, .. } = &*self.shared;
+        // Now and then it takes so long that keys could expire.
+        let is_late = !is_calm(world.seed) && world.rng("drain", *who).u8(0..40) == 0;
         Ok(Drained {
             applied_offset: offset,
             paid: Arc::default(),
-            moment_ms: None,
+            moment_ms: (!is_late).then_some(i64::MAX),
             took: Duration::ZERO,
         })
     }
@@ -204,7 +225,7 @@ impl Copy {
 
 impl Shared {
     /// What is on its way to the target is not run any more.
-    async fn end_writer(&self) -> Result<(), CopyError> {
+    pub(super) async fn end_writer(&self) -> Result<(), CopyError> {
         let line = self.line.lock().unwrap().clone();
         let Some(line) = line.filter(|_| self.in_flight.load(Relaxed) > 0) else {
             return Ok(());
@@ -224,9 +245,24 @@ impl Shared {
         Ok(())
     }
 
-    fn note(&self, change: impl FnOnce(&mut Progress)) {
+    pub(super) fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    pub(super) fn note(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
     }
+}
+
+/// Which proxy copies.
+fn who_of(plan: &CopyPlan) -> usize {
+    let user = plan.source.credentials.username.as_deref().unwrap();
+    user.strip_prefix("admin-").unwrap().parse().unwrap()
+}
+
+fn index_of(world: &World, address: &Address) -> usize {
+    let mut nodes = world.nodes.iter();
+    nodes.position(|node| node.address == *address).unwrap()
 }
 
 impl Drop for Shared {
@@ -234,177 +270,5 @@ impl Drop for Shared {
         if let Some(line) = self.line.get_mut().unwrap() {
             line.hang_up();
         }
-    }
-}
-
-async fn supervise(shared: Arc<Shared>) {
-    let mut rng = shared.world.rng("copy", shared.source);
-    let mut restarts = 0;
-    loop {
-        let begun = async {
-            if restarts > 0 {
-                shared.end_writer().await?;
-                let line = login(&shared, &mut rng).await?;
-                let dbs = shared.plan.dbs.clone();
-                for (_, db) in dbs {
-                    ask(&shared, &line, &[select(db), vec![b"FLUSHDB".to_vec()]]).await?;
-                }
-            }
-            Box::pin(attempt(&shared, &mut rng)).await
-        };
-        let Err(error) = begun.await else { return };
-        shared.world.tell(|| format!("copy by p{}: {error}", shared.who));
-        let is_over = restarts >= RESTARTS_MAX || matches!(error, CopyError::TargetNotEmpty(_));
-        restarts += 1;
-        shared.note(|now| {
-            now.phase = if is_over { Phase::Failed } else { Phase::Restarting };
-            now.restarts = restarts;
-            now.last_error = Some(error);
-        });
-        if is_over {
-            return;
-        }
-        sleep(Duration::from_millis(500)).await;
-    }
-}
-
-/// A connection as the user that writes the copy.
-async fn login(shared: &Shared, rng: &mut Rng) -> Result<Arc<Line>, CopyError> {
-    let gone = || CopyError::Target("no connection".to_owned());
-    let connected = round_trip(&shared.world, shared.who, shared.target, rng);
-    timeout(PATIENCE, connected).await.map_err(|_| gone())?;
-    let line = Line::open(&shared.world, shared.who, shared.target).ok_or_else(gone)?;
-    let credentials = &shared.plan.target.credentials;
-    let user = credentials.username.clone().unwrap_or_default();
-    let password = credentials.password.as_ref().map_or("", Secret::reveal);
-    let auth = vec![b"AUTH".to_vec(), user.into_bytes(), password.as_bytes().to_vec()];
-    ask(shared, &line, &[auth]).await?;
-    *shared.line.lock().unwrap() = Some(Arc::clone(&line));
-    Ok(line)
-}
-
-/// Sends all, and reads as many replies, none of which may be an error.
-async fn ask(shared: &Shared, line: &Line, commands: &[Words]) -> Result<(), CopyError> {
-    let mut due = VecDeque::from(commands.to_vec());
-    let mut awaited = 0;
-    while awaited > 0 || !due.is_empty() {
-        while awaited < WINDOW
-            && let Some(words) = due.pop_front()
-        {
-            line.send(words);
-            awaited += 1;
-            shared.in_flight.fetch_add(1, Relaxed);
-        }
-        let reply = line.recv().await;
-        let reply = reply.ok_or_else(|| CopyError::Target("the connection has ended".to_owned()))?;
-        awaited -= 1;
-        shared.in_flight.fetch_sub(1, Relaxed);
-        if let Value::Error(error) = reply {
-            return Err(CopyError::TargetRefused(error));
-        }
-    }
-    Ok(())
-}
-
-fn select(db: DbIndex) -> Words {
-    vec![b"SELECT".to_vec(), db.to_string().into_bytes()]
-}
-
-async fn attempt(shared: &Shared, rng: &mut Rng) -> Result<(), CopyError> {
-    shared.note(|now| now.phase = Phase::Attaching);
-    let (world, plan) = (&shared.world, &shared.plan);
-    let source = &world.nodes[shared.source];
-    round_trip(world, shared.who, shared.source, rng).await;
-    let line = login(shared, rng).await?;
-    if source.is_down() {
-        return Err(CopyError::Source("no connection".to_owned()));
-    }
-    let taken = plan
-        .dbs
-        .iter()
-        .find(|(_, db)| world.nodes[shared.target].keys(db.0) > 0);
-    if let Some((_, db)) = taken {
-        return Err(CopyError::TargetNotEmpty(*db));
-    }
-    // The snapshot.
-    let (run, from) = source.position();
-    let (replid, run_id) = (source.replid(), source.run_id());
-    let all: Vec<_> = plan
-        .dbs
-        .iter()
-        .map(|(from, to)| (*to, source.db(from.0)))
-        .collect();
-    shared.note(|now| {
-        now.phase = Phase::Snapshot;
-        now.replid = replid;
-        now.run_id = run_id;
-        (now.stream_offset, now.applied_offset, now.source_offset) = (from, from, from);
-    });
-    sleep(some(rng, 50)).await;
-    for (db, keys) in all {
-        let mut commands = vec![select(db)];
-        commands.extend(keys.into_iter().filter_map(restore));
-        for part in commands.chunks(16) {
-            ask(shared, &line, part).await?;
-            sleep(some(rng, 4)).await;
-        }
-        shared.note(|now| now.keys += 1);
-    }
-    shared.note(|now| now.phase = Phase::Streaming);
-    follow(shared, &line, (run, from), rng).await
-}
-
-/// Applies what the source writes, as long as it is the same process.
-async fn follow(
-    shared: &Shared,
-    line: &Line,
-    (run, from): (u64, u64),
-    rng: &mut Rng,
-) -> Result<(), CopyError> {
-    let (world, plan) = (&shared.world, &shared.plan);
-    let source = &world.nodes[shared.source];
-    let (mut at, mut selected) = (from, None);
-    loop {
-        let wrote = source.wrote.notified();
-        let Some(writes) = source.since(run, at) else {
-            // A connection that is half open tells nothing; another one is asked now and then.
-            if rng.bool() {
-                sleep(some(rng, 4_000)).await;
-            }
-            return Err(CopyError::SourceChanged("it is another process"));
-        };
-        if writes.is_empty() {
-            wrote.await;
-            continue;
-        }
-        // On its way to us.
-        world
-            .cross(Some(shared.who), Peer::Node(shared.source), rng)
-            .await;
-        let last = writes.last().map_or(at, |(end, ..)| *end);
-        shared.note(|now| (now.stream_offset, now.source_offset) = (last, last));
-        let mut commands = Vec::new();
-        for (_, db, words) in writes {
-            let Some((_, to)) = plan.dbs.iter().find(|(of, _)| of.0 == db) else {
-                continue;
-            };
-            if selected != Some(db) {
-                selected = Some(db);
-                commands.push(select(*to));
-            }
-            commands.push(words);
-        }
-        ask(shared, line, &commands).await?;
-        at = last;
-        shared.note(|now| now.applied_offset = last);
-    }
-}
-
-/// A key as a command that makes it.
-fn restore((key, data): (Vec<u8>, Data)) -> Option<Words> {
-    match data {
-        Data::List(list) => Some([vec![b"RPUSH".to_vec(), key], list].concat()),
-        Data::Text(text) => Some(vec![b"SET".to_vec(), key, text]),
-        Data::Hash(_) => None,
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn run(db: &mut Db, words: &Words) -> Value {
             list.extend_from_slice(&words[2..]);
             Value::Int(i64::try_from(list.len()).unwrap())
         }
-        "HSET" | "HDEL" | "HGET" | "HKEYS" => hash(db, key, words),
+        "HSET" | "HSETNX" | "HDEL" | "HGET" | "HMGET" | "HKEYS" => hash(db, key, words),
         "DBSIZE" => Value::Int(i64::try_from(db.len()).unwrap()),
         "FLUSHDB" => {
             db.clear();
@@ -62,12 +62,23 @@ fn text_of(data: Option<&Data>) -> Option<Vec<u8>> {
 }
 
 fn hash(db: &mut Db, key: Vec<u8>, words: &Words) -> Value {
-    let Data::Hash(hash) = db.entry(key).or_insert_with(|| Data::Hash(BTreeMap::new())) else {
-        return Value::error("WRONGTYPE");
+    let mut hash = match db.remove(&key) {
+        None => BTreeMap::new(),
+        Some(Data::Hash(hash)) => hash,
+        Some(other) => {
+            db.insert(key, other);
+            return Value::error("WRONGTYPE");
+        }
     };
-    match words[0].as_slice() {
-        b"HGET" => hash.get(&words[2]).cloned().map_or(Value::Null, Value::Bulk),
+    let value_of = |field| hash.get(field).cloned().map_or(Value::Null, Value::Bulk);
+    let reply = match words[0].as_slice() {
+        b"HGET" => value_of(&words[2]),
+        b"HMGET" => Value::Array(words[2..].iter().map(value_of).collect()),
         b"HKEYS" => Value::Array(hash.keys().cloned().map(Value::Bulk).collect()),
+        b"HSETNX" => {
+            hash.entry(words[2].clone()).or_insert_with(|| words[3].clone());
+            Value::Int(1)
+        }
         b"HSET" => {
             for pair in words[2..].chunks_exact(2) {
                 hash.insert(pair[0].clone(), pair[1].clone());
@@ -78,5 +89,9 @@ fn hash(db: &mut Db, key: Vec<u8>, words: &Words) -> Value {
             words[2..].iter().for_each(|field| drop(hash.remove(field)));
             Value::Int(1)
         }
+    };
+    if !hash.is_empty() {
+        db.insert(key, Data::Hash(hash));
     }
+    reply
 }

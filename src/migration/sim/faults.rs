@@ -44,6 +44,11 @@ pub(super) enum Fault {
     Stand { node: usize, ms: u64 },
     /// The proxy's connections to a node break.
     Cut { node: usize },
+    /// The member of the store that the proxy asks lags behind: what is asked is done, and answered when it has caught up. Signs of life
+    /// pass.
+    Behind { ms: u64 },
+    /// The proxy's watch of the store hears nothing; what is asked is answered.
+    Deaf { ms: u64 },
     /// The store's answers to the proxy's next calls are lost, before or behind what was asked.
     StoreForgets { calls: usize },
     /// The node's users are written to its disk.
@@ -59,13 +64,36 @@ pub(super) enum Whom {
     Proxy(usize),
 }
 
+/// What a leader does, as it is counted since moves were ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Anything.
+    Step,
+    /// Anything while something is on its way.
+    StepInUnit,
+    /// A transaction on a node is about to run, or has run.
+    Act,
+    /// It sends a batch of a way back.
+    Batch,
+}
+
+impl Kind {
+    /// Which time it is. What every run has is drawn more often than what few have.
+    fn draw(self, rng: &mut Rng) -> u64 {
+        match self {
+            Self::Step => rng.u64(0..400),
+            Self::StepInUnit => rng.u64(0..200),
+            Self::Act => rng.u64(0..40) * rng.u64(0..40) / 40,
+            Self::Batch => rng.u64(0..30) * rng.u64(0..30) / 30,
+        }
+    }
+}
+
 /// When it happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Moment {
-    /// When the leader does its nth thing since moves were ordered.
-    Step(u64),
-    /// The same, of those that it does while something is on its way.
-    StepInUnit(u64),
+    /// When the leader does something for the nth time.
+    Of(Kind, u64),
     At(u64),
 }
 
@@ -74,7 +102,26 @@ const FREEZE: u8 = 3;
 const RESTART: u8 = 8;
 const CUT: u8 = 11;
 const STORE: u8 = 12;
-const STALE: u8 = 16;
+const BEHIND: u8 = 15;
+const DEAF: u8 = 16;
+const STALE: u8 = 17;
+
+impl Moment {
+    /// `when`: what the leader does then, most of the time.
+    fn draw(rng: &mut Rng, when: Option<Kind>) -> Self {
+        let doing = match rng.u8(0..12) {
+            0..=1 => Some(Kind::Step),
+            2..=6 => Some(Kind::StepInUnit),
+            7..=8 => Some(Kind::Act),
+            9..=10 => Some(Kind::Batch),
+            _ => None,
+        };
+        match when.filter(|_| rng.u8(0..4) > 0).or(doing) {
+            Some(kind) => Self::Of(kind, kind.draw(rng)),
+            None => Self::At(rng.u64(500..15_000)),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Faults {
@@ -82,25 +129,27 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// What a seed has in store. `proxies` and `nodes`: how many there are. Half of it is of the kind that shows the mistake that was
-    /// planted, if one was and it takes one kind.
+    /// What a seed has in store. `proxies` and `nodes`: how many there are. Most of it is of the kind that shows the mistake that
+    /// was planted, if one was and it takes one kind; and most of that comes while the leader does what the mistake is about.
     pub(super) fn draw(rng: &mut Rng, (proxies, nodes): (usize, usize), planted: Planted) -> Self {
         let telling = match planted {
-            Planted::Mistake(Mistake::IgnoresTerm) => Some(FREEZE),
+            Planted::Mistake(Mistake::IgnoresTerm | Mistake::LeavesWriters) => Some(FREEZE),
             Planted::Mistake(Mistake::IgnoresRun) => Some(RESTART),
-            Planted::Mistake(Mistake::AsksNothing) => Some(STORE),
+            Planted::Mistake(Mistake::AsksNothing) => Some(BEHIND),
             Planted::Slip(Slip::SendsAgain) => Some(CUT),
             Planted::Slip(Slip::IgnoresRun) => Some(STALE),
             Planted::Nothing | Planted::Mistake(_) | Planted::Slip(_) => None,
         };
+        let when = match planted {
+            Planted::Mistake(Mistake::IgnoresTerm) => Some(Kind::Act),
+            Planted::Mistake(Mistake::LeavesWriters) => Some(Kind::Batch),
+            _ => None,
+        };
         let mut faults = Self::default();
         for _ in 0..rng.usize(1..=4) {
             let node = rng.usize(0..nodes);
-            let moment = match rng.u8(0..10) {
-                0..=2 => Moment::Step(rng.u64(0..200)),
-                3..=8 => Moment::StepInUnit(rng.u64(0..130)),
-                _ => Moment::At(rng.u64(500..15_000)),
-            };
+            let is_telling = telling.is_some() && rng.u8(0..4) > 0;
+            let moment = Moment::draw(rng, when.filter(|_| is_telling));
             let ms = match rng.u8(0..4) {
                 0 => rng.u64(1..100),
                 1 => rng.u64(100..3_000),
@@ -110,7 +159,7 @@ impl Faults {
             };
             let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
             let kind = rng.u8(0..=STALE);
-            let fault = match telling.filter(|_| rng.bool()).unwrap_or(kind) {
+            let fault = match telling.filter(|_| is_telling).unwrap_or(kind) {
                 0..=2 => Fault::Crash,
                 FREEZE..=5 => Fault::Freeze { ms },
                 6..=7 => Fault::Wall { peer, ms },
@@ -132,6 +181,10 @@ impl Faults {
                     },
                 },
                 14 => Fault::UsersSaved { node },
+                BEHIND => Fault::Behind {
+                    ms: rng.u64(1..20_000),
+                },
+                DEAF => Fault::Deaf { ms },
                 _ => Fault::Stale {
                     node,
                     ms: rng.u64(12_000..25_000),
@@ -161,7 +214,7 @@ impl Faults {
         let mut timed: Vec<_> = timed
             .filter_map(|(when, fault, whom)| match when {
                 Moment::At(ms) => Some((Duration::from_millis(ms), fault, whom)),
-                Moment::Step(_) | Moment::StepInUnit(_) => None,
+                Moment::Of(..) => None,
             })
             .collect();
         timed.sort_by_key(|(at, ..)| *at);

@@ -176,11 +176,11 @@ impl Node {
         format!("replid-{}-{}", self.index, lock(&self.state).run)
     }
 
-    /// What was written behind an offset; nothing if that is another run's history.
+    /// What was written behind an offset; nothing if that is another run's history, or is to come yet.
     pub(super) fn since(&self, run: u64, offset: u64) -> Option<Vec<(u64, u16, Words)>> {
         let state = lock(&self.state);
         let from = state.log.partition_point(|(end, ..)| *end <= offset);
-        (state.run == run).then(|| state.log[from..].to_vec())
+        (state.run == run && offset <= state.offset).then(|| state.log[from..].to_vec())
     }
 
     /// Whether a user of such a name may do anything.
@@ -358,7 +358,7 @@ impl Node {
             user if user.starts_with("ps-a-") => Role::Applier,
             _ => Role::Client,
         };
-        let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "HKEYS" | "LRANGE");
+        let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "HMGET" | "HKEYS");
         let before = state.dbs.get(&conn.db).is_none_or(Db::is_empty);
         let reply = data::run(state.dbs.entry(conn.db).or_default(), words);
         if is_write {
@@ -426,7 +426,7 @@ impl State {
         match command {
             "PING" if rights.ping => true,
             "SELECT" if rights.select => true,
-            "GET" | "LRANGE" | "DBSIZE" if rights.read => true,
+            "GET" | "DBSIZE" if rights.read => true,
             _ => rights.all,
         }
     }

@@ -14,7 +14,7 @@ use super::faults::{Faults, Slip, Whom};
 use super::node::Node;
 use super::proxy::{Process, secret};
 use super::store::StoreModel;
-use super::wire::dial;
+use super::wire::{dial, some};
 use super::world::{World, lock};
 use crate::command::FEED_USER;
 use crate::control::Mistake;
@@ -23,6 +23,7 @@ use crate::control::testing::{set_mistake, set_network};
 use crate::ids::ShardId;
 use crate::migration::{Move, MoveOrder, Mover, State, Wish};
 use crate::store::Record;
+use crate::topology::codec::shard_list;
 use crate::topology::mark::{MARK_KEY, Mark};
 use crate::topology::{Node as Described, NodeAccess, Topology};
 use crate::worker::shared::user_password;
@@ -47,6 +48,9 @@ pub(super) struct Seen {
     pub(super) in_doubt: u64,
     pub(super) not_run: u64,
     pub(super) attempts: u64,
+    pub(super) rolled_back: u64,
+    /// Moves that could be taken back in the end.
+    pub(super) reversible: u64,
 }
 
 impl Seen {
@@ -58,6 +62,8 @@ impl Seen {
         self.in_doubt += other.in_doubt;
         self.not_run += other.not_run;
         self.attempts += other.attempts;
+        self.rolled_back += other.rolled_back;
+        self.reversible += other.reversible;
     }
 }
 
@@ -178,45 +184,32 @@ async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<Seen, S
     let verdict = || world.judge.verdict().map_or(Ok(()), Err);
     // Until the first leader has looked around.
     sleep(Duration::from_millis(500)).await;
-    let operated = timeout(TROUBLE, operate(world, crew, rng)).await;
+    let operated = timeout(TROUBLE, async {
+        operate(world, crew, rng).await?;
+        world.until_quiet().await;
+        Ok::<_, String>(())
+    });
+    let operated = operated.await;
     verdict()?;
-    if is_calm(world.seed) && operated.is_err() {
-        return Err("nothing was wrong, and the moves have not ended".to_owned());
+    match operated {
+        Ok(Err(why)) if is_calm(world.seed) => return Err(why),
+        Err(_) if is_calm(world.seed) => {
+            return Err("nothing was wrong, and the moves have not ended".to_owned());
+        }
+        Ok(_) | Err(_) => {}
     }
     world.heal();
-    let healed = Instant::now();
-    let served = until(RESUME, || {
-        world.judge.unserved(healed).is_empty() || world.judge.verdict().is_some()
-    })
-    .await;
-    verdict()?;
-    if !served {
-        let unserved = world.judge.unserved(healed);
-        return Err(format!(
-            "not served since all is well: {unserved:?}\n{}",
-            crew.tell(world)
-        ));
+    all_served(world, crew, "since all is well").await?;
+    all_settled(world, crew).await?;
+    if rng.u8(0..4) == 0 {
+        // It was possible, as the records say, or is said to be impossible now.
+        for (id, _) in tasks(world).iter().filter(|(_, task)| task.is_reversible()) {
+            let told = crew.wish(id, Wish::Rollback).await;
+            world.tell(|| format!("back with {id}: {told:?}"));
+        }
+        all_settled(world, crew).await?;
     }
-    let settled_at = Instant::now();
-    let settled = timeout(SETTLE, settle(world, crew)).await;
-    verdict()?;
-    if settled.is_err() {
-        return Err(format!("not settled\n{}", crew.tell(world)));
-    }
-    let was_settled = settled_at.elapsed() == Duration::ZERO;
-    let settled = if was_settled { healed } else { Instant::now() };
-    let served = until(RESUME, || {
-        world.judge.unserved(settled).is_empty() || world.judge.verdict().is_some()
-    })
-    .await;
-    verdict()?;
-    if !served {
-        return Err(format!(
-            "not served in the end: {:?}\n{}",
-            world.judge.unserved(settled),
-            crew.tell(world)
-        ));
-    }
+    all_served(world, crew, "in the end").await?;
     world.over.store(true, Relaxed);
     if !until(RESUME, || world.gone.load(Relaxed) == CLIENTS).await {
         return Err(format!("a client waits for an answer\n{}", crew.tell(world)));
@@ -226,11 +219,54 @@ async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<Seen, S
         world.judge.check(world, shard, &world.nodes[owner].db(shard));
     }
     verdict()?;
+    all_followed(world, crew).await?;
     let seen = sum_up(world);
     if is_calm(world.seed) && (seen.in_doubt > 0 || seen.not_run > 0 || seen.failed > 0) {
         return Err(format!("nothing was wrong, and yet: {seen:?}"));
     }
     Ok(seen)
+}
+
+/// From now on every client is served in time.
+async fn all_served(world: &World, crew: &Crew, when: &str) -> Result<(), String> {
+    let since = Instant::now();
+    let served = until(RESUME, || {
+        world.judge.unserved(since).is_empty() || world.judge.verdict().is_some()
+    })
+    .await;
+    world.judge.verdict().map_or(Ok(()), Err)?;
+    if served {
+        return Ok(());
+    }
+    let unserved = world.judge.unserved(since);
+    Err(format!("not served {when}: {unserved:?}\n{}", crew.tell(world)))
+}
+
+async fn all_settled(world: &World, crew: &Crew) -> Result<(), String> {
+    let settled = timeout(SETTLE, settle(world, crew)).await;
+    world.judge.verdict().map_or(Ok(()), Err)?;
+    settled.map_err(|_| format!("not settled\n{}", crew.tell(world)))
+}
+
+/// Where a source is said to follow, it has what the target has: nothing would be lost on the way back.
+async fn all_followed(world: &World, crew: &Crew) -> Result<(), String> {
+    let lags = || {
+        let tasks = tasks(world).into_iter();
+        let mut reversible = tasks.filter(|(_, task)| task.is_reversible());
+        reversible.any(|(_, task)| {
+            let node = |name: &str| world.nodes.iter().find(|node| node.name == name).unwrap();
+            let shards = shard_list(&task.shards, SHARDS).unwrap();
+            let mut dbs = shards.into_iter().map(|shard| shard.0);
+            dbs.any(|db| node(&task.source).db(db) != node(&task.target).db(db))
+        })
+    };
+    if until(RESUME, || !lags()).await {
+        return Ok(());
+    }
+    Err(format!(
+        "a source that follows has something else\n{}",
+        crew.tell(world)
+    ))
 }
 
 fn tasks(world: &World) -> Vec<(String, Move)> {
@@ -249,8 +285,10 @@ fn sum_up(world: &World) -> Seen {
     };
     for (_, task) in tasks(world) {
         seen.attempts += u64::from(task.attempts);
+        seen.reversible += u64::from(task.is_reversible());
         match task.state {
             State::Moved | State::Finalized => seen.moved += 1,
+            State::RolledBack => seen.rolled_back += 1,
             State::Cancelled => seen.cancelled += 1,
             _ => seen.failed += 1,
         }
@@ -269,12 +307,13 @@ async fn until(longest: Duration, mut is: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Orders moves, one after the other or at once, and changes its mind now and then.
-async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
+/// Orders moves, one after the other or at once, takes them back, and changes its mind now and then. What must not be refused if
+/// nothing is wrong, is an error.
+async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<(), String> {
     let mut shards: Vec<u16> = Vec::new();
     for _ in 0..rng.usize(1..=3) {
         if world.judge.verdict().is_some() {
-            return;
+            return Ok(());
         }
         let topology = world.store.topology();
         // The same shards go on, or back, as often as others.
@@ -305,32 +344,51 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) {
             continue;
         };
         if manual {
-            sleep(Duration::from_millis(rng.u64(0..2_000))).await;
+            sleep(some(rng, 2_000)).await;
             let _ = crew.wish(&id, Wish::Cutover).await;
         }
         if rng.u8(0..6) == 0 {
-            sleep(Duration::from_millis(rng.u64(0..1_500))).await;
+            sleep(some(rng, 1_500)).await;
             let _ = crew.wish(&id, Wish::Cancel).await;
         }
+        let mut has_ended = false;
         if rng.u8(0..5) > 0 {
-            until(Duration::from_secs(30), || {
+            has_ended = until(Duration::from_secs(30), || {
                 is_over(world, &id) || world.judge.verdict().is_some()
             })
             .await;
         }
-        if rng.bool() {
-            let _ = crew.wish(&id, Wish::Finalize).await;
+        match rng.u8(0..6) {
+            0..=1 => {
+                sleep(some(rng, 3_000)).await;
+                let back = crew.wish(&id, Wish::Rollback).await;
+                world.tell(|| format!("BACK with {id}: {back:?}"));
+                let is_moved = has_ended && state_of(world, &id) == Some(State::Moved);
+                if is_moved && world.retention.is_none_or(|kept| kept > TROUBLE) {
+                    back.map_err(|why| format!("not back: {why}"))?;
+                }
+            }
+            2..=3 => drop(crew.wish(&id, Wish::Finalize).await),
+            // Its source follows for a while.
+            4 => sleep(some(rng, 6_000)).await,
+            _ => {}
         }
     }
     until(TROUBLE, || {
         world.store.records().iter().all(|record| has_ended(record)) || world.judge.verdict().is_some()
     })
     .await;
+    Ok(())
+}
+
+fn state_of(world: &World, id: &str) -> Option<State> {
+    let mut tasks = tasks(world).into_iter();
+    tasks.find(|(of, _)| of == id).map(|(_, task)| task.state)
 }
 
 /// Whether a task is over, without taking its record apart.
 fn has_ended(record: &Record) -> bool {
-    let mut states = ["moved", "finalized", "cancelled", "failed"].into_iter();
+    let mut states = ["moved", "finalized", "rolled-back", "cancelled", "failed"].into_iter();
     states.any(|state| record.document.contains(&format!(r#""state":"{state}""#)))
 }
 

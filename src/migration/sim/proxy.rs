@@ -26,7 +26,7 @@ use crate::ids::{NodeIndex, ShardId};
 use crate::migration::Mover;
 use crate::resp::Value;
 use crate::topology::Topology;
-use crate::worker::shared::{NodeCredentials, Shared, user_password};
+use crate::worker::shared::{NodeCredentials, Settings, Shared, user_password};
 use crate::worker::testing;
 
 /// So long a request waits for a shard that is held, or for a node that is away.
@@ -457,6 +457,9 @@ fn shared_of(world: &World, who: usize, run: usize) -> Arc<Shared> {
     let topology = Topology::clone(&world.store.topology());
     let shared = testing::shared(topology, testing::limits(), admin, &format!("p{who}-r{run}"));
     drop(shared.node_secret.set(secret()));
+    let mut settings = Settings::clone(&shared.settings.load());
+    settings.migration.retention = world.retention;
+    shared.settings.store(Arc::new(settings));
     Arc::new(shared)
 }
 

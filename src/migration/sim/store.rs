@@ -231,6 +231,15 @@ impl Reach {
         &self,
         what: impl FnOnce(&mut State) -> Result<T, StoreError> + Send + 'static,
     ) -> Answer<'_, T> {
+        self.ask(what, true)
+    }
+
+    /// `waits`: a member that lags behind answers when it has caught up.
+    fn ask<T: Send + 'static>(
+        &self,
+        what: impl FnOnce(&mut State) -> Result<T, StoreError> + Send + 'static,
+        waits: bool,
+    ) -> Answer<'_, T> {
         Box::pin(async move {
             let (world, who) = (Arc::clone(&self.world), self.who);
             world.step(who).await;
@@ -245,6 +254,14 @@ impl Reach {
                 let answer = world.store.change(what);
                 world.step(who).await;
                 sleep(back).await;
+                let told = async {
+                    if waits {
+                        world.pass(Some(who), Peer::Member, Instant::now()).await;
+                    }
+                };
+                if timeout(PATIENCE, told).await.is_err() {
+                    return Err(unreachable());
+                }
                 if world.walled_until(Some(who), Peer::Store).is_none() {
                     return if lost { Err(unreachable()) } else { answer };
                 }
@@ -355,13 +372,14 @@ impl FleetStore for Reach {
     }
 
     fn keep_alive(&self, lease: Lease) -> Answer<'_, bool> {
-        self.call(move |state| {
+        let beat = move |state: &mut State| {
             let Some((ttl, until)) = state.leases.get_mut(&lease.id) else {
                 return Ok(false);
             };
             *until = Instant::now() + *ttl;
             Ok(true)
-        })
+        };
+        self.ask(beat, false)
     }
 
     fn revoke(&self, lease: Lease) -> Answer<'_, ()> {
@@ -507,9 +525,9 @@ impl Watch for News {
                 let _ = timeout(end, changed).await;
             }
             let late = Duration::from_millis(self.rng.u64(0..=WATCH_LATE_MS));
-            world
-                .pass(Some(self.who), Peer::Store, Instant::now() + late)
-                .await;
+            for peer in [Peer::Watch, Peer::Member, Peer::Store] {
+                world.pass(Some(self.who), peer, Instant::now() + late).await;
+            }
             let snapshot = lock(&world.store.state).snapshot.clone();
             self.seen = Some(snapshot.revision);
             Ok(Arc::new(snapshot))

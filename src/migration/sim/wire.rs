@@ -55,7 +55,11 @@ async fn serve(
         world.cross(node.who(conn), peer, &mut rng).await;
         while let Some((words, end)) = request(&read[at..]) {
             at += end;
+            let is_act = words[0] == b"EXEC";
             if let Some(who) = node.who(conn) {
+                if words[0] == b"MULTI" {
+                    world.act(who).await;
+                }
                 world.step(who).await;
                 // What arrives late arrives all the same, and whoever has sent it may be gone.
                 world.pass(Some(who), peer, Instant::now()).await;
@@ -65,6 +69,9 @@ async fn serve(
                 return;
             };
             reply.encode(Protocol::Resp2, &mut out);
+            if let (true, Some(who)) = (is_act, node.who(conn)) {
+                world.act(who).await;
+            }
         }
         read.drain(..at);
         if let Some(who) = node.who(conn) {
@@ -75,6 +82,16 @@ async fn serve(
             return;
         }
     }
+}
+
+/// Whole requests.
+pub(super) fn requests(bytes: &[u8]) -> Vec<Words> {
+    let (mut at, mut all) = (0, Vec::new());
+    while let Some((words, end)) = request(&bytes[at..]) {
+        at += end;
+        all.push(words);
+    }
+    all
 }
 
 /// One request, and where it ends.

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::faults::{Fault, Faults, Moment, Slip, Users, Whom};
+use super::faults::{Fault, Faults, Kind, Moment, Slip, Users, Whom};
 use super::judge::Judge;
 use super::node::Node;
 use super::proxy::Worker;
@@ -25,14 +25,22 @@ use crate::topology::Topology;
 
 /// The clock of the runtime knows whole milliseconds only.
 const SPIKE_MS: u64 = 30;
+/// What clocks say at the beginning.
+const EPOCH_S: u64 = 1_700_000_000;
+/// After a fault's second half has come, until it may have shown.
+const AFTERMATH: Duration = Duration::from_secs(2);
 /// Lines of the story that are kept.
 const STORY_MAX: usize = 400;
 
-/// The other end of a connection of a proxy.
+/// The other end of a connection of a proxy, or a part of what it does there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Peer {
     Node(usize),
     Store,
+    /// What the store answers, but for signs of life, and what it tells: the member that is asked lags behind.
+    Member,
+    /// What the store tells unasked.
+    Watch,
 }
 
 /// What is the same for a whole run.
@@ -67,9 +75,12 @@ pub(super) struct World {
     healing: Notify,
     walls: Mutex<BTreeMap<(usize, Peer), Instant>>,
     faults: Mutex<Faults>,
-    /// What the leader has done so far; and what it has done while something was on its way.
-    steps: AtomicU64,
-    steps_in_unit: AtomicU64,
+    /// What the leader has done so far, by kind.
+    steps: Mutex<BTreeMap<Kind, u64>>,
+    /// Something is still to come of a fault before all is well.
+    trouble_until: Mutex<Instant>,
+    /// How long the way back is kept.
+    pub(super) retention: Option<Duration>,
     streams: Mutex<BTreeMap<(&'static str, usize), u64>>,
     tasks: Mutex<JoinSet<()>>,
     story: Mutex<VecDeque<String>>,
@@ -114,8 +125,13 @@ impl World {
             healing: Notify::new(),
             walls: Mutex::default(),
             faults: Mutex::new(faults),
-            steps: AtomicU64::new(0),
-            steps_in_unit: AtomicU64::new(0),
+            steps: Mutex::default(),
+            trouble_until: Mutex::new(Instant::now()),
+            retention: match rng.u8(0..4) {
+                0 => Some(Duration::from_secs(rng.u64(2..30))),
+                1 => None,
+                _ => Some(Duration::from_hours(24)),
+            },
             streams: Mutex::default(),
             tasks: Mutex::default(),
             story: Mutex::default(),
@@ -128,6 +144,11 @@ impl World {
 
     pub(super) fn current() -> Arc<Self> {
         CURRENT.with_borrow(|world| world.clone().unwrap())
+    }
+
+    /// What the clocks of proxies say; none: nothing is simulated in this thread.
+    pub(super) fn unix_now() -> Option<u64> {
+        CURRENT.with_borrow(|world| Some(EPOCH_S + world.as_ref()?.begun.elapsed().as_secs()))
     }
 
     // === chance ===
@@ -196,16 +217,39 @@ impl World {
 
     /// The leader does something: its fate may be now. Never returns to who has died.
     pub(super) async fn step(&self, who: usize) {
-        if self.store.leader_slot() == Some(who) && !self.healed.load(Relaxed) {
-            if self.ordered.load(Relaxed) {
-                let step = self.steps.fetch_add(1, Relaxed);
-                self.strike(Moment::Step(step), who);
-            }
-            if self.store.has_unit() {
-                let step = self.steps_in_unit.fetch_add(1, Relaxed);
-                self.strike(Moment::StepInUnit(step), who);
-            }
+        self.count(who, Kind::Step);
+        if self.store.has_unit() {
+            self.count(who, Kind::StepInUnit);
         }
+        self.until_alive(who).await;
+    }
+
+    /// A transaction of the leader is about to run on a node, or has run.
+    pub(super) async fn act(&self, who: usize) {
+        self.count(who, Kind::Act);
+        self.until_alive(who).await;
+    }
+
+    /// The leader sends what a way back has to write.
+    pub(super) async fn batch(&self, who: usize) {
+        self.count(who, Kind::Batch);
+        self.until_alive(who).await;
+    }
+
+    fn count(&self, who: usize, kind: Kind) {
+        let may_fail = self.ordered.load(Relaxed) && !self.healed.load(Relaxed);
+        if may_fail && self.store.leader_slot() == Some(who) {
+            let count = {
+                let mut steps = lock(&self.steps);
+                let count = steps.entry(kind).or_default();
+                *count += 1;
+                *count - 1
+            };
+            self.strike(Moment::Of(kind, count), who);
+        }
+    }
+
+    async fn until_alive(&self, who: usize) {
         if lock(&self.dead)[who] {
             std::future::pending::<()>().await;
         }
@@ -237,6 +281,8 @@ impl World {
                     .chain([Peer::Store])
                     .for_each(|peer| self.wall(who, peer, lasting));
             }
+            Fault::Behind { ms } => self.wall(who, Peer::Member, Duration::from_millis(ms)),
+            Fault::Deaf { ms } => self.wall(who, Peer::Watch, Duration::from_millis(ms)),
             Fault::Wall { peer, ms } => self.wall(who, peer, Duration::from_millis(ms)),
             Fault::Restart { node, users, ms } => {
                 self.nodes[node].restart(self, users, Duration::from_millis(ms));
@@ -251,6 +297,8 @@ impl World {
                     Self::current(),
                     Instant::now() + Duration::from_millis(ms * 2 / 3),
                 );
+                let mut trouble_until = lock(&self.trouble_until);
+                *trouble_until = trouble_until.max(until + AFTERMATH);
                 self.spawn(async move {
                     sleep_until(until).await;
                     if !world.healed.load(Relaxed) {
@@ -259,6 +307,12 @@ impl World {
                 });
             }
         }
+    }
+
+    /// Waits until what has been begun is no trouble any more.
+    pub(super) async fn until_quiet(&self) {
+        let until = *lock(&self.trouble_until);
+        sleep_until(until).await;
     }
 
     pub(super) fn timed_faults(&self) -> Vec<(Duration, Fault, Whom)> {
