@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 use super::Copy;
 use super::arrow::reached;
 use super::claims::Claims;
+use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
 use super::ledger::Ledger;
 use super::reverse::Back;
@@ -25,17 +26,17 @@ use super::reverse::Back;
 use super::sim::Copy;
 use super::task::{Move, State, Wish, way_back};
 use super::{CopyLimits, CopyPlan, Endpoint, window};
-use crate::command::{APPLIER_PREFIX, applier_rules};
+use crate::command::APPLIER_PREFIX;
 use crate::config::Secret;
-use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
+use crate::control::fence::{self, FenceError, Words};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics;
 use crate::resp::Value;
 use crate::store::Term;
 use crate::topology::Topology;
 use crate::topology::codec::shard_list;
-use crate::worker::shared::{NodeCredentials, Shared, user_password};
+use crate::worker::shared::Shared;
 
 /// Between two notes of how far a copy is.
 pub(super) const NOTE_PACE: Duration = Duration::from_millis(500);
@@ -144,7 +145,8 @@ impl<'a> Driven<'a> {
         let node = self.node(&topology, name)?;
         let address = &topology.node(node).address;
         let (credentials, deadline) = self.shared.admin_login();
-        let mut client = NodeClient::connect(address, &credentials, deadline).await?;
+        let client = NodeClient::connect(address, &credentials, deadline).await?;
+        let mut client = client.with_reply_max(CLIENTS_BYTES_MAX);
         fence::take_over(&mut client, topology.metadata_db(), self.term).await?;
         Ok(client)
     }
@@ -210,14 +212,13 @@ impl<'a> Driven<'a> {
         }
         // Whoever has written there writes nothing more, not even what is still on its way.
         let tasks = ours.values().chain([&self.id]).cloned().collect();
-        let mut commands = self.appliers_gone(&mut client, &tasks).await?;
+        let mut commands = self.appliers_gone(&mut client, &self.target, &tasks).await?;
         let dbs: Vec<DbIndex> = ours.into_keys().collect();
         commands.extend(self.clearing(&dbs));
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         reached("cleared").await;
-        let users = [(self.applier(), applier_rules())];
-        make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        self.make_applier(&mut client).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
         reached("applier-made").await;
@@ -231,19 +232,18 @@ impl<'a> Driven<'a> {
             self.node(topology, &self.target)?,
         );
         let (credentials, _) = self.shared.admin_login();
+        let (login, signature) = self.applier_login(topology)?;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
                 address: topology.node(target).address.clone(),
-                credentials: NodeCredentials {
-                    username: Some(self.applier()),
-                    password: Some(user_password(self.secret()?, &self.applier())),
-                    tls: credentials.tls.clone(),
-                },
+                credentials: login,
+                signature,
             },
             source: Endpoint {
                 address: topology.node(source).address.clone(),
                 credentials,
+                signature: None,
             },
             dbs,
             metadata_db: topology.metadata_db(),
@@ -258,7 +258,7 @@ impl<'a> Driven<'a> {
         let mut client = self.client(&self.target).await?;
         let own = self.own_copies(&mut client).await?;
         let mut commands = self.clearing(&own);
-        commands.push(words(["ACL", "DELUSER", &self.applier()]));
+        commands.extend(self.applier_gone(&mut client, &self.target).await?);
         self.act(&mut client, &commands).await?;
         reached("undone").await;
         Ok(())
@@ -335,6 +335,7 @@ impl<'a> Driven<'a> {
         }
         self.release().await?;
         ledger.enter(State::Copying).await?;
+        self.check_fence(ledger)?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running::new(Copy::start(plan));

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Move, State, Wish};
+use super::task::{Fence, Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::ids::ShardId;
 use crate::topology::Topology;
@@ -66,6 +66,9 @@ pub struct Group {
     pub chunk: usize,
     /// A letter for each chunk.
     pub outcomes: String,
+    /// Nodes without users of preshard's: moves from and to them are [`Fence::Cooperative`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cooperative: BTreeSet<String>,
     /// Its children cut over only when they are told to.
     #[serde(default)]
     pub manual: bool,
@@ -232,6 +235,12 @@ impl Group {
         }
     }
 
+    /// The weakest of what its moves rely on.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence::of(self.cooperative.is_empty())
+    }
+
     /// The name of a child.
     pub(super) fn child_id(id: &str, number: usize) -> String {
         format!("{id}-{number}")
@@ -395,7 +404,9 @@ impl Group {
     }
 
     fn child(&self, id: &str, chunk: &Chunk, shards: &[ShardId]) -> Move {
+        let has_users = |node: &String| !self.cooperative.contains(node);
         Move {
+            fence: Fence::of(has_users(&chunk.source) && has_users(&chunk.target)),
             kind: "move".to_owned(),
             parent: id.to_owned(),
             shards: ranges(shards),

@@ -219,7 +219,7 @@ fn unit(quiesced: bool) -> Unit {
     Unit {
         task: "m1".to_owned(),
         shards: BTreeSet::from([MOVED]),
-        user: "ps-u-m1".to_owned(),
+        user: Some("ps-u-m1".to_owned()),
         quiesced,
     }
 }
