@@ -50,8 +50,8 @@ pub(super) const BACKOFF: [Duration; 3] = [
 ];
 /// Cutovers that are tried.
 pub(super) const CUTOVERS_MAX: usize = 8;
-/// Between two questions whether something was stored.
-const STORE_PACE: Duration = Duration::from_millis(250);
+/// Between two questions to a store that gives no answer.
+pub(super) const STORE_PACE: Duration = Duration::from_millis(250);
 
 /// What one move works with.
 pub(super) struct Driven<'a> {
