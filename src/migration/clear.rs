@@ -91,7 +91,7 @@ impl Driven<'_> {
         };
         let mut client = self.client(name).await?;
         let own = BTreeSet::from([self.id.clone()]);
-        let mut commands = self.appliers_gone(&mut client, name, &own).await?;
+        let mut commands = self.appliers_gone(&mut client, &own).await?;
         if copies_too {
             let left = self.dbs_of(topology, node, false);
             // A leader that has died at the commit may not have noted what it had left.

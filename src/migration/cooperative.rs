@@ -18,7 +18,6 @@ use std::collections::BTreeSet;
 use super::arrow::reached;
 use super::cutover::{Cutover, Failure, freeze_words};
 use super::drive::Driven;
-use super::ledger::Ledger;
 use super::plan::Signature;
 use super::task::Fence;
 use crate::command::{APPLIER_PREFIX, USER_PREFIX, applier_rules};
@@ -47,9 +46,10 @@ pub(super) enum Freeze<'a> {
 
 impl Cutover<'_> {
     /// Whether proxies keep themselves from the source: it has no users of preshard's, and the move was ordered as one of that kind.
-    pub(super) fn is_cooperative(&self, ledger: &Ledger<'_>) -> bool {
-        let topology = self.driven.shared.topology.load();
-        ledger.task.fence == Fence::Cooperative && !self.driven.has_users(&topology, &self.driven.source)
+    pub(super) fn is_cooperative(&self) -> bool {
+        let driven = self.driven;
+        driven.fence == Fence::Cooperative
+            && !driven.has_users(&driven.shared.topology.load(), &driven.source)
     }
 
     /// Nothing of the unit is run by the source from here on. The last reply is its `INFO replication` from then.
@@ -149,10 +149,10 @@ impl Driven<'_> {
     }
 
     /// A move between nodes that have lost their users since it was ordered is not what was ordered.
-    pub(super) fn check_fence(&self, ledger: &Ledger<'_>) -> Result<(), Failure> {
+    pub(super) fn check_fence(&self) -> Result<(), Failure> {
         let topology = self.shared.topology.load();
         for node in [&self.source, &self.target] {
-            if ledger.task.fence == Fence::Acl && !self.has_users(&topology, node) {
+            if self.fence == Fence::Acl && !self.has_users(&topology, node) {
                 return Err(Failure::Final(format!(
                     "node '{node}' has no users of preshard any more (CHECK), so the move cannot be fenced"
                 )));
@@ -203,13 +203,13 @@ impl Driven<'_> {
     pub(super) async fn appliers_gone(
         &self,
         client: &mut NodeClient,
-        name: &str,
         tasks: &BTreeSet<String>,
     ) -> Result<Vec<Words>, Failure> {
         let users = self.own_users_on(client).await?;
         let theirs = users.iter().filter(|user| is_applier_of(user, tasks));
         let mut commands: Vec<Words> = theirs.map(|user| words(["ACL", "DELUSER", user])).collect();
-        if !self.has_users(&self.shared.topology.load_full(), name) {
+        // It may have got its users since then.
+        if self.fence == Fence::Cooperative {
             let list = client.ask_text(&["CLIENT", "LIST"]).await?;
             let theirs = named(&list, |name| is_applier_of(name, tasks));
             commands.extend(theirs.iter().map(|id| words(["CLIENT", "KILL", "ID", id])));

@@ -191,7 +191,7 @@ impl Cutover<'_> {
         copy: &mut Running,
         ledger: &mut Ledger<'_>,
     ) -> Result<Option<String>, Failure> {
-        let user = if self.is_cooperative(ledger) {
+        let user = if self.is_cooperative() {
             self.driven.release().await?;
             None
         } else {

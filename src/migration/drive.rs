@@ -24,7 +24,7 @@ use super::ledger::Ledger;
 use super::reverse::Back;
 #[cfg(test)]
 use super::sim::Copy;
-use super::task::{Move, State, Wish, way_back};
+use super::task::{Fence, Move, State, Wish, way_back};
 use super::{CopyLimits, CopyPlan, Endpoint, window};
 use crate::command::APPLIER_PREFIX;
 use crate::config::Secret;
@@ -62,6 +62,8 @@ pub(super) struct Driven<'a> {
     pub(super) shards: BTreeSet<ShardId>,
     pub(super) source: String,
     pub(super) target: String,
+    /// What it was ordered to rely on.
+    pub(super) fence: Fence,
     /// It is the way back of the move that the record is of, written by the applier of this number.
     pub(super) reverse: Option<u32>,
 }
@@ -117,6 +119,7 @@ impl<'a> Driven<'a> {
             shards: shards.into_iter().collect(),
             source: ledger.task.source.clone(),
             target: ledger.task.target.clone(),
+            fence: ledger.task.fence,
             reverse: None,
         })
     }
@@ -212,7 +215,7 @@ impl<'a> Driven<'a> {
         }
         // Whoever has written there writes nothing more, not even what is still on its way.
         let tasks = ours.values().chain([&self.id]).cloned().collect();
-        let mut commands = self.appliers_gone(&mut client, &self.target, &tasks).await?;
+        let mut commands = self.appliers_gone(&mut client, &tasks).await?;
         let dbs: Vec<DbIndex> = ours.into_keys().collect();
         commands.extend(self.clearing(&dbs));
         commands.push(self.copies("HSET", Some(&self.id)));
@@ -335,7 +338,7 @@ impl<'a> Driven<'a> {
         }
         self.release().await?;
         ledger.enter(State::Copying).await?;
-        self.check_fence(ledger)?;
+        self.check_fence()?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running::new(Copy::start(plan));

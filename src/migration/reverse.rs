@@ -226,10 +226,7 @@ impl Driven<'_> {
         let mut client = self.client(&self.source).await.map_err(later)?;
         // Whoever has written before writes nothing more. Only then it is certain how far that was.
         let own = BTreeSet::from([self.id.clone()]);
-        let gone = self
-            .appliers_gone(&mut client, &self.source, &own)
-            .await
-            .map_err(later)?;
+        let gone = self.appliers_gone(&mut client, &own).await.map_err(later)?;
         if !gone.is_empty() {
             self.act(&mut client, &gone).await.map_err(later)?;
         }

@@ -220,9 +220,7 @@ impl World {
     }
 
     fn order(&self) -> String {
-        let told = self
-            .admin(self.leader)
-            .ask("PRESHARD SHARD MOVE 0-3 TO node-2");
+        let told = self.admin(self.leader).ask("PRESHARD SHARD MOVE 0-3 TO node-2");
         assert_eq!(told.error(), None);
         told.text()
     }
