@@ -38,10 +38,20 @@ const NOBODY: &str = "9223372036854775807";
 
 /// How the source is kept from running what comes late.
 pub(super) enum Freeze<'a> {
-    /// This user of the unit loses all rights.
-    User(&'a str),
+    /// This user of the unit loses all rights, on this run of the source.
+    User(&'a str, &'a str),
     /// All proxies hold the unit since this epoch.
     Closed(Epoch),
+}
+
+impl<'a> Freeze<'a> {
+    /// The run of the source that refuses what comes late.
+    pub(super) const fn run_id(&self) -> Option<&'a str> {
+        match self {
+            Self::User(_, run_id) => Some(run_id),
+            Self::Closed(_) => None,
+        }
+    }
 }
 
 impl Cutover<'_> {
@@ -59,7 +69,7 @@ impl Cutover<'_> {
         source: &mut NodeClient,
     ) -> Result<Vec<Value>, Failure> {
         match freeze {
-            Freeze::User(user) => {
+            Freeze::User(user, _) => {
                 let freeze = [freeze_words(user), words(["INFO", "replication"])];
                 self.driven.act(source, &freeze).await
             }

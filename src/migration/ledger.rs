@@ -50,6 +50,10 @@ impl<'a> Ledger<'a> {
         }
         let mut races = 0;
         while races < RACES_MAX {
+            // An order that came in the last moment is answered as well.
+            if let (Some(why), Some(verify)) = (self.task.why_not_verified(), &mut self.task.verify) {
+                verify.fail(&why);
+            }
             let document = self.task.encode();
             let put = self
                 .fleet

@@ -52,6 +52,7 @@ mod plan;
 mod preflight;
 mod probe;
 mod receive;
+mod release;
 mod reverse;
 mod run;
 #[cfg(test)]
@@ -75,4 +76,4 @@ pub use preflight::Survey;
 pub use run::{Start, clear};
 pub use state::{Phase, Progress};
 pub use task::{Fence, Move, State, Wish};
-pub use verify::{Checked, Mismatch, Sample, Verification, Verified, VerifyState};
+pub use verify::{Checked, Compare, Mismatch, Sample, Verification, Verified, VerifyState};
