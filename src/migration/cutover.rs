@@ -436,6 +436,11 @@ impl Driven<'_> {
                 self.source
             ));
         }
+        // Somebody may have put another topology in force, by which proxies send to the source.
+        let mut units = topology.units.iter();
+        if !units.any(|unit| unit.task == self.id && unit.quiesced) {
+            return Err("its shards were let go meanwhile; nothing has moved".to_owned());
+        }
         let target = topology.node_named(&self.target).ok_or("the target has left")?;
         let next = topology.changed(|next| {
             next.units.retain(|unit| unit.task != self.id);
