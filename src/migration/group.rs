@@ -3,7 +3,7 @@
 //! ```text
 //!  Order (ways) ─▶ Group ─▶ chunks, one move each: child 0 · child 1 · child 2 …
 //!                    ▲            │ at most one at a time for each node
-//!                    └─ outcomes ─┘ a letter each: open · moved · failed · cancelled
+//!                    └─ outcomes ─┘ a letter each: open · moved · failed · cancelled · rolled back
 //! ```
 //!
 //! A child is an ordinary move whose id is its parent's with a number behind. Which chunks there are follows from the record
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::chunk::Chunk;
 use super::task::{Fence, Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::ids::ShardId;
@@ -40,14 +41,6 @@ pub struct Way {
     pub target: String,
     /// As a list such as `0-63`.
     pub shards: String,
-}
-
-/// What one child moves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
-    pub(super) source: String,
-    pub(super) target: String,
-    pub(super) shards: Vec<ShardId>,
 }
 
 /// A task of many moves.
@@ -104,15 +97,19 @@ pub struct Group {
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
+    /// The child that was told to go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_back: Option<usize>,
 }
 
 /// How a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Open,
     Moved,
     Failed,
     Cancelled,
+    RolledBack,
 }
 
 impl Outcome {
@@ -122,6 +119,7 @@ impl Outcome {
             Self::Moved => 'm',
             Self::Failed => 'f',
             Self::Cancelled => 'c',
+            Self::RolledBack => 'b',
         }
     }
 
@@ -147,6 +145,7 @@ impl Outcome {
             'm' => Self::Moved,
             'f' => Self::Failed,
             'c' => Self::Cancelled,
+            'b' => Self::RolledBack,
             _ => Self::Open,
         }
     }
@@ -177,6 +176,8 @@ pub struct Summary {
     pub failed: usize,
     /// Those that were cancelled, or not begun any more.
     pub cancelled: usize,
+    /// Those whose shards have gone back.
+    pub rolled_back: usize,
     /// Keys copied.
     pub keys: u64,
     /// Bytes copied.
@@ -319,14 +320,20 @@ impl Group {
 
     /// Whether a chunk is not settled.
     pub(super) fn is_open(&self, number: usize) -> bool {
-        self.outcomes().nth(number) == Some(Outcome::Open)
+        self.is(number, Outcome::Open)
     }
 
-    fn count(&self, outcome: Outcome) -> usize {
+    /// Whether a chunk is settled in this way.
+    pub(super) fn is(&self, number: usize, outcome: Outcome) -> bool {
+        self.outcomes().nth(number) == Some(outcome)
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) -> usize {
         self.outcomes().filter(|of| *of == outcome).count()
     }
 
-    fn settle(&mut self, number: usize, outcome: Outcome) {
+    /// Notes how a chunk is settled.
+    pub(super) fn settle(&mut self, number: usize, outcome: Outcome) {
         self.outcomes = self
             .outcomes
             .char_indices()
@@ -351,7 +358,10 @@ impl Group {
             }
             self.end(now);
         }
-        self.pass_on(children, &mut step);
+        self.go_back(id, children, &mut step);
+        if self.wish != Some(Wish::Rollback) {
+            self.pass_on(children, &mut step);
+        }
         step
     }
 
@@ -405,7 +415,7 @@ impl Group {
             if busy.contains(&chunk.source) || busy.contains(&chunk.target) {
                 continue;
             }
-            match still_to_move(&chunk, topology) {
+            match chunk.still_to_move(topology) {
                 Ok(shards) if shards.is_empty() => self.settle(number, Outcome::Moved),
                 Ok(shards) => {
                     busy.extend([chunk.source.clone(), chunk.target.clone()]);
@@ -457,7 +467,11 @@ impl Group {
         let is_clear = |child: &Move| matches!(child.state, State::Finalized | State::RolledBack);
         if self.state == State::Moved && !children.is_empty() && children.values().all(is_clear) {
             // Each by its own word, or because it was there for long enough.
-            self.state = State::Finalized;
+            self.state = if children.values().all(|child| child.state == State::RolledBack) {
+                State::RolledBack
+            } else {
+                State::Finalized
+            };
         }
         let Some(wish) = self.wish else { return };
         let concerned = |child: &Move| match wish {
@@ -491,6 +505,9 @@ impl Group {
     pub(super) fn wished(mut self, id: &str, wish: Wish) -> Result<Option<Self>, String> {
         let state = serde_json::json!(self.state);
         let state = state.as_str().unwrap_or_default();
+        if self.wish == Some(Wish::Rollback) {
+            return Err(format!("task {id} is being rolled back"));
+        }
         match wish {
             Wish::Cancel if self.state == State::Cancelled => return Ok(None),
             Wish::Cancel | Wish::Cutover if self.state.is_over() => {
@@ -506,12 +523,8 @@ impl Group {
             Wish::Finalize if !self.state.is_over() => {
                 return Err(format!("task {id} has not moved its shards"));
             }
-            Wish::Finalize => {}
-            Wish::Rollback => {
-                return Err(format!(
-                    "task {id} is one of many moves, which are rolled back one by one: TASK ROLLBACK with their ids"
-                ));
-            }
+            // A rollback is wished with the children in view: `wished_back`.
+            Wish::Finalize | Wish::Rollback => {}
         }
         self.wish = Some(wish);
         Ok(Some(self))
@@ -526,10 +539,14 @@ impl Group {
             moved: self.count(Outcome::Moved),
             failed: self.count(Outcome::Failed),
             cancelled: self.count(Outcome::Cancelled),
+            rolled_back: self.count(Outcome::RolledBack),
             keys: self.keys,
             bytes: self.bytes,
             lag_bytes: 0,
         };
+        if self.wish == Some(Wish::Rollback) {
+            summary.state = State::RollingBack;
+        }
         for child in children.filter(|child| !child.state.is_over()) {
             summary.keys += child.keys;
             summary.bytes += child.bytes;
@@ -559,29 +576,6 @@ const fn rank(state: State) -> u8 {
         | State::Cancelled
         | State::Failed => 0,
     }
-}
-
-/// The shards of a chunk that its source still has; those that are on the target already are well.
-fn still_to_move(chunk: &Chunk, topology: &Topology) -> Result<Vec<ShardId>, String> {
-    let there = topology.node_named(&chunk.target);
-    let here = topology.node_named(&chunk.source);
-    if there.is_none() {
-        return Err(format!("there is no node '{}' any more", chunk.target));
-    }
-    let mut shards = Vec::new();
-    for &shard in &chunk.shards {
-        let node = topology.has_shard(shard).then(|| topology.placement(shard).node);
-        if node.is_none() || (node != there && node != here) {
-            return Err(format!(
-                "shard {shard} does not live on node '{}' any more",
-                chunk.source
-            ));
-        }
-        if node == here {
-            shards.push(shard);
-        }
-    }
-    Ok(shards)
 }
 
 #[cfg(test)]

@@ -30,6 +30,7 @@
 mod apply;
 mod arrow;
 mod chores;
+mod chunk;
 mod claims;
 mod clear;
 mod cooperative;
@@ -38,6 +39,7 @@ mod cutover;
 mod drive;
 mod error;
 mod group;
+mod group_back;
 mod journal;
 mod judge;
 mod keeper;
