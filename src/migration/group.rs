@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Move, State, Wish};
+use super::chunk::Chunk;
+use super::task::{Fence, Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::ids::ShardId;
 use crate::topology::Topology;
@@ -42,14 +43,6 @@ pub struct Way {
     pub shards: String,
 }
 
-/// What one child moves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
-    pub(super) source: String,
-    pub(super) target: String,
-    pub(super) shards: Vec<ShardId>,
-}
-
 /// A task of many moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Group {
@@ -66,6 +59,9 @@ pub struct Group {
     pub chunk: usize,
     /// A letter for each chunk.
     pub outcomes: String,
+    /// Nodes without users of preshard's: moves from and to them are [`Fence::Cooperative`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cooperative: BTreeSet<String>,
     /// Its children cut over only when they are told to.
     #[serde(default)]
     pub manual: bool,
@@ -234,6 +230,12 @@ impl Group {
         }
     }
 
+    /// The weakest of what its moves rely on.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence::of(self.cooperative.is_empty())
+    }
+
     /// The name of a child.
     pub(super) fn child_id(id: &str, number: usize) -> String {
         format!("{id}-{number}")
@@ -390,7 +392,7 @@ impl Group {
             if busy.contains(&chunk.source) || busy.contains(&chunk.target) {
                 continue;
             }
-            match still_to_move(&chunk, topology) {
+            match chunk.still_to_move(topology) {
                 Ok(shards) if shards.is_empty() => self.settle(number, Outcome::Moved),
                 Ok(shards) => {
                     busy.extend([chunk.source.clone(), chunk.target.clone()]);
@@ -405,7 +407,9 @@ impl Group {
     }
 
     fn child(&self, id: &str, chunk: &Chunk, shards: &[ShardId]) -> Move {
+        let has_users = |node: &String| !self.cooperative.contains(node);
         Move {
+            fence: Fence::of(has_users(&chunk.source) && has_users(&chunk.target)),
             kind: "move".to_owned(),
             parent: id.to_owned(),
             shards: ranges(shards),
@@ -502,29 +506,6 @@ impl Group {
         self.wish = Some(wish);
         Ok(Some(self))
     }
-}
-
-/// The shards of a chunk that its source still has; those that are on the target already are well.
-fn still_to_move(chunk: &Chunk, topology: &Topology) -> Result<Vec<ShardId>, String> {
-    let there = topology.node_named(&chunk.target);
-    let here = topology.node_named(&chunk.source);
-    if there.is_none() {
-        return Err(format!("there is no node '{}' any more", chunk.target));
-    }
-    let mut shards = Vec::new();
-    for &shard in &chunk.shards {
-        let node = topology.has_shard(shard).then(|| topology.placement(shard).node);
-        if node.is_none() || (node != there && node != here) {
-            return Err(format!(
-                "shard {shard} does not live on node '{}' any more",
-                chunk.source
-            ));
-        }
-        if node == here {
-            shards.push(shard);
-        }
-    }
-    Ok(shards)
 }
 
 #[cfg(test)]
