@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::task::{Move, State, Wish};
 use super::verify::{Sample, Verification};
+use crate::config::CopyMethod;
 use crate::ids::ShardId;
 use crate::topology::Topology;
 use crate::topology::codec::{ranges, shard_list};
@@ -72,6 +73,9 @@ pub struct Group {
     /// Source and target are compared before each cutover.
     #[serde(default)]
     pub verify: Option<Sample>,
+    /// How keys are copied.
+    #[serde(default)]
+    pub copy: CopyMethod,
     /// Bytes to the target in a second; none: as fast as it can.
     #[serde(default)]
     pub rate: Option<u64>,
@@ -402,6 +406,7 @@ impl Group {
             source: chunk.source.clone(),
             target: chunk.target.clone(),
             manual: self.manual,
+            copy: self.copy,
             rate: self.rate,
             max_pause_ms: self.max_pause_ms,
             verify: self.verify.map(Verification::asked),

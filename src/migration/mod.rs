@@ -53,6 +53,7 @@ mod probe;
 mod receive;
 mod reverse;
 mod run;
+mod scan;
 #[cfg(test)]
 mod sim;
 mod spool;

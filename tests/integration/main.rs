@@ -44,6 +44,7 @@ mod hostile;
 mod limits;
 mod moves;
 mod moves_faults;
+mod moves_scan;
 mod moves_secured;
 mod moves_work;
 mod nodes;
