@@ -62,12 +62,8 @@ impl Rights {
         let (read, write, admin) = (self.has(Self::READ), self.has(Self::WRITE), self.has(Self::ADMIN));
         match spec.class {
             _ if spec.flags.has(Flags::NO_AUTH) => true,
-            Class::Single | Class::SameShard | Class::Split(_) | Class::Blocking => {
-                if spec.is_write() {
-                    write
-                } else {
-                    read
-                }
+            Class::Single | Class::Iterate | Class::SameShard | Class::Split(_) | Class::Blocking => {
+                if spec.is_write() { write } else { read }
             }
             // A script may write without saying so.
             Class::Script(Script::Eval | Script::Evalsha | Script::Fcall) => {

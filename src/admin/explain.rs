@@ -96,6 +96,10 @@ impl<'a> Told<'a> {
                 self.shards
                     .extend(splitting.parts().iter().map(|part| part.shard));
             }
+            Plan::Iterate(shard) => {
+                self.served(Class::Iterate);
+                self.shards.insert(*shard);
+            }
             Plan::Blocking(shard) => {
                 self.served(Class::Blocking);
                 self.shards.insert(*shard);

@@ -240,7 +240,7 @@ pub const WORDS: &[Word] = &[
         "SHARD",
         "VERIFY",
         ("<n[-m][,...]|task> [SAMPLE keys|ALL]", 1, 3),
-        "Compares what source and target of a move hold, before its cutover.",
+        "Compares what both nodes of a move hold, before its cutover or while it can be rolled back.",
         Action::ShardVerify,
     ),
     word(

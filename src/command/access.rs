@@ -65,6 +65,7 @@ fn is_sent(spec: &Spec) -> bool {
         // The databases of our shards are emptied one by one.
         Class::FanOut(FanOut::Flushall) | Class::Local(_) | Class::Helper(_) | Class::Refused(_) => false,
         Class::Single
+        | Class::Iterate
         | Class::SameShard
         | Class::Split(_)
         | Class::FanOut(_)

@@ -112,6 +112,7 @@ fn sharded(spec: &Spec) -> String {
         }
         Class::Local(super::Local::Cluster(_)) => format!("{}: {}", class.word(), class.detail()),
         Class::Single
+        | Class::Iterate
         | Class::SameShard
         | Class::Local(_)
         | Class::Transaction(_)

@@ -10,15 +10,18 @@ const SINGLE: &str = "\
     append bitcount bitfield bitfield_ro bitpos decr decrby delifeq dump expire expireat expiretime geoadd geodist \
     geohash geopos georadius_ro georadiusbymember_ro geosearch get getbit getdel getex getrange getset hdel hexists \
     hexpire hexpireat hexpiretime hget hgetall hgetdel hgetex hincrby hincrbyfloat hkeys hlen hmget hmset hpersist \
-    hpexpire hpexpireat hpexpiretime hpttl hrandfield hscan hset hsetex hsetnx hstrlen httl hvals incr incrby \
+    hpexpire hpexpireat hpexpiretime hpttl hrandfield hset hsetex hsetnx hstrlen httl hvals incr incrby \
     incrbyfloat lindex linsert llen lpop lpos lpush lpushx lrange lrem lset ltrim memory|usage object|encoding \
     object|freq object|idletime object|refcount persist pexpire pexpireat pexpiretime pfadd psetex pttl restore rpop \
-    rpush rpushx sadd scard set setbit setex setnx setrange sismember smembers smismember spop srandmember srem sscan \
+    rpush rpushx sadd scard set setbit setex setnx setrange sismember smembers smismember spop srandmember srem \
     strlen substr ttl type vadd vcard vdim vemb vgetattr vinfo vismember vlinks vrandmember vrem vsetattr vsim xack \
     xackdel xadd xautoclaim xclaim xdel xdelex xgroup|create xgroup|createconsumer xgroup|delconsumer xgroup|destroy \
     xgroup|setid xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xrevrange xsetid xtrim zadd zcard \
     zcount zincrby zlexcount zmscore zpopmax zpopmin zrandmember zrange zrangebylex zrangebyscore zrank zrem \
-    zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore";
+    zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex zrevrangebyscore zrevrank zscore";
+
+/// Those whose second argument is a cursor.
+const ITERATE: &str = "hscan sscan zscan";
 
 const SAME_SHARD: &str = "\
     bitop copy georadius georadiusbymember geosearchstore lcs lmove lmpop msetex msetnx pfcount pfmerge rename renamenx \
@@ -266,6 +269,9 @@ pub(super) fn judged(name: &str) -> Option<Class> {
     if in_words(SINGLE, name) {
         return Some(Class::Single);
     }
+    if in_words(ITERATE, name) {
+        return Some(Class::Iterate);
+    }
     if in_words(SAME_SHARD, name) {
         return Some(Class::SameShard);
     }
@@ -317,7 +323,7 @@ pub(super) fn has_rules(name: &str) -> bool {
 /// Every name that is judged, as often as it is.
 #[cfg(test)]
 pub(super) fn all_names() -> Vec<&'static str> {
-    let lists = [SINGLE, SAME_SHARD, BLOCKING, HELP].into_iter();
+    let lists = [SINGLE, ITERATE, SAME_SHARD, BLOCKING, HELP].into_iter();
     let lists = lists.chain(REFUSED.iter().map(|&(_, names)| names));
     let mut names: Vec<_> = lists.flat_map(str::split_ascii_whitespace).collect();
     names.extend(SPLIT.iter().map(|&(name, _)| name));

@@ -16,6 +16,7 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     match spec.class {
         Class::Refused(reason) => Err(Refusal::refused(spec, reason)),
         Class::Single
+        | Class::Iterate
         | Class::SameShard
         | Class::Split(_)
         | Class::FanOut(_)

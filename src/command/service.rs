@@ -8,7 +8,7 @@ impl Class {
     #[must_use]
     pub const fn word(self) -> &'static str {
         match self {
-            Self::Single => "single",
+            Self::Single | Self::Iterate => "single",
             Self::SameShard => "same-shard",
             Self::Split(_) => "split",
             Self::FanOut(_) => "fan-out",
@@ -28,6 +28,7 @@ impl Class {
         match self {
             Self::Refused(why) => why,
             Self::Single
+            | Self::Iterate
             | Self::SameShard
             | Self::Split(_)
             | Self::FanOut(_)
@@ -45,6 +46,9 @@ impl Class {
     pub const fn detail(self) -> &'static str {
         match self {
             Self::Single | Self::SameShard => "sent to its shard as it is",
+            Self::Iterate => {
+                "sent to its shard; begun again if the shard has moved since the cursor was made"
+            }
             Self::Split(split) => split.detail(),
             Self::FanOut(fan_out) => fan_out.detail(),
             Self::Local(Local::Cluster(_)) => {
@@ -120,7 +124,7 @@ impl Spec {
     #[must_use]
     pub const fn in_pinned(&self) -> &'static str {
         match self.class {
-            Class::Single => "single",
+            Class::Single | Class::Iterate => "single",
             Class::SameShard | Class::Split(_) => "any keys",
             Class::Blocking => "blocking, any keys",
             Class::Script(_) => "script, any keys or none",

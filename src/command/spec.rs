@@ -57,6 +57,7 @@ impl Spec {
     pub const fn is_supported(&self) -> bool {
         match self.class {
             Class::Single
+            | Class::Iterate
             | Class::SameShard
             | Class::Split(_)
             | Class::FanOut(_)
@@ -224,6 +225,8 @@ pub enum FindKeys {
 pub enum Class {
     /// One key at a fixed position: its shard answers. The hot path.
     Single,
+    /// As single, with a cursor behind its key, which is good for one node only: `HSCAN`, `SSCAN`, `ZSCAN`.
+    Iterate,
     /// Several keys, or movable ones: they must share a shard.
     SameShard,
     /// Parts by shard, merged.

@@ -396,7 +396,7 @@ mod tests {
     fn what_changes_a_connection_that_clients_share_is_never_forwarded() {
         for spec in all() {
             match spec.class {
-                Class::Single | Class::SameShard | Class::Split(_) | Class::FanOut(_) => {}
+                Class::Single | Class::Iterate | Class::SameShard | Class::Split(_) | Class::FanOut(_) => {}
                 Class::Local(_)
                 | Class::Transaction(_)
                 | Class::Blocking
@@ -451,7 +451,10 @@ mod tests {
         for spec in all() {
             match (spec.class, spec.keys) {
                 (Class::Single, KeySpec::Fixed { pos }) => assert!(spec.args_min > pos, "{}", spec.name),
-                (Class::Single, _) => panic!("{} is Single, and has no key at a fixed position", spec.name),
+                (Class::Iterate, KeySpec::Fixed { pos: 1 }) => assert!(spec.args_min > 2, "{}", spec.name),
+                (Class::Single | Class::Iterate, _) => {
+                    panic!("{} is Single, and has no key at a fixed position", spec.name)
+                }
                 (Class::SameShard | Class::Split(_), KeySpec::None | KeySpec::Fixed { .. }) => {
                     panic!("{} is for several keys, and has {:?}", spec.name, spec.keys);
                 }

@@ -11,6 +11,9 @@
 
 #[cfg(test)]
 mod model_tests;
+pub mod page;
+#[cfg(test)]
+mod page_tests;
 pub mod scan;
 #[cfg(test)]
 mod scan_tests;
@@ -53,8 +56,6 @@ pub enum Rule {
         /// More elements than this make the command an error.
         max: usize,
     },
-    /// One node's page of `SCAN`, without the keys of helpers.
-    Page,
     /// The first part's reply stands for all (they are the same everywhere).
     First,
     /// Arrays of 0 and 1, the same length everywhere: 1 where every part says 1.
@@ -98,9 +99,7 @@ impl Merge {
     pub fn new(rule: Rule, parts: usize, write: bool) -> Self {
         let spans = match &rule {
             Rule::Places(splitting) => vec![(0, 0); splitting.key_count()],
-            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::Page | Rule::First | Rule::AllOnes => {
-                Vec::new()
-            }
+            Rule::AllOk | Rule::Sum | Rule::Concat { .. } | Rule::First | Rule::AllOnes => Vec::new(),
         };
         Self {
             rule,
@@ -190,16 +189,6 @@ impl Merge {
                 self.kept.extend_from_slice(&keys);
                 Some(())
             }
-            Rule::Page => {
-                let mut page = elements(reply)?;
-                let (cursor, keys) = (page.next()?, elements(page.next()?)?);
-                let (count, keys) = clients_keys(&keys);
-                resp::write_array_header(&mut self.kept, 2);
-                self.kept.extend_from_slice(cursor);
-                resp::write_array_header(&mut self.kept, count);
-                self.kept.extend_from_slice(&keys);
-                Some(())
-            }
             Rule::First => {
                 if self.kept.is_empty() {
                     self.kept.extend_from_slice(reply);
@@ -248,7 +237,7 @@ impl Merge {
                 out.extend_from_slice(&self.kept);
             }
             Rule::First if self.kept.is_empty() => resp::write_null(out, protocol),
-            Rule::Page | Rule::First => out.extend_from_slice(&self.kept),
+            Rule::First => out.extend_from_slice(&self.kept),
             Rule::AllOnes => {
                 resp::write_array_header(out, self.ones.len());
                 self.ones

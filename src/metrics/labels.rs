@@ -220,11 +220,19 @@ label! {
 }
 
 label! {
+    /// Which way shards go.
+    Direction {
+        Forward "forward" "a move, to its target",
+        Back "back" "a rollback, to where the shards were before",
+    }
+}
+
+label! {
     /// How a cutover ended.
     Cutover {
-        Moved "moved" "the target serves the shards",
+        Moved "moved" "the node that they go to serves the shards",
         GivenUp "given_up" "nothing has moved; it is tried again",
-        Failed "failed" "nothing has moved, and the move has failed",
+        Failed "failed" "nothing has moved, and the move, or what is left of the way back, has failed",
         Cancelled "cancelled" "an operator stopped the move before the shards were held",
     }
 }

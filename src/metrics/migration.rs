@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use super::cell::{Cell, Histogram, HistogramTotal};
 use super::family::{Family, LabelName, counter, gauge, histogram};
-use super::labels::{By, Cutover, Label as _};
+use super::labels::{By, Cutover, Direction, Label as _};
 
 /// What is counted of moves, by several threads.
 #[derive(Debug, Default)]
@@ -15,10 +15,10 @@ pub struct MigrationCells {
     pub bytes: Cell,
     /// Copies that began again.
     pub restarts: Cell,
-    /// Cutovers, by how they ended.
-    pub cutovers: By<Cutover, Cell>,
+    /// Cutovers, by where they lead and how they ended.
+    pub cutovers: By<Direction, By<Cutover, Cell>>,
     /// How long shards were held by cutovers that moved them.
-    pub pauses: Histogram,
+    pub pauses: By<Direction, Histogram>,
 }
 
 /// What the records of tasks say.
@@ -64,9 +64,18 @@ const STATE: LabelName = super::family::fixed("state", || {
             "the target serves them, and the source still has its copy",
         ),
         ("finalized", "the source's copy is gone"),
+        ("rolling-back", "the shards are on their way back"),
+        ("rolled-back", "the source serves them again"),
         ("cancelled", "stopped by an operator"),
         ("failed", "given up; nothing has moved"),
     ]
+});
+
+const DIRECTION: LabelName = super::family::fixed("direction", || {
+    Direction::ALL
+        .iter()
+        .map(|direction| (direction.name(), direction.meaning()))
+        .collect()
 });
 
 const OUTCOME: LabelName = super::family::fixed("outcome", || {
@@ -120,22 +129,27 @@ pub(super) static FAMILIES: &[Family] = &[
     ),
     counter(
         "preshard_migration_cutovers_total",
-        &[OUTCOME],
-        "Cutovers that this proxy tried, by how they ended.",
+        &[DIRECTION, OUTCOME],
+        "Cutovers that this proxy tried, those of rollbacks too, by how they ended.",
         |s, out| {
-            for &outcome in Cutover::ALL {
-                out.count(&[outcome.name()], s.migration().cutovers[outcome].load());
+            for &direction in Direction::ALL {
+                for &outcome in Cutover::ALL {
+                    let cutovers = s.migration().cutovers[direction][outcome].load();
+                    out.count(&[direction.name(), outcome.name()], cutovers);
+                }
             }
         },
     ),
     histogram(
         "preshard_migration_pause_seconds",
-        &[],
+        &[DIRECTION],
         "How long shards were held by cutovers that moved them. Meanwhile their requests wait: `preshard_held_requests`.",
         |s, out| {
-            let mut total = HistogramTotal::default();
-            s.migration().pauses.add_to(&mut total);
-            out.histogram(&[], &total);
+            for &direction in Direction::ALL {
+                let mut total = HistogramTotal::default();
+                s.migration().pauses[direction].add_to(&mut total);
+                out.histogram(&[direction.name()], &total);
+            }
         },
     ),
 ];

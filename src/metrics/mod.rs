@@ -45,7 +45,7 @@ pub use facts::{Assignment, Certificate, Facts, NodeFacts};
 pub use family::{Family, Kind, LabelName, Values};
 pub use fleet::FleetFigures;
 pub use labels::{
-    By, Cutover, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused,
+    By, Cutover, Direction, Disconnect, ErrorCode, Handshake, Label, Limit, LinkClose, Origin, Port, Refused,
     RequestClass, Wire,
 };
 pub use migration::{MigrationCells, MigrationFigures};

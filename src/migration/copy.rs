@@ -263,7 +263,7 @@ impl Copy {
     }
 
     /// What it goes by, and what its tasks share.
-    pub(super) fn parts(&self) -> (&CopyPlan, &Arc<Shared>) {
+    pub(super) const fn parts(&self) -> (&Arc<CopyPlan>, &Arc<Shared>) {
         (&self.plan, &self.shared)
     }
 

@@ -131,7 +131,7 @@ impl Cutover<'_> {
         let user = match self.until_ready(copy, ledger).await {
             Ok(user) => user,
             Err(failure) => {
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 return Err(failure);
             }
         };
@@ -140,7 +140,7 @@ impl Cutover<'_> {
             *back = self.way_back(ledger).await?;
             ledger.enter(State::CuttingOver).await?;
             if ledger.task.wish == Some(Wish::Cancel) {
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 return Err(Failure::Cancelled);
             }
         }
@@ -173,7 +173,7 @@ impl Cutover<'_> {
                     },
                     Err(stopped) => Err(stopped.to_string()),
                 };
-                self.driven.release().await?;
+                self.driven.until_released(ledger).await?;
                 match (failure, thawed) {
                     (Failure::Retry(why), Ok(())) => Err(Failure::Retry(why)),
                     (Failure::Retry(why), Err(error)) => Err(Failure::Final(format!("{why}; {error}"))),
@@ -294,13 +294,14 @@ impl Cutover<'_> {
             return Err(Failure::Retry(why));
         }
         reached("quiesced").await;
+        let run_id = copy.copy()?.progress().run_id;
         driven
             .fleet
-            .stage(|topology| driven.committed(topology))
+            .stage(|topology| driven.committed(topology, &run_id))
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
-        let served = self.pause(copy, back, user, source, target).await?;
+        let served = self.pause(copy, back, (user, &run_id), source, target).await?;
         Ok(served.duration_since(begun))
     }
 
@@ -323,7 +324,7 @@ impl Cutover<'_> {
         &self,
         copy: &mut Running,
         back: &mut Option<Back>,
-        user: &str,
+        (user, run_id): (&str, &str),
         source: &mut NodeClient,
         target: &mut NodeClient,
     ) -> Result<Instant, Failure> {
@@ -356,7 +357,7 @@ impl Cutover<'_> {
         steps.done("counted").await;
         self.in_time("the end of the copy", copy.stop()).await?;
         if makes(Mistake::SealsLate) {
-            driven.commit().await?;
+            driven.commit(run_id).await?;
         }
         // Where the target's history is now, both sides are the same.
         let seal = [
@@ -368,7 +369,7 @@ impl Cutover<'_> {
             back.sealed(&replies);
         }
         steps.done("sealed").await;
-        let served = driven.commit_and_begin(back).await?;
+        let served = driven.commit_and_begin(run_id, back).await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
@@ -407,8 +408,17 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// What the commit says: the shards live on the target.
-    fn committed(&self, topology: &Topology) -> Result<Topology, String> {
+    /// What the commit says: the shards live on the target. `run_id`: the source's process that was copied.
+    fn committed(&self, topology: &Topology, run_id: &str) -> Result<Topology, String> {
+        let source = topology.node_named(&self.source).ok_or("the source has left")?;
+        // Another process has its users from a file, where the frozen one may have all its rights; and proxies use that process as soon
+        // as the topology names it.
+        if !topology.is_run(source, run_id) && !makes(Mistake::IgnoresRun) {
+            return Err(format!(
+                "node '{}' has been started anew since it was copied; nothing has moved",
+                self.source
+            ));
+        }
         let target = topology.node_named(&self.target).ok_or("the target has left")?;
         let next = topology.changed(|next| {
             next.units.retain(|unit| unit.task != self.id);
@@ -421,10 +431,12 @@ impl Driven<'_> {
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    pub(super) async fn commit(&self) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self, run_id: &str) -> Result<Instant, Failure> {
         let committed = self
             .fleet
-            .change_in(Some(self.term), PREPARE_MAX, |topology| self.committed(topology))
+            .change_in(Some(self.term), PREPARE_MAX, |topology| {
+                self.committed(topology, run_id)
+            })
             .await;
         match committed {
             Ok(changed) => {
@@ -438,13 +450,12 @@ impl Driven<'_> {
         }
     }
 
-    /// Gives the shards back to the source's own user, which was never frozen.
+    /// Gives the shards back to the source's own user, which was never frozen. Whoever may have frozen them calls
+    /// [`Self::until_released`].
     pub(super) async fn release(&self) -> Result<(), Failure> {
-        let served = self.shared.topology.load_full();
-        let Some(unit) = served.units.iter().find(|unit| unit.task == self.id) else {
+        let Some(user) = self.unit_user().await? else {
             return Ok(());
         };
-        let user = unit.user.clone();
         reached("releasing").await;
         if makes(Mistake::GrantsAgain) {
             let users = [(user.clone(), traffic_rules())];
@@ -460,8 +471,14 @@ impl Driven<'_> {
         });
         released.await.map_err(Failure::Retry)?;
         reached("released").await;
-        let mut client = self.client(&self.source).await?;
-        self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await?;
+        let gone = async {
+            let mut client = self.client(&self.source).await?;
+            self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await
+        };
+        // Nobody goes by it any more, and the next move from there deletes it before it freezes anything.
+        if let Err(error) = gone.await {
+            tracing::info!(event = "unit_user_left", task = self.id, %error);
+        }
         Ok(())
     }
 }

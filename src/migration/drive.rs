@@ -49,8 +49,8 @@ pub(super) const BACKOFF: [Duration; 3] = [
 ];
 /// Cutovers that are tried.
 pub(super) const CUTOVERS_MAX: usize = 8;
-/// Between two questions whether something was stored.
-const STORE_PACE: Duration = Duration::from_millis(250);
+/// Between two questions to a store that gives no answer.
+pub(super) const STORE_PACE: Duration = Duration::from_millis(250);
 
 /// What one move works with.
 pub(super) struct Driven<'a> {
@@ -251,10 +251,10 @@ impl<'a> Driven<'a> {
         })
     }
 
-    /// Takes back what was done on the target, and gives the shards back to the source's own user.
-    pub(super) async fn undo(&self) -> Result<(), Failure> {
+    /// Gives the shards back to the source's own user, however long that takes, and takes back what was done on the target.
+    pub(super) async fn undo(&self, ledger: &mut Ledger<'_>) -> Result<(), Failure> {
         reached("undoing").await;
-        self.release().await?;
+        self.until_released(ledger).await?;
         let mut client = self.client(&self.target).await?;
         let own = self.own_copies(&mut client).await?;
         let mut commands = self.clearing(&own);
@@ -313,7 +313,7 @@ impl<'a> Driven<'a> {
                         return Ended::Failed(why);
                     }
                 }
-                if let Err(error) = self.undo().await {
+                if let Err(error) = self.undo(ledger).await {
                     tracing::warn!(event = "move_not_undone", task = self.id, %error);
                 }
                 Ended::Failed(why)
@@ -333,7 +333,7 @@ impl<'a> Driven<'a> {
                 pause: Duration::ZERO,
             });
         }
-        self.release().await?;
+        self.until_released(ledger).await?;
         ledger.enter(State::Copying).await?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
@@ -342,12 +342,12 @@ impl<'a> Driven<'a> {
         self.prepare_back().await;
         reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
-            return self.cancelled(copy).await;
+            return self.cancelled(copy, ledger).await;
         }
         ledger.enter(State::Streaming).await?;
         reached("streaming").await;
         if self.until_word(&mut copy, ledger).await? {
-            return self.cancelled(copy).await;
+            return self.cancelled(copy, ledger).await;
         }
         for attempt in 0..CUTOVERS_MAX {
             let cutover = Cutover {
@@ -359,7 +359,7 @@ impl<'a> Driven<'a> {
             self.count_cutover(&ended);
             match ended {
                 Ok(pause) => return Ok(Ended::Moved { pause }),
-                Err(Failure::Cancelled) => return self.cancelled(copy).await,
+                Err(Failure::Cancelled) => return self.cancelled(copy, ledger).await,
                 Err(Failure::Retry(why)) => {
                     tracing::warn!(
                         event = "cutover_given_up",
@@ -379,11 +379,11 @@ impl<'a> Driven<'a> {
             }
             let backoff = BACKOFF[attempt.min(BACKOFF.len() - 1)];
             if let Ok(Failure::Cancelled) = timeout(backoff, until_cancelled(ledger)).await {
-                return self.cancelled(copy).await;
+                return self.cancelled(copy, ledger).await;
             }
             // What has begun again was not verified.
             if self.follow(&mut copy, ledger).await? || self.until_word(&mut copy, ledger).await? {
-                return self.cancelled(copy).await;
+                return self.cancelled(copy, ledger).await;
             }
         }
         Err(Failure::Final(format!(
@@ -413,20 +413,23 @@ impl<'a> Driven<'a> {
         }
     }
 
-    fn count_cutover(&self, ended: &Result<Duration, Failure>) {
+    /// Counts a cutover, of a rollback too.
+    pub(super) fn count_cutover(&self, ended: &Result<Duration, Failure>) {
         let cells = self.shared.metrics.migration();
+        let direction = match self.reverse {
+            None => metrics::Direction::Forward,
+            Some(_) => metrics::Direction::Back,
+        };
         let outcome = match ended {
             Ok(pause) => {
-                cells
-                    .pauses
-                    .observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
+                cells.pauses[direction].observe_shared(u32::try_from(pause.as_micros()).unwrap_or(u32::MAX));
                 metrics::Cutover::Moved
             }
             Err(Failure::Retry(_)) => metrics::Cutover::GivenUp,
             Err(Failure::Final(_)) => metrics::Cutover::Failed,
             Err(Failure::Cancelled) => metrics::Cutover::Cancelled,
         };
-        cells.cutovers[outcome].add_shared(1);
+        cells.cutovers[direction][outcome].add_shared(1);
     }
 
     /// Notes how far a copy is.
@@ -451,9 +454,9 @@ impl<'a> Driven<'a> {
         Ok(())
     }
 
-    async fn cancelled(&self, mut copy: Running) -> Result<Ended, Failure> {
+    async fn cancelled(&self, mut copy: Running, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {
         copy.stop().await?;
-        self.undo().await?;
+        self.undo(ledger).await?;
         Ok(Ended::Cancelled)
     }
 }
@@ -476,7 +479,8 @@ pub(super) async fn drive(
     term: Term,
 ) {
     let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
-        return;
+        // It is begun again at once.
+        return sleep(STORE_PACE).await;
     };
     let is_kept = matches!(ledger.task.state, State::Moved | State::RollingBack);
     if ledger.task.state.is_over() && !is_kept {

@@ -126,6 +126,23 @@ impl Outcome {
         }
     }
 
+    /// What has become of a chunk, by the state of its child.
+    const fn of_child(state: State) -> Self {
+        match state {
+            State::Failed => Self::Failed,
+            State::Cancelled => Self::Cancelled,
+            // What was brought back had moved: it is not begun again.
+            State::Moved | State::Finalized | State::RolledBack => Self::Moved,
+            State::Planned
+            | State::Copying
+            | State::Streaming
+            | State::Verifying
+            | State::Ready
+            | State::CuttingOver
+            | State::RollingBack => Self::Open,
+        }
+    }
+
     const fn of(letter: char) -> Self {
         match letter {
             'm' => Self::Moved,
@@ -340,14 +357,13 @@ impl Group {
             .map(|(number, _)| number)
             .collect();
         for number in open {
-            let Some(child) = children.get(&number).filter(|child| child.state.is_over()) else {
+            let Some(child) = children.get(&number) else {
                 continue;
             };
-            let outcome = match child.state {
-                State::Failed => Outcome::Failed,
-                State::Cancelled => Outcome::Cancelled,
-                _ => Outcome::Moved,
-            };
+            let outcome = Outcome::of_child(child.state);
+            if outcome == Outcome::Open {
+                continue;
+            }
             self.settle(number, outcome);
             self.keys = self.keys.saturating_add(child.keys);
             self.bytes = self.bytes.saturating_add(child.bytes);
@@ -441,7 +457,7 @@ impl Group {
         let concerned = |child: &Move| match wish {
             Wish::Cancel => !child.state.is_over(),
             Wish::Cutover => child.manual && !child.state.is_over(),
-            _ => child.state == State::Moved,
+            Wish::Finalize | Wish::Rollback => child.state == State::Moved,
         };
         let concerned: Vec<(usize, &Move)> = children
             .iter()
@@ -455,13 +471,13 @@ impl Group {
             Wish::Cancel => {}
             // Said once; who begins later waits for the next word.
             Wish::Cutover => self.wish = None,
-            _ if concerned.is_empty() && self.state.is_over() => {
+            Wish::Finalize | Wish::Rollback if !concerned.is_empty() || !self.state.is_over() => {}
+            Wish::Finalize | Wish::Rollback => {
                 self.wish = None;
                 if self.state == State::Moved {
                     self.state = State::Finalized;
                 }
             }
-            _ => {}
         }
     }
 
@@ -529,7 +545,13 @@ const fn rank(state: State) -> u8 {
         State::Verifying => 3,
         State::Ready => 4,
         State::CuttingOver => 5,
-        _ => 0,
+        // They are counted by themselves.
+        State::Moved
+        | State::Finalized
+        | State::RollingBack
+        | State::RolledBack
+        | State::Cancelled
+        | State::Failed => 0,
     }
 }
 

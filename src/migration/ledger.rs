@@ -2,6 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::time::sleep;
+
+use super::drive::STORE_PACE;
 use super::task::{Move, State, Wish};
 use super::verify::merged;
 use crate::control::Fleet;
@@ -45,28 +48,29 @@ impl<'a> Ledger<'a> {
         if self.task.state.is_over() && self.task.finished == 0 {
             self.task.finished = unix_now();
         }
-        for _ in 0..RACES_MAX {
-            let store = self.fleet.store();
+        let mut races = 0;
+        while races < RACES_MAX {
+            // An order that came in the last moment is answered as well.
+            if let (Some(why), Some(verify)) = (self.task.why_not_verified(), &mut self.task.verify) {
+                verify.fail(&why);
+            }
             let document = self.task.encode();
-            match store
-                .put_record(&self.id, &document, self.revision, Some(self.term))
-                .await
-            {
+            let put = self
+                .fleet
+                .store()
+                .put_record(&self.id, &document, self.revision, Some(self.term));
+            match put.await {
                 Ok(revision) => {
                     self.revision = revision;
                     return Ok(());
                 }
                 Err(error @ StoreError::Changed { .. }) => {
-                    let Some(record) = store.record(&self.id).await? else {
+                    races += 1;
+                    if !self.read().await? {
                         return Err(error);
-                    };
-                    self.revision = record.revision;
-                    if let Some(theirs) = Move::decode(&record.document) {
-                        self.task.wish = theirs.wish;
-                        self.task.verify = merged(self.task.verify.take(), theirs.verify);
                     }
                 }
-                Err(error) => return Err(error),
+                Err(error) => self.may_ask_again(error).await?,
             }
         }
         Ok(())
@@ -74,14 +78,37 @@ impl<'a> Ledger<'a> {
 
     /// Reads what an operator wishes now.
     pub(super) async fn wish(&mut self) -> Result<Option<Wish>, StoreError> {
-        if let Some(record) = self.fleet.store().record(&self.id).await? {
-            self.revision = record.revision;
-            if let Some(theirs) = Move::decode(&record.document) {
-                self.task.wish = theirs.wish;
-                self.task.verify = merged(self.task.verify.take(), theirs.verify);
+        self.read().await?;
+        Ok(self.task.wish)
+    }
+
+    /// Takes over what others have written. Whether there is a record.
+    async fn read(&mut self) -> Result<bool, StoreError> {
+        loop {
+            match self.fleet.store().record(&self.id).await {
+                Ok(Some(record)) => {
+                    self.revision = record.revision;
+                    if let Some(theirs) = Move::decode(&record.document) {
+                        self.task.wish = theirs.wish;
+                        self.task.verify = merged(self.task.verify.take(), theirs.verify);
+                    }
+                    return Ok(true);
+                }
+                Ok(None) => return Ok(false),
+                Err(error) => self.may_ask_again(error).await?,
             }
         }
-        Ok(self.task.wish)
+    }
+
+    /// A store that gives no answer ends no move: it is asked again for as long as this proxy leads. What was written without an
+    /// answer is found by its revision.
+    async fn may_ask_again(&self, error: StoreError) -> Result<(), StoreError> {
+        let passes = matches!(error, StoreError::Unreachable { .. });
+        if !passes || self.fleet.leads() != Some(self.term) {
+            return Err(error);
+        }
+        sleep(STORE_PACE).await;
+        Ok(())
     }
 
     /// The state alone.

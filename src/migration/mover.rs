@@ -21,6 +21,7 @@ use super::drive::drive;
 use super::group::Group;
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
+use super::release::{orphans, release_orphan};
 use super::task::{Answer, Move, State, Wish, way_back};
 use super::verify::{Sample, Verification};
 use crate::config::CopyMethod;
@@ -28,8 +29,8 @@ use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
 use crate::store::{Record, Revision, StoreError, Term};
-use crate::topology::Topology;
 use crate::topology::codec::shard_list;
+use crate::topology::{Topology, Unit};
 use crate::worker::shared::Shared;
 
 /// Between two looks at the records when nothing is told.
@@ -140,6 +141,7 @@ impl Mover {
             if let Some(term) = term {
                 let records = news.borrow_and_update().records.clone();
                 self.begin(&records, term, &mut driving);
+                self.release_orphans(&records, term, &mut driving);
                 self.look_after(&records, term, &mut driving);
             }
             tokio::select! {
@@ -242,6 +244,18 @@ impl Mover {
             driving.spawn(CHORES, do_chores(Arc::clone(&self.fleet), chores, term));
         }
     }
+    /// No shards are held for a task that is over.
+    fn release_orphans(&self, records: &BTreeMap<String, Arc<Record>>, term: Term, driving: &mut Driving) {
+        let topology = self.topology();
+        let left: Vec<&Unit> = orphans(&topology, records)
+            .filter(|unit| !driving.has(&unit.task))
+            .collect();
+        for unit in left {
+            let (shared, fleet) = (Arc::clone(&self.shared), Arc::clone(&self.fleet));
+            let work = release_orphan(shared, fleet, unit.clone(), term);
+            driving.spawn(&unit.task, work);
+        }
+    }
 
     /// Orders a move, or a task of several if the shards live on several nodes.
     ///
@@ -311,7 +325,7 @@ impl Mover {
     /// It cannot be, or has not become so in time.
     pub async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {
         let until = Instant::now() + WISH_MAX;
-        let mut written = false;
+        let (mut written, mut ends_verification) = (false, false);
         loop {
             let record = self
                 .fleet
@@ -335,6 +349,9 @@ impl Mover {
             let (Some(record), Some(mut task)) = (record, task) else {
                 return Err(format!("there is no move '{id}'"));
             };
+            if ends_verification && task.wish != Some(wish) {
+                return Ok(());
+            }
             match task.answer(id, wish) {
                 Answer::Done => return Ok(()),
                 Answer::Refuse(why) => return Err(why),
@@ -352,6 +369,8 @@ impl Mover {
                 if !written {
                     continue;
                 }
+                // The move itself cannot be cancelled any more.
+                ends_verification = wish == Wish::Cancel && task.state == State::Moved;
             }
             self.until_told(id, until).await?;
         }

@@ -197,8 +197,12 @@ impl Driven<'_> {
     }
 
     /// Commits, and lets the stream begin as soon as this proxy goes by the commit: slow proxies are not waited for.
-    pub(super) async fn commit_and_begin(&self, back: &mut Option<Back>) -> Result<Instant, Failure> {
-        let mut commit = pin!(self.commit());
+    pub(super) async fn commit_and_begin(
+        &self,
+        run_id: &str,
+        back: &mut Option<Back>,
+    ) -> Result<Instant, Failure> {
+        let mut commit = pin!(self.commit(run_id));
         loop {
             tokio::select! {
                 biased;

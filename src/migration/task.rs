@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verify::Verification;
+use super::verify::{Verification, VerifyState};
 use crate::config::CopyMethod;
 
 /// How far a move is.
@@ -203,6 +203,53 @@ impl Move {
         self.state == State::Moved && matches!(self.rollback.as_str(), way_back::YES | way_back::SOON)
     }
 
+    /// Why nothing of it can be compared, now or later; none: it can.
+    pub(super) fn why_not_verified(&self) -> Option<String> {
+        match self.state {
+            State::Planned
+            | State::Copying
+            | State::Streaming
+            | State::Verifying
+            | State::Ready
+            | State::CuttingOver => None,
+            State::Moved if self.is_reversible() => None,
+            State::Moved => Some(format!(
+                "node '{}' does not follow any more; rollback: {}",
+                self.source, self.rollback
+            )),
+            State::Finalized => Some(format!(
+                "it is finalized, so that node '{}' has no copy",
+                self.source
+            )),
+            State::RollingBack => Some("its shards are brought back".to_owned()),
+            State::RolledBack => Some("its shards were brought back".to_owned()),
+            State::Cancelled => Some("it was cancelled".to_owned()),
+            State::Failed => Some("it has failed".to_owned()),
+        }
+    }
+
+    /// Why the shards are not brought back although the source follows: it is known not to be the same.
+    pub(super) fn why_not_back(&self) -> Option<String> {
+        let verify = self.verify.as_ref()?;
+        let is_known = verify.state == VerifyState::Different && verify.follower == self.source;
+        is_known.then(|| {
+            format!(
+                "node '{}' is not the same as '{}' ({} differences, the first: {}). SHARD VERIFY compares again; PRESHARD SHARD MOVE {} \
+                 TO {} copies the shards anew",
+                self.source,
+                self.target,
+                verify.mismatches,
+                verify.found.first().map_or("", String::as_str),
+                self.shards,
+                self.source
+            )
+        })
+    }
+
+    fn is_verified_now(&self) -> bool {
+        self.verify.as_ref().is_some_and(Verification::is_open)
+    }
+
     /// What is answered to a wish in this state.
     pub(super) fn answer(&self, id: &str, wish: Wish) -> Answer {
         let refuse = |why: &str| Answer::Refuse(format!("task {id} {why}"));
@@ -213,7 +260,11 @@ impl Move {
             | (Wish::Cutover, State::CuttingOver | State::Moved | State::Finalized) => Answer::Done,
             (Wish::Finalize, State::Moved) => Answer::Take,
             (Wish::Rollback, State::RollingBack) => Answer::Take,
-            (Wish::Rollback, State::Moved) if self.is_reversible() => Answer::Take,
+            // Only the comparison is meant.
+            (Wish::Cancel, State::Moved) if self.is_verified_now() => Answer::Take,
+            (Wish::Rollback, State::Moved) if self.is_reversible() => self
+                .why_not_back()
+                .map_or(Answer::Take, |why| refuse(&format!("is not rolled back: {why}"))),
             (Wish::Rollback, State::Moved) => refuse(&format!(
                 "cannot be rolled back: {}. To bring the shards back, move them: PRESHARD SHARD MOVE {} TO {}",
                 self.rollback, self.shards, self.source
@@ -250,6 +301,7 @@ impl Move {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{Metrics, MetricsOptions, MigrationFigures};
 
     #[test]
     fn a_record_is_read_as_it_was_written_and_nothing_else_is_one() {
@@ -271,6 +323,79 @@ mod tests {
         let old =
             r#"{"kind":"move","state":"moved","shards":"0","source":"a","target":"b","max_pause_ms":5}"#;
         assert!(!Move::decode(old).unwrap().is_reversible(), "of a version before");
+    }
+
+    #[test]
+    fn every_state_is_a_label_of_the_metrics() {
+        let states = [
+            State::Planned,
+            State::Copying,
+            State::Streaming,
+            State::Verifying,
+            State::Ready,
+            State::CuttingOver,
+            State::Moved,
+            State::Finalized,
+            State::RollingBack,
+            State::RolledBack,
+            State::Cancelled,
+            State::Failed,
+        ];
+        let words = states.map(|state| {
+            let task = Move {
+                state,
+                ..Move::default()
+            };
+            task.encode_state()
+        });
+        let metrics = Metrics::new(MetricsOptions {
+            workers: 1,
+            command_names: Vec::new(),
+            shards: 1,
+            max_clients: 1,
+        });
+        let (metrics, tasks) = (metrics.unwrap(), words.clone().map(|word| (word, 1)).to_vec());
+        metrics.facts().set_migration(move || MigrationFigures {
+            tasks: tasks.clone(),
+            lag_bytes: 0,
+        });
+        let page = metrics.gather_text();
+        for word in words {
+            let row = format!("preshard_migration_tasks{{state=\"{word}\"}} 1\n");
+            assert!(page.contains(&row), "{word}");
+        }
+    }
+
+    #[test]
+    fn what_is_verified_can_be_cancelled_when_the_shards_have_moved_and_nothing_else() {
+        let mut task = Move {
+            state: State::Moved,
+            rollback: way_back::YES.to_owned(),
+            source: "a".to_owned(),
+            verify: Some(Verification::default()),
+            ..Move::default()
+        };
+        assert_eq!(task.answer("m1", Wish::Cancel), Answer::Take);
+        assert_eq!(task.why_not_verified(), None);
+        task.verify.iter_mut().for_each(|verify| verify.fail("why"));
+        assert_eq!(
+            task.answer("m1", Wish::Cancel),
+            Answer::Refuse("task m1 is over: moved".to_owned())
+        );
+        task.rollback = way_back::no("x");
+        assert_eq!(
+            task.why_not_verified().unwrap(),
+            "node 'a' does not follow any more; rollback: no (x)"
+        );
+        for (state, can) in [
+            (State::Ready, true),
+            (State::RollingBack, false),
+            (State::Finalized, false),
+            (State::Cancelled, false),
+        ] {
+            task.state = state;
+            assert_eq!(task.why_not_verified().is_none(), can, "{state:?}");
+        }
     }
 
     #[test]

@@ -15,12 +15,17 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+#[cfg(not(test))]
+use super::Copy;
 use super::claims::Claims;
 use super::cutover::{Cutover, Failure};
 use super::drive::{BACKOFF, CUTOVERS_MAX, Driven, Running};
 use super::ledger::{Ledger, unix_now};
 use super::reverse::{Back, Broken};
+#[cfg(test)]
+use super::sim::Copy;
 use super::task::{Move, State, Wish, way_back};
+use super::verify::Comparison;
 use super::{Journal, Phase};
 use crate::ids::ShardId;
 use crate::store::Record;
@@ -46,6 +51,8 @@ enum Next {
     Finalize(&'static str),
     /// End the way back at once, since another task takes the shards.
     GiveWay(String),
+    /// What is wished is not done: why.
+    Refuse(String),
 }
 
 /// Decides. `follows`: the source follows the target. `taker`: another task that moves some of the shards.
@@ -55,13 +62,11 @@ fn next(task: &Move, follows: bool, taker: Option<&str>, now: u64, retention: Op
         (_, Some(taker)) if task.is_reversible() => Next::GiveWay(taker.to_owned()),
         (Some(Wish::Finalize), _) => Next::Finalize("finalized"),
         // Even the last moment is one.
-        (Some(Wish::Rollback), None) if task.is_reversible() => {
-            if follows {
-                Next::RollBack
-            } else {
-                Next::Stay
-            }
-        }
+        (Some(Wish::Rollback), None) if task.is_reversible() => match task.why_not_back() {
+            Some(why) => Next::Refuse(why),
+            None if follows => Next::RollBack,
+            None => Next::Stay,
+        },
         (_, Some(_)) => Next::Finalize("its shards are moved again"),
         (_, None) if kept_until.is_some_and(|until| now >= until) => Next::Finalize("its time is over"),
         (_, None) => Next::Stay,
@@ -87,11 +92,18 @@ fn retention(shared: &Shared) -> Option<Duration> {
     shared.settings.load().migration.retention
 }
 
+/// The stream, if the source follows it.
+fn following(back: Option<&Back>) -> Option<&Copy> {
+    back.map(|back| &back.copy)
+        .filter(|copy| copy.progress().phase == Phase::Streaming)
+}
+
 struct Window<'a, 'b> {
     driven: &'b Driven<'a>,
     ledger: &'b mut Ledger<'a>,
     claims: &'b Claims,
     back: Option<Back>,
+    comparison: Comparison,
     lag_noted: Instant,
     /// Not before, what has failed is tried again; and how long it is waited then.
     retry: (Instant, Duration),
@@ -110,6 +122,7 @@ pub(super) async fn keep<'a>(
         ledger,
         claims,
         back,
+        comparison: Comparison::none(),
         lag_noted: now,
         retry: (now, RETRY),
     };
@@ -131,17 +144,14 @@ impl Window<'_, '_> {
             let told = records
                 .get(&self.driven.id)
                 .and_then(|record| Move::decode(&record.document));
-            if told.is_some_and(|told| told.wish != self.ledger.task.wish) {
+            if told.is_some_and(|told| self.is_news(&told)) {
                 self.ledger.wish().await?;
             }
             self.look_after().await?;
             let total = self.driven.shared.topology.load().total_shards();
             let is_ours = |shard: &ShardId| self.driven.shards.contains(shard);
             let taker = taker_of(&self.driven.id, &is_ours, &records, total);
-            let follows = self
-                .back
-                .as_ref()
-                .is_some_and(|back| back.copy.progress().phase == Phase::Streaming);
+            let follows = following(self.back.as_ref()).is_some();
             let retention = retention(self.driven.shared);
             match next(&self.ledger.task, follows, taker, unix_now(), retention) {
                 Next::Stay => self.claims.release(&self.driven.id),
@@ -160,11 +170,18 @@ impl Window<'_, '_> {
                     }
                 }
                 Next::Finalize(why) => self.finalize(why).await?,
+                Next::Refuse(why) => {
+                    self.ledger
+                        .write(|task| (task.wish, task.error) = (None, format!("not rolled back: {why}")))
+                        .await?;
+                }
             }
             if self.ledger.task.state == State::Moved {
+                self.compare().await?;
                 tokio::select! {
                     _ = news.changed() => {}
                     () = self.claims.until_granted() => {}
+                    () = self.comparison.until_due() => {}
                     () = sleep(PACE) => {}
                 }
             }
@@ -179,7 +196,7 @@ impl Window<'_, '_> {
             there.tidy().await;
             return self.rolled_back(Duration::ZERO).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let why = "the leader changed while it was rolled back";
         self.ledger
             .write(|task| {
@@ -190,6 +207,25 @@ impl Window<'_, '_> {
             })
             .await?;
         Ok(())
+    }
+
+    /// Whether a record says of an operator's wishes what is not known here.
+    fn is_news(&self, told: &Move) -> bool {
+        let order = |task: &Move| task.verify.as_ref().map(|verify| verify.order);
+        told.wish != self.ledger.task.wish || order(told) != order(&self.ledger.task)
+    }
+
+    /// Compares both nodes, if that is ordered.
+    async fn compare(&mut self) -> Result<(), Failure> {
+        let there = self.driven.reversed(0);
+        let copy = following(self.back.as_ref());
+        self.comparison.look_after(&there, self.ledger, copy).await
+    }
+
+    /// The stream, for whoever ends it or has it for himself.
+    async fn take_back(&mut self) -> Option<Back> {
+        self.comparison.interrupt().await;
+        self.back.take()
     }
 
     // === the stream ===
@@ -238,7 +274,7 @@ impl Window<'_, '_> {
                 Ok(())
             }
             Phase::Failed | Phase::Stopped => {
-                if let Some(back) = self.back.take() {
+                if let Some(back) = self.take_back().await {
                     self.driven.drop_back(back).await;
                 }
                 let error = progress.last_error;
@@ -279,7 +315,7 @@ impl Window<'_, '_> {
 
     /// There is none from here on. Who wished it is told.
     async fn close(&mut self, why: &str) -> Result<(), Failure> {
-        if let Some(back) = self.back.take() {
+        if let Some(back) = self.take_back().await {
             self.driven.drop_back(back).await;
         }
         self.ledger
@@ -307,7 +343,7 @@ impl Window<'_, '_> {
             return Ok(());
         }
         let was_reversible = self.ledger.task.is_reversible();
-        if let Some(back) = self.back.take() {
+        if let Some(back) = self.take_back().await {
             self.driven.drop_back(back).await;
         }
         let done = self.driven.clear_left().await;
@@ -338,7 +374,7 @@ impl Window<'_, '_> {
     }
 
     async fn roll_back(&mut self) -> Result<(), Failure> {
-        let Some(back) = self.back.take() else {
+        let Some(back) = self.take_back().await else {
             return Ok(());
         };
         self.ledger
@@ -391,7 +427,9 @@ impl Window<'_, '_> {
                 attempt: self.ledger.task.attempts,
                 max_pause: Duration::from_millis(self.ledger.task.max_pause_ms),
             };
-            match Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await {
+            let ended = Box::pin(cutover.run(&mut running, &mut None, self.ledger)).await;
+            there.count_cutover(&ended);
+            match ended {
                 Ok(pause) => return Ok(Ok(pause)),
                 Err(failure) => why = failure.to_string(),
             }
@@ -409,7 +447,7 @@ impl Window<'_, '_> {
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
         }
-        there.release().await?;
+        there.until_released(self.ledger).await?;
         let Some(mut copy) = running.take() else {
             return Ok(Err((why, None)));
         };
@@ -475,92 +513,5 @@ impl Driven<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn moved(rollback: &str, wish: Option<Wish>) -> Move {
-        Move {
-            kind: "move".to_owned(),
-            state: State::Moved,
-            rollback: rollback.to_owned(),
-            wish,
-            finished: 1_000,
-            ..Move::default()
-        }
-    }
-
-    #[test]
-    fn a_way_back_ends_by_a_word_by_time_or_by_another_move() {
-        let day = Some(Duration::from_secs(100));
-        let stays = moved("yes", None);
-        assert_eq!(next(&stays, true, None, 1_099, day), Next::Stay);
-        assert_eq!(
-            next(&stays, true, None, 1_100, day),
-            Next::Finalize("its time is over")
-        );
-        assert_eq!(next(&stays, true, None, u64::MAX, None), Next::Stay);
-        let taken = next(&stays, true, Some("m2"), 1_000, day);
-        assert_eq!(taken, Next::GiveWay("m2".to_owned()));
-        let given = moved("no (moved again)", None);
-        assert!(matches!(
-            next(&given, false, Some("m2"), 1_000, day),
-            Next::Finalize(_)
-        ));
-        let finalize = moved("yes", Some(Wish::Finalize));
-        assert_eq!(
-            next(&finalize, true, None, 1_000, day),
-            Next::Finalize("finalized")
-        );
-    }
-
-    #[test]
-    fn it_is_gone_back_only_while_the_source_follows() {
-        let wished = |rollback| moved(rollback, Some(Wish::Rollback));
-        assert_eq!(next(&wished("yes"), true, None, 1, None), Next::RollBack);
-        assert_eq!(next(&wished("soon"), false, None, 1, None), Next::Stay);
-        assert_eq!(next(&wished("no (lost)"), false, None, 1, None), Next::Stay);
-        // In time is in time; but who takes the shards was there before.
-        let late = next(&wished("yes"), true, None, u64::MAX, Some(PACE));
-        assert_eq!(late, Next::RollBack);
-        assert!(matches!(
-            next(&wished("yes"), true, Some("m2"), 1, None),
-            Next::GiveWay(_)
-        ));
-    }
-
-    #[test]
-    fn a_task_that_is_not_over_takes_its_shards() {
-        let record = |id: &str, state, shards: &str| {
-            let task = Move {
-                kind: "move".to_owned(),
-                state,
-                shards: shards.to_owned(),
-                ..Move::default()
-            };
-            let record = Record {
-                id: id.to_owned(),
-                document: task.encode(),
-                revision: crate::store::Revision::NONE,
-            };
-            (id.to_owned(), Arc::new(record))
-        };
-        let records: BTreeMap<_, _> = [
-            record("m1", State::Moved, "0-3"),
-            record("m2", State::Planned, "3-5"),
-            record("m3", State::Failed, "0-2"),
-        ]
-        .into();
-        let of = |shards: &[u16]| {
-            let is_ours = |shard: &ShardId| shards.contains(&shard.0);
-            taker_of("m1", &is_ours, &records, 8)
-        };
-        assert_eq!(of(&[0, 1, 2, 3]), Some("m2"));
-        assert_eq!(of(&[0, 1, 2]), None);
-        let is_ours = |_: &ShardId| true;
-        assert_eq!(
-            taker_of("m2", &is_ours, &records, 8),
-            None,
-            "itself, and what is over"
-        );
-    }
-}
+#[path = "window_tests.rs"]
+mod tests;

@@ -51,6 +51,18 @@ impl Digest {
     /// # Errors
     /// The payload cannot be read, or is a module's.
     pub fn of(payload: &[u8], ahead_ms: i64) -> Result<Self, RdbError> {
+        Self::by(payload, Some(ahead_ms))
+    }
+
+    /// The same, whenever fields expire that do.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn whenever(payload: &[u8]) -> Result<Self, RdbError> {
+        Self::by(payload, None)
+    }
+
+    fn by(payload: &[u8], ahead_ms: Option<i64>) -> Result<Self, RdbError> {
         let (kind, raw) = payload::open(payload)?;
         let built = build(&kind, raw)?;
         let mut made = Made {
@@ -136,7 +148,8 @@ fn build(kind: &Kind, raw: &[u8]) -> Result<Frames, RdbError> {
 struct Made<'a> {
     elements: u64,
     sum: u64,
-    ahead_ms: i64,
+    /// None: it does not matter when something expires.
+    ahead_ms: Option<i64>,
     /// Ids of a stream's entries.
     entries: HashSet<&'a [u8]>,
 }
@@ -193,7 +206,9 @@ impl<'a> Made<'a> {
         let millis = args
             .first()
             .and_then(|millis| std::str::from_utf8(millis).ok()?.parse().ok());
-        let millis = unparked_field(millis.unwrap_or(0)) - self.ahead_ms;
+        let millis = self
+            .ahead_ms
+            .map_or(0, |ahead_ms| unparked_field(millis.unwrap_or(0)) - ahead_ms);
         for field in args.iter().skip(3) {
             self.add(&[field, b"expires", &millis.to_be_bytes()]);
         }

@@ -203,6 +203,9 @@ fn expiries_of_fields_count_and_parked_ones_are_taken_back() {
     );
     assert_ne!(real, of(&metadata(least + 1, 0), 0));
     assert_ne!(real, of(&metadata(least, 5), 0), "another field expires too");
+    let whenever = |payload: &[u8]| Digest::whenever(payload).unwrap();
+    assert_eq!(whenever(&metadata(least, 0)), whenever(&metadata(least + 9, 0)));
+    assert_ne!(whenever(&metadata(least, 0)), whenever(&metadata(least, 5)));
     let valkey = [
         length(2),
         string(b"g"),

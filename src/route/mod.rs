@@ -4,6 +4,7 @@
 //!  (Spec, Args, Topology, selected db) ──▶ Plan
 //!        Local    the proxy answers by itself
 //!        One      the frame goes to one shard as it is
+//!        Iterate  the same, but for its cursor
 //!        Split    one part for each shard, merged into one reply   (db 0 only)
 //!        FanOut   every shard of the keyspace, or every node, merged
 //!        Blocking, Script   the frame goes to one shard, over connections apart
@@ -35,6 +36,8 @@ pub enum Plan {
     Local(Local),
     /// The whole frame to one shard.
     One(ShardId),
+    /// The frame to one shard, with the cursor of its node, which the reply names.
+    Iterate(ShardId),
     /// One part for each shard, merged by the rule of the command.
     Split(Split, Splitting),
     /// Every owned database or every node, merged by the rule of the command.
@@ -91,6 +94,10 @@ pub fn route(
                 Plan::One(shard) if spec.rules && command::may_wait(spec, args) => Ok(Plan::Blocking(shard)),
                 plan => Ok(plan),
             }
+        }
+        Class::Iterate => {
+            extract(spec, args, &mut scratch.keys)?;
+            one_shard(spec, args, topology, pinned, &scratch.keys).map(Plan::Iterate)
         }
         Class::Blocking => {
             extract(spec, args, &mut scratch.keys)?;

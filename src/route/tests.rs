@@ -44,6 +44,7 @@ fn shown_plan(line: &str, db: u16) -> String {
     routed(&words, &topology(8, 4), db, |args, plan| match plan {
         Ok(Plan::Local(local)) => format!("local {local:?}"),
         Ok(Plan::One(shard)) => format!("shard {shard}"),
+        Ok(Plan::Iterate(shard)) => format!("iterate, shard {shard}"),
         Ok(Plan::FanOut(fan_out)) => format!("fan-out {fan_out:?}"),
         Ok(Plan::Blocking(shard)) => format!("blocking, shard {shard}"),
         Ok(Plan::Script(script, shard)) => format!("script {script:?}, shard {shard}"),

@@ -34,7 +34,8 @@ pub fn place_in_transaction(
         return Ok(Place::Shard(shard));
     }
     match route(spec, args, topology, db, scratch)? {
-        Plan::One(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
+        // A cursor in a transaction is the node's own.
+        Plan::One(shard) | Plan::Iterate(shard) | Plan::Blocking(shard) => Ok(Place::Shard(shard)),
         Plan::Script(script, shard) => Ok(Place::Script(script, shard)),
         Plan::Local(Local::Ping | Local::Echo | Local::Time)
         | Plan::Transaction(_)

@@ -346,6 +346,8 @@ mod tests {
             (next.user_of(ShardId(0)), next.user_of(ShardId(7))),
             (None, Some("ps-g1"))
         );
+        let is_run = |node, run_id| next.is_run(NodeIndex(node), run_id);
+        assert!(is_run(1, "5a9f") && !is_run(1, "5a9e") && !is_run(0, "5a9f"));
         assert_eq!(Topology::decode(next.encode().as_bytes()).unwrap(), next);
         let served = first.with_node("redis-0", address(7000)).unwrap();
         let mut turned = Topology::decode(next.encode().as_bytes()).unwrap();

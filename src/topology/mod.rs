@@ -248,6 +248,14 @@ impl Topology {
         self.units.iter().find(|unit| unit.shards.contains(&shard))
     }
 
+    /// Whether clients are served by this process of a node, and no other.
+    #[must_use]
+    pub fn is_run(&self, node: NodeIndex, run_id: &str) -> bool {
+        self.access
+            .get(&node)
+            .is_some_and(|access| access.run_id == run_id)
+    }
+
     /// Whether requests of some shard run on a node as this user.
     #[must_use]
     pub fn has_user(&self, node: NodeIndex, user: Option<&str>) -> bool {

@@ -106,7 +106,7 @@ impl Engine {
                 self.hold(shard, |hold| hold.quiesced = true);
             }
             if !moving.is_empty() || !closing.is_empty() {
-                self.recall_dedicated(None, |shard| {
+                self.recall_shards(|shard| {
                     moving.binary_search(&shard).is_ok() || closing.binary_search(&shard).is_ok()
                 });
             }
@@ -194,7 +194,7 @@ impl Engine {
                 link.wake();
             }
         }
-        self.recall_dedicated(Some(node), |_| false);
+        self.recall_node(node);
         self.close_feed(node);
         self.shared.node(node).again.notify_waiters();
     }
@@ -202,18 +202,13 @@ impl Engine {
     /// Connections of users that no shard has any more end, and are not made again.
     fn leave_users(&mut self, node: NodeIndex) {
         let topology = Arc::clone(&self.topology);
-        let mut left = false;
         for link in self.links.iter_mut().filter(|link| link.node == node) {
             if link.stream.is_some() && !topology.has_user(node, link.user.as_deref()) {
                 link.redials = true;
                 link.wake();
-                left = true;
             }
         }
-        if left {
-            // They are the user's that was the node's until now.
-            self.recall_dedicated(Some(node), |_| false);
-        }
+        self.recall_users(node);
     }
 
     /// A node has left: its connections end, and are not made again.

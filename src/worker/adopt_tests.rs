@@ -35,7 +35,7 @@ fn send(engine: &mut Engine, link: usize) {
 fn seqs<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u32> {
     let seq = |entry: &Entry| match entry.owner {
         Owner::Client { seq, .. } => Some(seq),
-        Owner::Gather { .. } | Owner::Select | Owner::Tombstone => None,
+        Owner::Gather { .. } | Owner::Select | Owner::Tombstone | Owner::Order => None,
     };
     entries.into_iter().filter_map(seq).collect()
 }

@@ -15,7 +15,7 @@
 //! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
 //! (`release_parked`), in front of what came later.
 
-use super::backend::State;
+use super::backend::{Owner, State};
 use super::engine::{Engine, PROTOCOLS};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
@@ -125,6 +125,9 @@ impl Engine {
                 // The time at the gate does not count against the time in a queue, nor the other way round.
                 entry.since = now;
                 entry.large = false;
+                if entry.owner == Owner::Order {
+                    continue;
+                }
                 let link = &mut self.links[to];
                 link.backlog.push(entry, &frame);
                 if !link.listed {
@@ -151,7 +154,7 @@ impl Engine {
     /// held.
     pub(super) fn is_under_way(&self, shards: &[ShardId]) -> bool {
         let of_these = |shard| shards.binary_search(&shard).is_ok();
-        let is_request = |owner| owner != super::backend::Owner::Select;
+        let is_request = |owner| owner != Owner::Select;
         self.links
             .iter()
             .flat_map(|link| &link.due)

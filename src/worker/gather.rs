@@ -4,6 +4,7 @@
 //!  split     MGET a b c         one part for each shard that has a key, all at once
 //!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding
 //!  walk      SCAN               one shard after the other, until enough was found
+//!  page      HSCAN, …           one part, whose cursor is put right: see `page`
 //!  publish   PUBLISH            one part; its count of connections becomes one of clients
 //!  program   COUNTER.TAKE, …    what a helper asks, one round after the other: see `program`
 //! ```
@@ -21,6 +22,7 @@ use super::session::{Admission, Taken, Via, to_u32};
 use crate::command::{self, FanOut, Spec, Split};
 use crate::helper::{Keyspace, Program, hidden};
 use crate::ids::{NodeIndex, ShardId};
+use crate::merge::page::Page;
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
 use crate::metrics::{Limit, RequestClass};
@@ -59,6 +61,8 @@ pub(super) enum Work {
     },
     /// A SCAN call.
     Walk(Walk),
+    /// A page of one node.
+    Page(Page),
     /// PUBLISH and SPUBLISH.
     Publish {
         kind: Kind,
@@ -80,7 +84,7 @@ impl Work {
                 Step::Done => None,
             },
             Self::Program { program, .. } => program.first(),
-            Self::Publish { .. } => None,
+            Self::Page(_) | Self::Publish { .. } => None,
         }
     }
 
@@ -90,6 +94,7 @@ impl Work {
             Self::Merge { merge, .. } => merge.held_bytes(),
             Self::Walk(walk) => walk.held_bytes(),
             Self::Program { program, .. } => program.held_bytes(),
+            Self::Page(page) => page.reply().0.len(),
             Self::Publish { .. } => 0,
         }
     }
@@ -179,6 +184,11 @@ impl Engine {
             self.answer(index, &reply, RequestClass::Local);
             return Taken::Yes;
         }
+        if fan_out == FanOut::Scan
+            && let Some(shard) = self.topology.pinned_shard(self.clients[index].db)
+        {
+            return self.start_page(index, spec, shard, args);
+        }
         if matches!(fan_out, FanOut::Flushdb | FanOut::Flushall) {
             self.shared.registrations.fetch_add(1, Relaxed);
         }
@@ -250,8 +260,6 @@ impl Engine {
         let keyspace = || Keyspace::new(&self.topology, self.clients[index].db);
         let shards = || keyspace().shards().collect::<Vec<_>>();
         let (rule, mut targets) = match fan_out {
-            // One database of one node: its own cursors will do.
-            FanOut::Scan if pinned.is_some() => (Rule::Page, shards()),
             FanOut::Scan => {
                 let options: Vec<&[u8]> = (2..args.len()).map(|place| args.get(place)).collect();
                 return Walk::new(args.get(1), &options, &self.topology).map(Work::Walk);
@@ -402,7 +410,7 @@ impl Engine {
                     }
                     Step::Ask(_) | Step::Done => None,
                 },
-                Work::Walk(_) | Work::Publish { .. } | Work::Program { .. } => None,
+                Work::Walk(_) | Work::Page(_) | Work::Publish { .. } | Work::Program { .. } => None,
             };
             let Some((shard, part)) = target else { break };
             self.ask(index, shard, part, &frame);
@@ -466,6 +474,7 @@ impl Engine {
         match &mut gather.work {
             Work::Merge { merge, .. } => merge.part(part, outcome),
             Work::Walk(walk) => walk.part(outcome, &self.topology),
+            Work::Page(page) => page.part(outcome, &self.topology),
             Work::Publish { reply, .. } => match outcome {
                 Outcome::Reply(came) => came.clone_into(reply),
                 Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),
@@ -488,7 +497,7 @@ impl Engine {
         {
             client.gathered -= gather.counted;
         }
-        let mut reply = self.spares.take();
+        let (mut reply, mut from_node) = (self.spares.take(), false);
         match &mut gather.work {
             Work::Merge { merge, .. } => {
                 if merge.held_bytes() > self.settings.limits.output_hard {
@@ -502,6 +511,11 @@ impl Engine {
                 }
             }
             Work::Walk(walk) => walk.finish(&self.topology, &mut reply),
+            Work::Page(page) => {
+                let made;
+                (made, from_node) = page.reply();
+                reply.extend_from_slice(made);
+            }
             Work::Program { program, .. } if program.held_bytes() > self.settings.limits.output_hard => {
                 self.metrics.limits[Limit::ReplyBytes].inc();
                 resp::write_error(&mut reply, TOO_LARGE);
@@ -520,7 +534,13 @@ impl Engine {
                 Some(_) | None => reply.extend_from_slice(came),
             },
         }
-        self.complete(gather.client, gather.client_generation, gather.seq, &reply, false);
+        self.complete(
+            gather.client,
+            gather.client_generation,
+            gather.seq,
+            &reply,
+            from_node,
+        );
         self.spares.give(reply);
     }
 }

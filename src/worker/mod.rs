@@ -21,6 +21,7 @@ mod engine;
 mod gate;
 mod gather;
 mod outbuf;
+mod page;
 mod pause;
 mod program;
 mod pubsub;

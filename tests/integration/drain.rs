@@ -103,7 +103,7 @@ fn a_node_is_emptied_under_writes_and_can_be_removed() {
         admin.ask("PRESHARD NODE REMOVE node-1").expect_ok();
     });
     assert_eq!(
-        proxy.metric("preshard_migration_cutovers_total{outcome=\"moved\"}"),
+        proxy.metric("preshard_migration_cutovers_total{direction=\"forward\",outcome=\"moved\"}"),
         3
     );
     assert_eq!(proxy.metric("preshard_migration_pause_seconds_count"), 3);

@@ -245,6 +245,43 @@ fn a_move_waits_for_the_word_if_it_is_told_to_and_can_be_cancelled() {
     assert_eq!(nodes[0].client_in(0).ask("DBSIZE").int(), 0);
 }
 
+/// A store that stands still for a second, with a leader that waits half as long for its answers.
+#[test]
+fn a_store_that_gives_no_answer_for_a_while_ends_no_move() {
+    let (etcd, nodes) = (Etcd::start(1), [Node::start(), Node::start()]);
+    let setup = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .store(&etcd.store("moves"))
+        .topology("store_timeout = \"200ms\"")
+        .any_warning();
+    let proxy = setup.until_ready(setup.launch());
+    let mut admin = proxy.admin_client();
+    wait_until("preshard's users are on the nodes", PATIENCE, || {
+        let users = nodes[1].client().ask("ACL USERS").items();
+        users.iter().any(|user| user.text().starts_with("ps-g"))
+    });
+    let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 MANUAL").text();
+    wait_until("it waits for the word", PATIENCE, || {
+        state(&mut admin, &task).0 == "ready"
+    });
+    etcd.freeze(0);
+    // Each of them takes as long as the leader waits for an answer, which looks for the word twice a second.
+    for _ in 0..6 {
+        let reply = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+        assert!(reply.expect_error("ERR ").contains("gives no answer"));
+    }
+    etcd.thaw(0);
+    let status = format!("PRESHARD TASK STATUS {task}");
+    let state = wait_for("the store answers", PATIENCE, || {
+        let row = admin.ask(&status);
+        row.error().is_none().then(|| row.field("state").unwrap().text())
+    });
+    assert_eq!(state, "ready");
+    admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
+    wait_until("it has moved", PATIENCE, || {
+        admin.ask(&status).field("state").unwrap().text() == "moved"
+    });
+}
+
 #[test]
 fn what_makes_no_sense_is_refused_and_nothing_is_ordered() {
     let (nodes, proxy) = small();

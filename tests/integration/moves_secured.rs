@@ -168,6 +168,71 @@ fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
     assert!(left.iter().all(|user| !user.starts_with("ps-u-")), "{left:?}");
 }
 
+/// The source is killed behind the seal, comes back with the moving shards' own user out of its file, which has all rights there, and is
+/// in service again before the commit: then the shards stay there, with what was written meanwhile.
+#[test]
+fn a_source_that_is_in_service_again_before_the_commit_keeps_its_shards() {
+    if !cfg!(debug_assertions) {
+        println!("left out: a release build does not stop at arrows");
+        return;
+    }
+    let (folder, arrows) = (Scratch::new("users"), Scratch::new("arrows"));
+    let file = folder.file("one.acl");
+    std::fs::write(&file, "user default on nopass ~* &* +@all\n").unwrap();
+    let mut source = Node::with(NodeOptions {
+        durable: true,
+        more: vec!["--aclfile".into(), file.display().to_string()],
+        ..NodeOptions::default()
+    });
+    let target = Node::start();
+    let proxy = Setup::of(&[source.address(), target.address()])
+        .arrows(arrows.path())
+        .any_warning()
+        .start();
+    let reached = |arrow: &str| {
+        let file = arrows.file(&format!("{arrow}.here"));
+        wait_until(arrow, PATIENCE, || file.exists());
+    };
+    let let_go = |arrow: &str| std::fs::remove_file(arrows.file(&format!("{arrow}.here"))).unwrap();
+    for arrow in ["quiesced", "sealed"] {
+        std::fs::write(arrows.file(arrow), "").unwrap();
+    }
+    let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
+    let key = key_in(0, 8, "list");
+    assert_eq!(client.call(&["RPUSH", &key, "before"]).int(), 1);
+    let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2").text();
+    reached("quiesced");
+    source.client().ask("ACL SAVE").expect_ok();
+    let_go("quiesced");
+    reached("sealed");
+    source.kill();
+    source.restart();
+    let users = users_on(&source);
+    assert!(users.iter().any(|user| user.starts_with("ps-u-")), "{users:?}");
+    // It is in service again when this is answered.
+    client.limit = PATIENCE;
+    let mut written = 1;
+    wait_until("a write is acknowledged", PATIENCE, || {
+        let reply = client.call(&["RPUSH", &key, "meanwhile"]);
+        written += i64::from(reply.error().is_none());
+        reply.error().is_none()
+    });
+    let_go("sealed");
+    let row = wait_for("the task is over", PATIENCE, || {
+        let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+        let state = row.field("state")?.text();
+        matches!(state.as_str(), "moved" | "failed").then_some(row)
+    });
+    // What had no answer may be there as well.
+    let found = client.call(&["LLEN", &key]).int();
+    assert!(found >= written, "{found} of {written}: {row:?}");
+    let error = row.field("error").unwrap().text();
+    assert!(error.contains("node 'node-1' has been started anew"), "{error}");
+    // Nothing is in the way of another one.
+    move_shards(&mut admin, "0", "node-2");
+    assert_eq!(client.call(&["LLEN", &key]).int(), found);
+}
+
 fn users_on(node: &Node) -> Vec<String> {
     let users = node.client().ask("ACL USERS").items();
     users.iter().map(|user| user.text()).collect()

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
     Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, small, wait_for, wait_until,
@@ -14,7 +14,7 @@ fn field(admin: &mut Client, task: &str, name: &str) -> String {
 }
 
 /// Waits until the source follows.
-fn wait_reversible(admin: &mut Client, task: &str) {
+pub(crate) fn wait_reversible(admin: &mut Client, task: &str) {
     wait_until("the source follows", PATIENCE, || {
         let rollback = field(admin, task, "rollback");
         assert!(matches!(rollback.as_str(), "yes" | "soon"), "{rollback}");
@@ -23,13 +23,13 @@ fn wait_reversible(admin: &mut Client, task: &str) {
 }
 
 /// Moves shards and waits until they can go back: the task's id.
-fn move_there(admin: &mut Client, shards: &str, target: &str) -> String {
+pub(crate) fn move_there(admin: &mut Client, shards: &str, target: &str) -> String {
     let task = move_shards(admin, shards, target).field("task").unwrap().text();
     wait_reversible(admin, &task);
     task
 }
 
-fn roll_back(admin: &mut Client, task: &str) {
+pub(crate) fn roll_back(admin: &mut Client, task: &str) {
     let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
     wait_for("it is rolled back", PATIENCE, || {
         let (state, row) = state(admin, task);
@@ -104,6 +104,63 @@ fn shards_go_back_under_writes_with_all_that_was_written_since() {
     }
     let notes = nodes[0].client_in(12).ask("KEYS preshard:reverse:*").items();
     assert_eq!(notes, Vec::new());
+    for direction in ["forward", "back"] {
+        let cutovers =
+            format!("preshard_migration_cutovers_total{{direction=\"{direction}\",outcome=\"moved\"}}");
+        assert_eq!(proxy.metric(&cutovers), 4);
+        let pauses = format!("preshard_migration_pause_seconds_count{{direction=\"{direction}\"}}");
+        assert_eq!(proxy.metric(&pauses), 4);
+    }
+    assert_eq!(proxy.metric("preshard_migration_tasks{state=\"rolled-back\"}"), 4);
+}
+
+/// Writes into the record of a task that it was over at another time.
+fn set_finished(proxy: &Proxy, task: &str, ago: Duration) {
+    let path = format!("{}.tasks/{task}.json", proxy.store);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, behind) = text.split_once("\"finished\":").unwrap();
+    let behind = behind.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let finished = (now - ago).as_secs();
+    std::fs::write(&path, format!("{before}\"finished\":{finished}{behind}")).unwrap();
+}
+
+#[test]
+fn the_sources_copy_goes_when_its_time_is_over_and_not_before() {
+    let (nodes, mut proxy) = small();
+    let mut client = proxy.client();
+    let keys: Vec<String> = (0..4)
+        .map(|shard| key_in(shard, 8, &format!("k{shard}-")))
+        .collect();
+    for key in &keys {
+        client.call(&["SET", key, "v"]).expect_ok();
+    }
+    let left = |nodes: &[Node]| -> i64 { (0..4).map(|db| nodes[0].client_in(db).ask("DBSIZE").int()).sum() };
+    let task = move_there(&mut proxy.admin_client(), "0-3", "node-2");
+    // As if two minutes had passed. A day may pass unless it is said otherwise.
+    proxy.stop();
+    set_finished(&proxy, &task, Duration::from_secs(120));
+    let proxy = proxy.setup.clone().store(&proxy.store).start();
+    let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
+    wait_reversible(&mut admin, &task);
+    assert_eq!(left(&nodes), 4);
+    client.call(&["SET", &keys[0], "w"]).expect_ok();
+    wait_until("the source follows", PATIENCE, || {
+        nodes[0].client_in(0).call(&["GET", &keys[0]]).text() == "w"
+    });
+    assert_eq!(state(&mut admin, &task).0, "moved");
+    let set = admin.ask("PRESHARD CONFIG SET migration.retention 119s");
+    assert_eq!(set.error(), None);
+    wait_until("it is over", PATIENCE, || {
+        let (state, row) = state(&mut admin, &task);
+        assert!(matches!(state.as_str(), "moved" | "finalized"), "{row:?}");
+        state == "finalized"
+    });
+    assert_eq!(left(&nodes), 0, "it is cleared before the task says so");
+    assert_eq!(field(&mut admin, &task, "rollback"), "no (its time is over)");
+    assert_eq!(users_of_moves(&nodes[0]), Vec::<String>::new());
+    assert_eq!(client.call(&["GET", &keys[0]]).text(), "w");
+    assert_eq!(client.call(&["GET", &keys[3]]).text(), "v");
 }
 
 #[test]

@@ -103,10 +103,11 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
         }
         admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
         wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
+        admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
         let error = admin
             .ask(&format!("PRESHARD SHARD VERIFY {task}"))
             .expect_error("ERR ");
-        assert!(error.contains("is over: moved"), "{error}");
+        assert!(error.contains("it is finalized"), "{error}");
         drop(ending);
     });
     assert!(written.load(Relaxed) > 1_000, "{written:?}");
@@ -200,7 +201,14 @@ fn a_verification_can_be_cancelled_and_what_makes_no_sense_is_refused() {
         "{error:?}"
     );
     admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
-    assert_eq!(state(&mut admin, &task), "cancelled");
+    let row = status(&mut admin, &task);
+    assert_eq!(row.field("state").unwrap().text(), "cancelled", "{row:?}");
+    let verify = row.field("verify").unwrap();
+    assert_ne!(
+        verify.field("state").unwrap().text(),
+        "running",
+        "nothing is compared any more: {verify:?}"
+    );
     assert_eq!(nodes[1].client_in(0).ask("DBSIZE").int(), 0);
 }
 

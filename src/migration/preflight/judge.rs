@@ -318,7 +318,10 @@ fn both(source: &Look, target: &Look, terms: &Terms, survey: &mut Survey) {
         ));
     }
     if source.number("connected_slaves") > 0 && target.number("connected_slaves") == 0 {
-        survey.warn(target, "has no replica, other than the source");
+        survey.warn(
+            target,
+            "has no replica, while the source has: what is moved there is on one machine only",
+        );
     }
     functions(source, target, survey);
     match (source.version(), target.version()) {

@@ -20,7 +20,8 @@ use super::world::{Peer, World};
 use crate::config::Secret;
 use crate::ids::DbIndex;
 use crate::migration::{
-    Checked, CopyError, CopyPlan, DbCounts, Drained, Journal, Noted, Phase, Progress, Sample, Start, Unparked,
+    Checked, Compare, CopyError, CopyPlan, DbCounts, Drained, Journal, Noted, Phase, Progress, Start,
+    Unparked,
 };
 use crate::resp::Value;
 use crate::topology::Address;
@@ -99,8 +100,12 @@ impl Copy {
     }
 
     /// No move of the simulation asks for it.
-    pub(crate) async fn verify(&self, _: Sample, _: &watch::Sender<Checked>) -> Result<Checked, CopyError> {
-        Err(CopyError::NotStreaming)
+    pub(crate) fn verify(
+        &self,
+        _: Compare,
+        _: &watch::Sender<Checked>,
+    ) -> impl Future<Output = Result<Checked, CopyError>> + Send + use<> {
+        std::future::ready(Err(CopyError::NotStreaming))
     }
 
     pub(crate) fn progress(&self) -> Progress {

@@ -1,9 +1,10 @@
 //! Two findings of one key: the same, or not, and in what.
 
-use std::fmt;
+use std::time::Duration;
 
+use super::super::keeper::millis;
 use super::side::{Found, Side};
-use crate::rdb::{Digest, unparked_field, unparked_key};
+use crate::rdb::{Digest, RdbError, unparked_field, unparked_key};
 
 /// Servers before 7.0 tell expiries as what is left of them, and their replicas too.
 const INEXACT_MS: i64 = 2_000;
@@ -31,29 +32,34 @@ pub(super) enum Difference {
     Unreadable,
 }
 
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = |at: &Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("at {at} ms"));
+impl Difference {
+    /// As operators read it, who call the two nodes so.
+    pub(super) fn told(self, source: &str, target: &str) -> String {
+        let moment = |at: Option<i64>| at.map_or_else(|| "never".to_owned(), |at| format!("at {at} ms"));
         match self {
-            Self::TargetLacks => f.write_str("the target does not have it"),
-            Self::SourceLacks => f.write_str("only the target has it"),
-            Self::Value => f.write_str("the values differ"),
-            Self::Expiry(source, target) => {
-                let (source, target) = (moment(source), moment(target));
-                write!(f, "it expires {source} on the source and {target} on the target")
+            Self::TargetLacks => format!("{target} does not have it"),
+            Self::SourceLacks => format!("only {target} has it"),
+            Self::Value => "the values differ".to_owned(),
+            Self::Expiry(here, there) => {
+                let (here, there) = (moment(here), moment(there));
+                format!("it expires {here} on {source} and {there} on {target}")
             }
-            Self::Part(what) => write!(f, "{what} differs"),
-            Self::Unreadable => f.write_str("its value cannot be read"),
+            Self::Part(what) => format!("{what} differs"),
+            Self::Unreadable => "its value cannot be read".to_owned(),
         }
     }
 }
 
 impl Rules {
-    pub(super) const fn of(source: &Side, target: &Side, skew_ms: i64) -> Self {
-        let exact = source.exact && target.exact;
+    pub(super) fn of(source: &Side, target: &Side, skew_ms: i64, slack: Duration) -> Self {
+        let exact = if source.exact && target.exact {
+            0
+        } else {
+            INEXACT_MS
+        };
         Self {
             skew_ms,
-            tolerance_ms: if exact { 0 } else { INEXACT_MS },
+            tolerance_ms: exact.max(millis(slack)),
         }
     }
 
@@ -78,6 +84,15 @@ impl Rules {
         source.abs_diff(target) <= self.tolerance_ms.unsigned_abs()
     }
 
+    fn is_same_value(&self, source: &[u8], target: &[u8]) -> Result<bool, RdbError> {
+        if Digest::of(source, 0)? == Digest::of(target, self.skew_ms)? {
+            return Ok(true);
+        }
+        // By clocks that differ nobody knows to the millisecond when a field was to expire.
+        let is_vague = self.skew_ms != 0 && self.tolerance_ms > 0;
+        Ok(is_vague && Digest::whenever(source)? == Digest::whenever(target)?)
+    }
+
     pub(super) fn compare(&self, source: &Found, target: &Found) -> Option<Difference> {
         let (of_source, of_target) = match (&source.payload, &target.payload) {
             (Some(of_source), Some(of_target)) => (of_source, of_target),
@@ -86,10 +101,10 @@ impl Rules {
             (None, Some(_)) => return Some(Difference::SourceLacks),
         };
         if of_source != of_target {
-            match (Digest::of(of_source, 0), Digest::of(of_target, self.skew_ms)) {
-                (Ok(of_source), Ok(of_target)) if of_source == of_target => {}
-                (Ok(_), Ok(_)) => return Some(Difference::Value),
-                (Err(_), _) | (_, Err(_)) => return Some(Difference::Unreadable),
+            match self.is_same_value(of_source, of_target) {
+                Ok(true) => {}
+                Ok(false) => return Some(Difference::Value),
+                Err(_) => return Some(Difference::Unreadable),
             }
         }
         if self.is_same_expiry(source.expires_ms, target.expires_ms) {

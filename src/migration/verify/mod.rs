@@ -11,6 +11,7 @@
 //! the applier goes step by step, a batch behind at most. Values above [`LARGE_BYTES`] are compared by their size and by about a
 //! thousand of their elements (`large`).
 
+mod back;
 mod batch;
 mod compare;
 mod feed;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+pub(super) use self::back::Comparison;
 use self::batch::{Batch, Key};
 use self::compare::{Difference, Rules};
 use self::feed::Feed;
@@ -72,6 +74,30 @@ pub struct Checked {
     pub found: Vec<Mismatch>,
 }
 
+/// What is to be compared, and by what.
+#[derive(Clone, Debug)]
+pub struct Compare {
+    /// Which keys.
+    pub sample: Sample,
+    /// How people call the node that has the shards …
+    pub source: String,
+    /// … and the one that follows it.
+    pub target: String,
+    /// Expiries that differ by no more are the same.
+    pub slack: Duration,
+}
+
+impl From<Sample> for Compare {
+    fn from(sample: Sample) -> Self {
+        Self {
+            sample,
+            source: "the source".to_owned(),
+            target: "the target".to_owned(),
+            slack: Duration::ZERO,
+        }
+    }
+}
+
 /// A key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
@@ -100,16 +126,24 @@ impl Mismatch {
 
 impl Copy {
     /// Compares what the source and the target hold, as the story of this room tells. The copy must follow the stream and does so
-    /// afterwards; dropped in the middle it leaves nothing behind. `seen` is told how far it is.
+    /// afterwards; dropped in the middle it leaves nothing behind. There is one at a time. `seen` is told how far it is.
     ///
     /// # Errors
     /// A node cannot be asked, or the copy has begun again: nothing is known then.
-    pub async fn verify(&self, sample: Sample, seen: &watch::Sender<Checked>) -> Result<Checked, CopyError> {
+    pub fn verify<C: Into<Compare>>(
+        &self,
+        compare: C,
+        seen: &watch::Sender<Checked>,
+    ) -> impl Future<Output = Result<Checked, CopyError>> + Send + use<C> {
         let (plan, shared) = self.parts();
-        let mut run = Run::begin(plan, shared, sample, seen).await?;
-        run.sweep(Origin::Source, sample).await?;
-        run.counts().await?;
-        Ok(run.checked)
+        let (plan, shared, compare, seen) =
+            (Arc::clone(plan), Arc::clone(shared), compare.into(), seen.clone());
+        async move {
+            let mut run = Run::begin(&plan, &shared, &compare, &seen).await?;
+            run.sweep(Origin::Source, compare.sample).await?;
+            run.counts().await?;
+            Ok(run.checked)
+        }
     }
 }
 
@@ -123,11 +157,14 @@ enum Origin {
 /// One comparison.
 struct Run<'a> {
     plan: &'a CopyPlan,
+    compare: &'a Compare,
     steps: Steps,
     source: Side,
     target: Side,
     rules: Rules,
     checked: Checked,
+    /// Keys that the target lacks.
+    lacking: u64,
     seen: &'a watch::Sender<Checked>,
     rest: Rest,
 }
@@ -136,7 +173,7 @@ impl<'a> Run<'a> {
     async fn begin(
         plan: &'a CopyPlan,
         shared: &Arc<Shared>,
-        sample: Sample,
+        compare: &'a Compare,
         seen: &'a watch::Sender<Checked>,
     ) -> Result<Self, CopyError> {
         let silence = plan.limits.silence;
@@ -147,14 +184,16 @@ impl<'a> Run<'a> {
         let source = source.map_err(CopyError::of_source)?;
         let target = target.map_err(CopyError::of_target)?;
         let skew_ms = shared.skew_ms.load(std::sync::atomic::Ordering::Relaxed);
-        let rules = Rules::of(&source, &target, skew_ms);
+        let rules = Rules::of(&source, &target, skew_ms, compare.slack);
         let mut run = Self {
             plan,
+            compare,
             steps: Steps::hold(shared)?,
             source,
             target,
             rules,
             checked: Checked::default(),
+            lacking: 0,
             seen,
             rest: Rest::default(),
         };
@@ -164,7 +203,7 @@ impl<'a> Run<'a> {
             .iter()
             .map(|(_, keys)| keys)
             .sum();
-        run.checked.of = match sample {
+        run.checked.of = match compare.sample {
             Sample::Keys(keys) => keys.min(all),
             Sample::All => all,
             Sample::Usual if all <= ALL_UP_TO => all,
@@ -316,12 +355,22 @@ impl<'a> Run<'a> {
             }
         }
         for (key, difference) in suspects.into_iter().zip(differences) {
-            self.differs(db, Some(key), difference.to_string());
+            self.lacking += u64::from(difference == Difference::TargetLacks);
+            self.differs(db, Some(key), self.told(difference));
         }
         Ok(())
     }
 
+    fn told(&self, difference: Difference) -> String {
+        difference.told(&self.compare.source, &self.compare.target)
+    }
+
     fn differs(&mut self, db: DbIndex, key: Option<Key>, what: String) {
+        // Whoever goes over the target's keys as well meets it a second time.
+        let is_known = |found: &Mismatch| found.db == db && found.key.is_some() && found.key == key;
+        if self.checked.found.iter().any(is_known) {
+            return;
+        }
         self.checked.mismatches += 1;
         if self.checked.found.len() < NAMED_MAX {
             self.checked.found.push(Mismatch { db, key, what });
@@ -340,7 +389,8 @@ impl<'a> Run<'a> {
         self.checked.keys += 1;
         self.checked.large += 1;
         if let Some(difference) = looked {
-            self.differs(db, Some(key.clone()), difference.to_string());
+            self.lacking += u64::from(difference == Difference::TargetLacks);
+            self.differs(db, Some(key.clone()), self.told(difference));
         }
         Ok(())
     }
@@ -387,14 +437,16 @@ impl<'a> Run<'a> {
                     found.push((*db, count(of_source), count(of_target)));
                 }
             }
-            if found.is_empty() {
+            // Where the target lacks some, as many keys are not the same ones.
+            if found.is_empty() && self.lacking == 0 {
                 return Ok(());
             }
         }
-        let has_more = found.iter().any(|(_, source, target)| target.0 > source.0);
+        let has_more = self.lacking > 0 || found.iter().any(|(_, source, target)| target.0 > source.0);
         for (db, source, target) in found {
+            let (here, there) = (&self.compare.source, &self.compare.target);
             let what = format!(
-                "{} keys on the source ({} expire), {} on the target ({} expire)",
+                "{} keys on {here} ({} expire), {} on {there} ({} expire)",
                 source.0, source.1, target.0, target.1
             );
             self.differs(db, None, what);

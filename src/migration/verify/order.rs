@@ -20,7 +20,7 @@ pub enum Verified {
 const RACES_MAX: usize = 20;
 
 impl Mover {
-    /// Orders that moves are verified before their cutover. Returns their ids.
+    /// Orders that moves are verified, before their cutover or while they can be rolled back. Returns their ids.
     ///
     /// # Errors
     /// There is nothing to compare, or no store.
@@ -41,7 +41,8 @@ impl Mover {
                 Verified::Task(id) => *id == record.id,
                 Verified::Shards(shards) => {
                     let moved = shard_list(&task.shards, total).unwrap_or_default();
-                    !task.state.is_over() && moved.iter().any(|shard| shards.contains(shard))
+                    (!task.state.is_over() || task.is_reversible())
+                        && moved.iter().any(|shard| shards.contains(shard))
                 }
             };
             if is_meant {
@@ -53,7 +54,8 @@ impl Mover {
             return Err(match what {
                 Verified::Task(id) => format!("there is no move '{id}'"),
                 Verified::Shards(_) => {
-                    "none of these shards is being moved: there is nothing to compare them with".to_owned()
+                    "none of these shards is being moved, or has moved and can be rolled back: there is nothing to compare them with"
+                        .to_owned()
                 }
             });
         }
@@ -85,8 +87,8 @@ impl Mover {
 }
 
 fn why_not(task: &Move) -> Option<String> {
-    if task.state.is_over() {
-        return Some(format!("is over: {}", task.encode_state()));
+    if let Some(why) = task.why_not_verified() {
+        return Some(format!("cannot be verified: {why}"));
     }
     if task.state == State::CuttingOver {
         return Some("is just cutting over".to_owned());

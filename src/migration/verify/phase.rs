@@ -5,7 +5,7 @@
 //!                    └─ differs, or came to no end ─▶ ready, with the reason: no cutover before another one finds no difference
 //! ```
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -20,11 +20,14 @@ use super::super::ledger::Ledger;
 use super::super::sim::Copy;
 use super::super::state::Phase;
 use super::super::task::{State, Wish};
-use super::Checked;
-use super::record::{Verification, VerifyState};
+use super::record::{Sample, Verification, VerifyState};
+use super::{Checked, Compare};
 
 /// How often a comparison is begun whose copy has begun again.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
+/// Along a way back the clocks of the nodes were measured when the move was made, and again since: each time they may have been
+/// half a second apart.
+const SLACK: Duration = Duration::from_secs(1);
 
 impl Driven<'_> {
     /// Verifies if that is ordered, and waits for an operator's word if there is to be one. Whether the move is to be cancelled.
@@ -65,6 +68,16 @@ impl Driven<'_> {
             }
             self.note(ledger, running.copy()?).await?;
             sleep(NOTE_PACE).await;
+        }
+    }
+
+    /// What is compared on the two nodes.
+    pub(super) fn compare(&self, sample: Sample) -> Compare {
+        Compare {
+            sample,
+            source: format!("node '{}'", self.source),
+            target: format!("node '{}'", self.target),
+            slack: self.reverse.map_or(Duration::ZERO, |_| SLACK),
         }
     }
 
@@ -129,41 +142,28 @@ impl Driven<'_> {
                 .unwrap_or_default();
             let (seen, seeing) = watch::channel(Checked::default());
             let name = self.name_of(copy);
-            let verifying = copy.verify(sample, &seen);
+            let verifying = copy.verify(self.compare(sample), &seen);
             tokio::pin!(verifying);
             let ended = loop {
                 if let Ok(ended) = timeout(NOTE_PACE, &mut verifying).await {
                     break ended;
                 }
                 let checked = seeing.borrow().clone();
-                noted(ledger, VerifyState::Running, &checked, begun, (&name, "")).await?;
+                self.noted(ledger, VerifyState::Running, &checked, begun, (&name, ""))
+                    .await?;
                 if ends(ledger.wish().await?) {
                     return Ok(());
                 }
             };
             match ended {
-                Ok(checked) => {
-                    let state = if checked.mismatches == 0 {
-                        VerifyState::Same
-                    } else {
-                        VerifyState::Different
-                    };
-                    noted(ledger, state, &checked, begun, (&name, "")).await?;
-                    tracing::info!(
-                        event = "move_verified",
-                        task = self.id,
-                        keys = checked.keys,
-                        mismatches = checked.mismatches
-                    );
-                    return Ok(());
-                }
+                Ok(checked) => return self.verified_as(ledger, &checked, begun, &name).await,
                 Err(error) if tried < TRIES => {
                     tracing::info!(event = "verification_again", task = self.id, %error);
                     sleep(FOLLOW_PACE).await;
                 }
                 Err(error) => {
                     let checked = seeing.borrow().clone();
-                    noted(
+                    self.noted(
                         ledger,
                         VerifyState::Failed,
                         &checked,
@@ -176,36 +176,64 @@ impl Driven<'_> {
         }
         Ok(())
     }
+
+    /// It came to its end.
+    pub(super) async fn verified_as(
+        &self,
+        ledger: &mut Ledger<'_>,
+        checked: &Checked,
+        begun: Instant,
+        name: &str,
+    ) -> Result<(), Failure> {
+        let state = if checked.mismatches == 0 {
+            VerifyState::Same
+        } else {
+            VerifyState::Different
+        };
+        self.noted(ledger, state, checked, begun, (name, "")).await?;
+        tracing::info!(
+            event = "move_verified",
+            task = self.id,
+            owner = self.source,
+            follower = self.target,
+            keys = checked.keys,
+            mismatches = checked.mismatches
+        );
+        Ok(())
+    }
+
+    pub(super) async fn noted(
+        &self,
+        ledger: &mut Ledger<'_>,
+        state: VerifyState,
+        checked: &Checked,
+        begun: Instant,
+        (copy, error): (&str, &str),
+    ) -> Result<(), Failure> {
+        let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let order = ledger.task.verify.as_ref().map(|verify| verify.order);
+        ledger
+            .write(|task| {
+                // Another order may have come meanwhile.
+                if let Some(verify) = task.verify.as_mut().filter(|verify| Some(verify.order) == order) {
+                    verify.note(checked);
+                    verify.state = state;
+                    if state == VerifyState::Same {
+                        task.error.clear();
+                    }
+                    verify.ms = ms;
+                    error.clone_into(&mut verify.error);
+                    copy.clone_into(&mut verify.copy);
+                    self.source.clone_into(&mut verify.owner);
+                    self.target.clone_into(&mut verify.follower);
+                }
+            })
+            .await?;
+        Ok(())
+    }
 }
 
 /// Whether a wish is more than that shards be cut over, which waits for the end of a comparison.
 const fn ends(wish: Option<Wish>) -> bool {
     !matches!(wish, None | Some(Wish::Cutover))
-}
-
-async fn noted(
-    ledger: &mut Ledger<'_>,
-    state: VerifyState,
-    checked: &Checked,
-    begun: Instant,
-    (copy, error): (&str, &str),
-) -> Result<(), Failure> {
-    let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let order = ledger.task.verify.as_ref().map(|verify| verify.order);
-    ledger
-        .write(|task| {
-            // Another order may have come meanwhile.
-            if let Some(verify) = task.verify.as_mut().filter(|verify| Some(verify.order) == order) {
-                verify.note(checked);
-                verify.state = state;
-                if state == VerifyState::Same {
-                    task.error.clear();
-                }
-                verify.ms = ms;
-                error.clone_into(&mut verify.error);
-                copy.clone_into(&mut verify.copy);
-            }
-        })
-        .await?;
-    Ok(())
 }

@@ -70,6 +70,12 @@ pub struct Verification {
     /// Which of the move's copies was compared: the leader's term, and how often it had begun again.
     #[serde(default)]
     pub copy: String,
+    /// The node that had the shards …
+    #[serde(default)]
+    pub owner: String,
+    /// … and the one that followed it, which was compared with it.
+    #[serde(default)]
+    pub follower: String,
 }
 
 impl Verification {
@@ -93,6 +99,14 @@ impl Verification {
     #[must_use]
     pub const fn permits(&self) -> bool {
         matches!(self.state, VerifyState::Same)
+    }
+
+    /// Ends what is open.
+    pub(in crate::migration) fn fail(&mut self, why: &str) {
+        if self.is_open() {
+            self.state = VerifyState::Failed;
+            why.clone_into(&mut self.error);
+        }
     }
 
     pub(super) fn note(&mut self, checked: &Checked) {

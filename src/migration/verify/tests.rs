@@ -96,6 +96,13 @@ fn a_key_is_the_same_or_differs_in_something() {
     assert!(rules.is_same_field_expiry(AT, AT + 40 + PARK_FIELD_MS));
     assert!(!rules.is_same_field_expiry(AT, -1));
     assert!(rules.is_same_field_expiry(-2, -2), "the field is gone on both");
+    let told = |difference: Difference| difference.told("node 'a'", "node 'b'");
+    assert_eq!(told(Difference::TargetLacks), "node 'b' does not have it");
+    assert_eq!(told(Difference::SourceLacks), "only node 'b' has it");
+    assert_eq!(
+        told(Difference::Expiry(Some(AT), None)),
+        format!("it expires at {AT} ms on node 'a' and never on node 'b'")
+    );
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn keys_are_named_to_people_and_cannot_break_their_line() {
         let mismatch = Mismatch {
             db: DbIndex(7),
             key: Some(key.to_vec()),
-            what: Difference::Value.to_string(),
+            what: Difference::Value.told("here", "there"),
         };
         mismatch.told()
     };
@@ -130,7 +137,7 @@ fn an_order_that_came_meanwhile_counts_and_an_old_one_does_not() {
     let again = Verification::asked(Sample::Usual);
     assert_eq!(merged(Some(running.clone()), Some(again.clone())), Some(again));
     assert_eq!(merged(None, Some(asked.clone())), Some(asked.clone()));
-    assert_eq!(merged(Some(running.clone()), None), Some(running));
+    assert_eq!(merged(Some(running.clone()), None), Some(running.clone()));
     assert!(asked.is_open() && !asked.permits());
     let different = Verification {
         state: VerifyState::Different,
@@ -144,6 +151,11 @@ fn an_order_that_came_meanwhile_counts_and_an_old_one_does_not() {
         "{}",
         different.why_not()
     );
+    let mut ended = running.clone();
+    ended.fail("why");
+    assert_eq!((ended.state, ended.error.as_str()), (VerifyState::Failed, "why"));
+    ended.fail("something else");
+    assert_eq!(ended.error, "why", "what is over stays as it is");
     let text = serde_json::json!(Verification::asked(Sample::Keys(7))).to_string();
     let read: Verification = serde_json::from_str(&text).unwrap();
     assert_eq!(read.sample, Sample::Keys(7), "{text}");

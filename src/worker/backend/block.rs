@@ -126,7 +126,7 @@ impl Engine {
                 generation,
                 part,
             } => self.gather_part(gather as usize, generation, part, Outcome::Uncertain(line)),
-            Owner::Select | Owner::Tombstone => {}
+            Owner::Select | Owner::Tombstone | Owner::Order => {}
         }
         let link = &mut self.links[index];
         link.partial = Vec::new();

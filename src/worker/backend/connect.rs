@@ -90,12 +90,13 @@ impl Engine {
 
     /// A connection to a node that selects no shard's database yet, as the user for its traffic.
     pub(in crate::worker) fn node_order(&self, node: NodeIndex, protocol: Protocol) -> Order {
+        self.order_as(node, protocol, self.node_user(node))
+    }
+
+    /// Who a connection is that selects no shard's database yet.
+    pub(in crate::worker) fn node_user(&self, node: NodeIndex) -> User {
         let access = self.topology.access.get(&node);
-        self.order_as(
-            node,
-            protocol,
-            access.map(|access| Arc::from(access.user.as_str())),
-        )
+        access.map(|access| Arc::from(access.user.as_str()))
     }
 
     /// A connection to a node that hears what happens there, and can do nothing else.

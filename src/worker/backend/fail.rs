@@ -191,7 +191,7 @@ impl Engine {
             } => {
                 self.gather_part(index as usize, generation, part, outcome);
             }
-            Owner::Select | Owner::Tombstone => {}
+            Owner::Select | Owner::Tombstone | Owner::Order => {}
         }
     }
 

@@ -138,7 +138,7 @@ impl Engine {
                     return Err(LinkClose::SelectFailed);
                 }
             }
-            Owner::Tombstone => {}
+            Owner::Tombstone | Owner::Order => {}
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl Engine {
                 self.links[index].wake();
                 return;
             }
-            Owner::Tombstone => Reading::Skip,
+            Owner::Tombstone | Owner::Order => Reading::Skip,
         };
         if reading == Reading::Whole {
             return;

@@ -93,7 +93,7 @@ fn waiting(engine: &mut Engine, shard: ShardId) -> Vec<u32> {
             assert!(bytes == frame(seq), "the bytes of {seq} are another's");
             seq
         }
-        Owner::Gather { .. } | Owner::Select | Owner::Tombstone => panic!("{entry:?}"),
+        Owner::Gather { .. } | Owner::Select | Owner::Tombstone | Owner::Order => panic!("{entry:?}"),
     };
     chain.into_iter().map(number).collect()
 }

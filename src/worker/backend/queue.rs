@@ -38,6 +38,8 @@ pub(in crate::worker) enum Owner {
     Select,
     /// Nobody any more: the request was answered `UNCERTAIN` at its deadline, its reply is still due.
     Tombstone,
+    /// Nobody: an order to this one node, which no other gets in its stead.
+    Order,
 }
 
 /// One request on its way to a node, or one whose reply is due.

@@ -27,7 +27,7 @@ fn backlog(shards: u16) -> Backlog {
 fn seq(entry: &Entry) -> u32 {
     match entry.owner {
         Owner::Client { seq, .. } => seq,
-        Owner::Gather { .. } | Owner::Select | Owner::Tombstone => u32::MAX,
+        Owner::Gather { .. } | Owner::Select | Owner::Tombstone | Owner::Order => u32::MAX,
     }
 }
 

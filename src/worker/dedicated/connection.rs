@@ -138,11 +138,12 @@ impl Connection {
         if slot.end != End::No && self.stage != Stage::Asked && self.half_closed_at.is_none() {
             return Poll::Ready(Ended(unasked(slot.end)));
         }
-        if !matches!(slot.end, End::No | End::Unblock) && self.half_closed_at.is_none() {
+        let half_closes = matches!(slot.end, End::Gone | End::Recall);
+        if half_closes && self.half_closed_at.is_none() {
             self.stream.shutdown_write();
             self.half_closed_at = Some(now);
         }
-        let unblocks = slot.end == End::Unblock;
+        let unblocks = matches!(slot.end, End::Unblock | End::Stop(_));
         let late = slot
             .job
             .as_ref()
@@ -261,9 +262,7 @@ impl Connection {
         };
         let prefaces = slot.job.as_ref().map_or(0, |job| job.prefaces);
         match slot.end {
-            end @ (End::Stop(_) | End::Recall) if self.frames_seen <= prefaces && self.input.is_empty() => {
-                Ended(unasked(end))
-            }
+            End::Recall if self.frames_seen <= prefaces && self.input.is_empty() => Ended(RECALLED),
             _ => self.lost(),
         }
     }
@@ -384,7 +383,12 @@ impl Connection {
         let took = u32::try_from(engine.now - job.since).unwrap_or(u32::MAX);
         let (owner, shard, name) = (job.owner, job.shard, job.name);
         if self.recalled_at.is_some() && is_nothing(&answer) {
-            return Err(Ended(RECALLED));
+            return Err(Ended(
+                engine
+                    .dedicated
+                    .slot(dedicated)
+                    .map_or(RECALLED, |slot| unasked(slot.end)),
+            ));
         }
         engine.metrics.shard_reply(shard, answer.len());
         match owner {

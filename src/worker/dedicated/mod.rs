@@ -10,8 +10,10 @@
 //! Each has a task of its own and carries one request at a time. A request is written only when the `SELECT` before it
 //! is confirmed. How many may be in use to one node is bounded over all workers; beyond, clients get `TRYAGAIN`.
 //!
-//! Nothing is popped for a client that is gone without saying so: such a connection is half-closed, which ends a wait on
-//! the node, and a reply that still comes is counted and logged.
+//! A wait that has to end for the sake of the proxy is ended by the node, by order of another connection, so that its reply says
+//! whether anything was taken out. A node that reads the end of a connection drops the reply that it is about to write to it.
+//! Only for a client that is gone, or a node that goes, a connection is half-closed: what is popped for a client that is gone
+//! is counted and logged, if its reply comes.
 
 mod connection;
 
@@ -25,7 +27,7 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::backend::{Lane, Owner};
+use super::backend::{Lane, Owner, User};
 use super::engine::Engine;
 use crate::command::Waiting;
 use crate::ids::{DbIndex, NodeIndex, ShardId};
@@ -53,6 +55,8 @@ pub(super) struct Pool {
 struct Slot {
     generation: u32,
     node: NodeIndex,
+    /// Who it is for its node. None: who the configuration names.
+    user: User,
     protocol: Protocol,
     waker: Option<Waker>,
     job: Option<Job>,
@@ -76,12 +80,12 @@ enum End {
     Close,
     /// Its client is gone: half-closed, read to its end.
     Gone,
-    /// Half-closed; what was asked is answered by what comes, or by this line: it has not run.
+    /// The node is told to end the wait; what was asked is answered by what comes, or by this line: it has not run.
     Stop(&'static str),
-    /// Half-closed, because its node goes; what was asked is answered by what comes, or asked again where its shard is then.
-    Recall,
-    /// The same, but the node is told to end the wait: it stays, and answers.
+    /// The same, but what has not run is asked again where its shard is then.
     Unblock,
+    /// Half-closed, because its node goes, and an order might reach another server; asked again.
+    Recall,
 }
 
 /// Not told to anybody: the request is asked again.
@@ -192,6 +196,7 @@ impl Engine {
         let index = self.dedicated.slots.insert(Slot {
             generation,
             node,
+            user: self.node_user(node),
             protocol,
             waker: None,
             job: None,
@@ -259,38 +264,60 @@ impl Engine {
         }
     }
 
-    /// Gives up the connections to shards that go elsewhere, or to all shards of a node: what waits there is asked again
-    /// later, what is watched counts as changed, and what does not wait is answered soon.
-    pub(super) fn recall_dedicated(&mut self, node: Option<NodeIndex>, of_these: impl Fn(ShardId) -> bool) {
-        let mut unwatched = Vec::new();
+    /// Gives up what waits and what is watched in shards that go elsewhere: what waits is asked again later, what is watched
+    /// counts as changed, and what does not wait is answered soon.
+    pub(super) fn recall_shards(&mut self, of_these: impl Fn(ShardId) -> bool) {
         let watched = |client: usize| self.clients.get(client).and_then(|client| client.watching);
-        for (_, slot) in &mut self.dedicated.slots {
+        let concerned = |slot: &Slot| {
             let watching = slot.pinned.and_then(|(client, _)| watched(client));
-            let concerned = node.map_or_else(
-                || {
-                    slot.job.as_ref().is_some_and(|job| of_these(job.shard))
-                        || watching.is_some_and(|watching| of_these(watching.shard))
-                },
-                |node| slot.node == node,
-            );
-            if !concerned || slot.end != End::No {
-                continue;
-            }
+            slot.job.as_ref().is_some_and(|job| of_these(job.shard))
+                || watching.is_some_and(|watching| of_these(watching.shard))
+        };
+        let concerned = self.those(concerned);
+        self.recall_dedicated(&concerned, End::Unblock);
+    }
+
+    /// The same of all connections to a node that goes, with those that are idle.
+    pub(super) fn recall_node(&mut self, node: NodeIndex) {
+        let concerned = self.those(|slot| slot.node == node);
+        self.recall_dedicated(&concerned, End::Recall);
+    }
+
+    /// The same of connections of users that a node has no more. What waits over others goes on waiting.
+    pub(super) fn recall_users(&mut self, node: NodeIndex) {
+        let topology = Arc::clone(&self.topology);
+        let concerned =
+            self.those(|slot| slot.node == node && !topology.has_user(node, slot.user.as_deref()));
+        self.recall_dedicated(&concerned, End::Unblock);
+    }
+
+    fn those(&self, concerned: impl Fn(&Slot) -> bool) -> Vec<usize> {
+        let slots = self.dedicated.slots.iter();
+        slots
+            .filter(|(_, slot)| slot.end == End::No && concerned(slot))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    fn recall_dedicated(&mut self, concerned: &[usize], end: End) {
+        let mut unwatched = Vec::new();
+        for &index in concerned {
+            let slot = &mut self.dedicated.slots[index];
             slot.spoilt = true;
             match &slot.job {
-                Some(job) if job.again.is_some() && node.is_some() => slot.end = End::Recall,
-                Some(job) if job.again.is_some() => slot.end = End::Unblock,
+                Some(job) if job.again.is_some() => slot.end = end,
                 // It is answered soon; then the connection goes.
                 Some(_) => continue,
                 None => {
                     slot.end = End::Close;
                     unwatched.extend(slot.pinned);
+                    let key = (slot.node, slot.protocol == Protocol::Resp3);
+                    if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+                        idle.retain(|&other| other != index);
+                    }
                 }
             }
-            slot.wake();
-        }
-        if let Some(node) = node {
-            self.dedicated.idle.retain(|(of, _), _| *of != node);
+            self.dedicated.slots[index].wake();
         }
         for (client, generation) in unwatched {
             self.watch_moved(client, generation);
@@ -319,7 +346,7 @@ impl Engine {
             shard,
             link: super::session::to_u32(link),
         };
-        self.enqueue(lane, Owner::Tombstone, &frame);
+        self.enqueue(lane, Owner::Order, &frame);
     }
 
     /// A wait was given up and has not been answered: it is asked again when its shard is not held.
@@ -399,7 +426,7 @@ impl Engine {
                     idle.retain(|&other| other != index);
                 }
             }
-            if slot.end == End::Unblock {
+            if matches!(slot.end, End::Unblock | End::Stop(_)) {
                 // It may have to be told again.
                 slot.wake();
             }
@@ -507,3 +534,6 @@ impl Engine {
             .map(|(client, generation, _)| (client as usize, generation))
     }
 }
+
+#[cfg(test)]
+mod tests;

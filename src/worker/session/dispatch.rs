@@ -197,6 +197,7 @@ impl Engine {
         let db = self.clients[index].db;
         match route::route(spec, args, &self.topology, db, &mut self.route_scratch) {
             Ok(Plan::One(shard)) => self.forward(index, spec, shard, frame),
+            Ok(Plan::Iterate(shard)) => self.start_page(index, spec, shard, args),
             Ok(Plan::Local(local)) => self.handle_local(index, spec, local, args),
             Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
                 self.start_split(index, spec, split, splitting, args)

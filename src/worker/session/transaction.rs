@@ -130,6 +130,7 @@ impl Engine {
             )
             | Class::Local(Local::Quit | Local::Reset) => return None,
             Class::Single
+            | Class::Iterate
             | Class::SameShard
             | Class::Split(_)
             | Class::FanOut(_)

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Setup, key_in, wait_for, wait_until};
+use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two things that a client does.
@@ -57,15 +57,28 @@ fn moves() -> usize {
     named.map_or(6, |number| number.parse().expect("a number of moves"))
 }
 
+/// An operator's word; a store that is slow to answer, on a machine with much to do, is none of his business.
+fn order(admin: &mut Client, words: &str) -> Reply {
+    wait_for("the store answers", PATIENCE, || {
+        let reply = admin.ask(words);
+        let again = reply
+            .error()
+            .is_some_and(|error| error.contains("gives no answer"));
+        (!again).then_some(reply)
+    })
+}
+
 /// Moves shards, and waits until they are there. The target may stand still while it is copied to.
 fn move_shards(proxy: &Proxy, target: &Node, shards: &str, name: &str, lags: bool) -> String {
     let mut admin = proxy.admin_client();
     let manual = if lags { " MANUAL" } else { "" };
-    let task = admin
-        .ask(&format!("PRESHARD SHARD MOVE {shards} TO {name}{manual}"))
-        .text();
+    let task = order(
+        &mut admin,
+        &format!("PRESHARD SHARD MOVE {shards} TO {name}{manual}"),
+    )
+    .text();
     let state = |admin: &mut Client| {
-        let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+        let row = order(admin, &format!("PRESHARD TASK STATUS {task}"));
         let state = row.field("state").unwrap().text();
         assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
         (state, row)
@@ -80,13 +93,13 @@ fn move_shards(proxy: &Proxy, target: &Node, shards: &str, name: &str, lags: boo
             thread::park_timeout(left);
         }
         target.thaw();
-        admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
+        order(&mut admin, &format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
     }
     let row = wait_for("the move ends", PATIENCE, || {
         let (state, row) = state(&mut admin);
         (state == "moved").then_some(row)
     });
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    order(&mut admin, &format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
     row.field("pause_ms").unwrap().text()
 }
 
@@ -98,7 +111,6 @@ fn begin<'scope, 'env>(
 }
 
 #[test]
-#[ignore = "it has found a real loss that is not mended: 1 of 8,212 elements of a BLPOP queue, in one of two runs"]
 fn clients_of_all_kinds_notice_nothing_of_moves() {
     let etcd = Etcd::start(1);
     let options = NodeOptions {

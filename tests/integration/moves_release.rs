@@ -1,0 +1,134 @@
+//! Shards whose move is given up go back to their source, however often that fails, and nobody calls the move over before.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::harness::{Client, Node, Proxy, Scratch, Setup, key_in, wait_until};
+use crate::moves::{PATIENCE, move_shards, state};
+
+/// How long clients may wait once nothing is in the way any more: the longest pause between two attempts, and some.
+const RESUMED: Duration = Duration::from_secs(5);
+
+struct World {
+    nodes: Vec<Node>,
+    arrows: Scratch,
+    setup: Setup,
+    proxy: Proxy,
+}
+
+impl World {
+    fn start() -> Self {
+        let (nodes, arrows) = (vec![Node::start(), Node::start()], Scratch::new("arrows"));
+        let setup = Setup::of(&[nodes[0].address(), nodes[1].address()])
+            .arrows(arrows.path())
+            .any_warning();
+        let proxy = setup.start();
+        Self {
+            nodes,
+            arrows,
+            setup,
+            proxy,
+        }
+    }
+
+    /// A move that stands still where its source refuses everything: its task.
+    fn freeze(&self, admin: &mut Client) -> String {
+        std::fs::write(self.arrows.file("frozen"), "").unwrap();
+        let task = admin.ask("PRESHARD SHARD MOVE 0-3 TO node-2").text();
+        wait_until("the shards are frozen", PATIENCE, || self.held().exists());
+        task
+    }
+
+    fn held(&self) -> PathBuf {
+        self.arrows.file("frozen.here")
+    }
+
+    /// No topology can be stored; records of tasks can.
+    fn block(&self) -> PathBuf {
+        let next = PathBuf::from(format!("{}.tmp", self.proxy.store));
+        let _ = std::fs::remove_file(&next);
+        std::fs::create_dir(&next).unwrap();
+        next
+    }
+}
+
+#[test]
+fn a_release_that_fails_is_tried_again_until_it_is_done_and_the_task_says_so() {
+    if !cfg!(debug_assertions) {
+        println!("left out: a release build does not stop at arrows");
+        return;
+    }
+    let world = World::start();
+    let (mut admin, mut client) = (world.proxy.admin_client(), world.proxy.client());
+    let key = key_in(0, 8, "k");
+    client.call(&["SET", &key, "before"]).expect_ok();
+    let task = world.freeze(&mut admin);
+    client.command(&["GETSET", &key, "behind"]);
+    let blocked = world.block();
+    std::fs::remove_file(world.held()).unwrap();
+    wait_until("the task says what it waits for", PATIENCE, || {
+        let (state, row) = state(&mut admin, &task);
+        assert!(
+            !matches!(state.as_str(), "failed" | "moved" | "cancelled"),
+            "{row:?}"
+        );
+        let error = row.field("error").unwrap().text();
+        error.contains("are not given back to node 'node-1' yet")
+    });
+    // Twice at least.
+    wait_until("it is tried again", PATIENCE, || {
+        world.proxy.log().matches("shards_not_released").count() > 2
+    });
+    std::fs::remove_dir(blocked).unwrap();
+    let free = Instant::now();
+    assert_eq!(client.reply().text(), "before", "it waited, and has run");
+    assert!(free.elapsed() < RESUMED, "{:?}", free.elapsed());
+    wait_until("the task is over", PATIENCE, || {
+        let (state, row) = state(&mut admin, &task);
+        if state == "failed" {
+            let error = row.field("error").unwrap().text();
+            assert!(error.contains("the topology was not changed"), "{error}");
+        }
+        state == "failed"
+    });
+    let row = admin.ask("PRESHARD SHARD INFO 0");
+    assert_eq!(row.field("node").unwrap().text(), "node-1");
+    move_shards(&mut admin, "0-3", "node-2");
+    assert_eq!(client.call(&["GET", &key]).text(), "behind");
+}
+
+#[test]
+fn shards_that_are_held_for_a_task_that_is_over_are_released_by_whoever_leads() {
+    if !cfg!(debug_assertions) {
+        println!("left out: a release build does not stop at arrows");
+        return;
+    }
+    let mut world = World::start();
+    let mut admin = world.proxy.admin_client();
+    let key = key_in(0, 8, "k");
+    let task = world.freeze(&mut admin);
+    world.proxy.kill();
+    // As a version before has left it.
+    let record = PathBuf::from(format!("{}.tasks/{task}.json", world.proxy.store));
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.contains(r#""state":"cutting-over""#), "{text}");
+    std::fs::write(
+        &record,
+        text.replace(r#""state":"cutting-over""#, r#""state":"failed","finished":1"#)
+            .replace(r#""finished":0,"#, ""),
+    )
+    .unwrap();
+    let topology = std::fs::read_to_string(&world.proxy.store).unwrap();
+    assert!(topology.contains(&format!("ps-u-{task}")), "{topology}");
+    let again = world.setup.clone().store(&world.proxy.store).start();
+    let begun = Instant::now();
+    again.client().call(&["SET", &key, "v"]).expect_ok();
+    assert!(begun.elapsed() < RESUMED * 2, "{:?}", begun.elapsed());
+    assert_eq!(state(&mut again.admin_client(), &task).0, "failed");
+    wait_until("the unit's user is gone", PATIENCE, || {
+        let users = world.nodes[0].client().ask("ACL USERS").items();
+        users.iter().all(|user| !user.text().starts_with("ps-u-"))
+    });
+    move_shards(&mut again.admin_client(), "0-3", "node-2");
+    assert_eq!(again.client().call(&["GET", &key]).text(), "v");
+}
