@@ -285,16 +285,32 @@ fn a_large_value_that_is_written_is_read_again_and_given_up_in_the_end() {
     assert_eq!(copy.progress().restarts, 0, "another attempt would end the same");
 }
 
-/// A stream has groups, which pieces do not bring over.
+/// A stream has groups, which pieces do not bring over: it is dumped whole, or refused.
 #[test]
-fn a_large_stream_is_refused() {
-    let (source, target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+fn a_large_stream_comes_whole_or_is_refused() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
     let mut conn = Conn::to(&source, 3);
     let value = "x".repeat(30_000);
-    for _ in 0..60 {
-        conn.line(&format!("XADD large * f {value}"));
+    let mut add = |count| {
+        for _ in 0..count {
+            conn.line(&format!("XADD large * f {value}"));
+        }
+    };
+    add(100);
+    for line in [
+        "SET small v",
+        "XGROUP CREATE large g 0",
+        "XREADGROUP GROUP g c COUNT 2 STREAMS large >",
+    ] {
+        Conn::to(&source, 3).line(line);
     }
     let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(by_scan(&source, &target, &[3])) });
+    runtime.block_on(copy.until_streaming()).unwrap();
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "a stream");
+    runtime.block_on(copy.stop()).unwrap();
+    add(250);
+    let target = Server::start("redis 7.0");
     let copy = runtime.block_on(async { Copy::start(by_scan(&source, &target, &[3])) });
     let error = failed(&copy);
     assert!(matches!(error, CopyError::TooLarge { .. }), "{error}");

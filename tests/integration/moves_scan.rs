@@ -99,7 +99,7 @@ fn drains_go_by_the_setting_and_a_copy_can_be_cancelled() {
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     fill(&mut client);
     let task = admin
-        .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 16384")
+        .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 2000")
         .text();
     wait_until("it copies", PATIENCE, || {
         state(&mut admin, &task).1.field("keys").unwrap().int() > 0
@@ -135,7 +135,7 @@ fn another_leader_begins_the_copy_again() {
     fill(&mut second.client());
     under_writes(&second, || {
         let task = admin
-            .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 30000")
+            .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 4000")
             .text();
         wait_until("it copies", PATIENCE, || {
             state(&mut admin, &task).1.field("keys").unwrap().int() > 0

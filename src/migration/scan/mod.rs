@@ -82,7 +82,7 @@ impl Scan {
     }
 
     /// Whether a request that ends here must wait.
-    pub(super) fn holds_back(&self, end: u64) -> bool {
+    fn holds_back(&self, end: u64) -> bool {
         end > self.bound()
     }
 

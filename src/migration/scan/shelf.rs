@@ -45,7 +45,7 @@ pub(super) struct ShelfLimits {
 }
 
 impl Default for ShelfLimits {
-    /// A set of so many numbers takes 160 MB, and as much again for a moment when it grows to that.
+    /// A set of so many numbers takes 160 MB, and half as much again for a moment when it grows to that.
     fn default() -> Self {
         Self {
             copied: 14_000_000,

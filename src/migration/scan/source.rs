@@ -23,6 +23,8 @@ use crate::resp::Value;
 
 /// A larger value stops the source for longer than its clients should notice while it is dumped.
 pub(super) const LARGE_BYTES: u64 = 1024 * 1024;
+/// A stream up to this size is dumped all the same: it lies there in large blocks, which is quick, and has no pieces.
+const STREAM_BYTES: u64 = 8 * 1024 * 1024;
 /// What is dumped in one transaction takes about so much.
 const TOGETHER_BYTES: u64 = 1024 * 1024;
 /// Elements that are looked at for the size of a value.
@@ -131,7 +133,7 @@ impl Reading {
         }
         let (mut now, mut left, mut large, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (key, size) in ask.keys.iter().zip(sizes) {
-            if size > LARGE_BYTES {
+            if size > LARGE_BYTES && !(size <= STREAM_BYTES && self.is_stream(key).await?) {
                 large.push((key.clone(), size));
             } else if bytes + size > TOGETHER_BYTES && !now.is_empty() {
                 left.push(key.clone());
@@ -155,6 +157,14 @@ impl Reading {
             piece,
             ask,
         })
+    }
+
+    async fn is_stream(&mut self, key: &Key) -> Result<bool, CopyError> {
+        let kind = self.client.ask_bytes(&[b"TYPE", key]).await;
+        match kind.map_err(CopyError::of_source)? {
+            Value::Simple(kind) => Ok(&*kind == "stream"),
+            _ => Err(CopyError::of_source(AskError::NotRedis)),
+        }
     }
 
     /// Begins with a large value. None: it is gone, or another one.
