@@ -84,22 +84,25 @@ fn execute(keys: &mut Keys, written: &Written) -> Result<bool, String> {
             keys.insert(key(2), copied);
         }
         "SMOVE" => return smove(keys, &key(1), &key(2), words[3]),
-        "SUNIONSTORE" => {
-            let mut union = BTreeSet::new();
-            for at in 2..words.len() {
-                match keys.get(&key(at)) {
-                    None => {}
-                    Some(Held::Set(set)) => union.extend(set.iter().cloned()),
-                    Some(_) => return Err("WRONGTYPE".to_owned()),
-                }
-            }
-            keys.remove(&key(1));
-            if !union.is_empty() {
-                keys.insert(key(1), Held::Set(union));
-            }
-        }
+        "SUNIONSTORE" => return union(keys, &key(1), [key(2), key(3)]),
         "FLUSHDB" => keys.retain(|(of, _), _| *of != db),
         other => panic!("{other}"),
+    }
+    Ok(true)
+}
+
+fn union(keys: &mut Keys, to: &(DbIndex, Key), of: [(DbIndex, Key); 2]) -> Result<bool, String> {
+    let mut union = BTreeSet::new();
+    for key in of {
+        match keys.get(&key) {
+            None => {}
+            Some(Held::Set(set)) => union.extend(set.iter().cloned()),
+            Some(_) => return Err("WRONGTYPE".to_owned()),
+        }
+    }
+    keys.remove(to);
+    if !union.is_empty() {
+        keys.insert(to.clone(), Held::Set(union));
     }
     Ok(true)
 }
@@ -438,7 +441,7 @@ impl Model {
 #[test]
 fn both_sides_have_the_same_in_the_end() {
     let (mut rounds, mut given_up) = (0, 0);
-    for seed in 0..3_000 {
+    for seed in 0..1_000 {
         let mut model = Model::new(seed);
         let played = std::panic::AssertUnwindSafe(|| model.play());
         rounds += std::panic::catch_unwind(played).unwrap_or_else(|_| panic!("seed {seed}"));
@@ -450,8 +453,8 @@ fn both_sides_have_the_same_in_the_end() {
         assert_eq!(model.source, model.target, "seed {seed}");
         assert_eq!(model.shelf.check(), Ok(()));
     }
-    assert!(given_up < 600, "{given_up}");
-    assert!(rounds > 100_000, "{rounds}");
+    assert!(given_up < 200, "{given_up}");
+    assert!(rounds > 40_000, "{rounds}");
 }
 
 fn judge(shelf: &mut Shelf, line: &str) -> bool {

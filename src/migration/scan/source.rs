@@ -283,26 +283,32 @@ impl Reading {
         if piece.as_ref().is_some_and(|piece| piece.kind == Kind::Part) {
             self.pieces = reader;
         }
-        let mut values = values.into_iter();
-        let mut read = Vec::with_capacity(keys.len());
-        for key in keys {
-            let dump = match fine(values.next())? {
-                Value::Bulk(dump) => Some(dump),
-                Value::Null => None,
-                _ => return Err(AskError::NotRedis),
-            };
-            let Value::Int(left) = fine(values.next())? else {
-                return Err(AskError::NotRedis);
-            };
-            read.push(Read {
-                key: (*key).clone(),
-                // -2: it has expired between the two.
-                dump: dump.filter(|_| left != -2),
-                expires_ms: (left >= 0).then_some(left + now),
-            });
-        }
+        let read = values_of(keys, values, now)?;
         Ok((read, piece, offset))
     }
+}
+
+/// Keys, each with what `DUMP` and the question for its expiry have answered. `now`: what must be added to that.
+fn values_of(keys: &[&Key], values: Vec<Value>, now: i64) -> Result<Vec<Read>, AskError> {
+    let mut values = values.into_iter();
+    let mut read = Vec::with_capacity(keys.len());
+    for key in keys {
+        let dump = match fine(values.next())? {
+            Value::Bulk(dump) => Some(dump),
+            Value::Null => None,
+            _ => return Err(AskError::NotRedis),
+        };
+        let Value::Int(left) = fine(values.next())? else {
+            return Err(AskError::NotRedis);
+        };
+        read.push(Read {
+            key: (*key).clone(),
+            // -2: it has expired between the two.
+            dump: dump.filter(|_| left != -2),
+            expires_ms: (left >= 0).then_some(left + now),
+        });
+    }
+    Ok(read)
 }
 
 /// An answer that is no error.
