@@ -6,10 +6,20 @@ use std::thread;
 use crate::harness::{Client, Etcd, Node, Proxy, Setup, key_in, small, wait_for, wait_until};
 use crate::moves::{PATIENCE, assert_lists, state, write_list};
 
+/// Tells the writers to stop, however the test ends.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Writes lists while something is done; then every list is what was acknowledged.
 fn under_writes(proxy: &Proxy, what: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     let lists = thread::scope(|scope| {
+        let ending = Ending(&stop);
         let writers: Vec<_> = (0..8)
             .map(|number| {
                 let key = key_in(number % 8, 8, &format!("list{number}-"));
@@ -21,7 +31,7 @@ fn under_writes(proxy: &Proxy, what: impl FnOnce()) {
             })
             .collect();
         what();
-        stop.store(true, Relaxed);
+        drop(ending);
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
@@ -138,9 +148,20 @@ fn another_leader_begins_the_copy_again() {
             .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 4000")
             .text();
         wait_until("it copies", PATIENCE, || {
-            state(&mut admin, &task).1.field("keys").unwrap().int() > 0
+            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+            row.error().is_none() && row.field("keys").unwrap().int() > 0
         });
         first.kill();
+        // The store may be slow to answer while leases end.
+        wait_for("the move ends", PATIENCE, || {
+            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+            let state = row
+                .error()
+                .is_none()
+                .then(|| row.field("state").unwrap().text())?;
+            assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
+            (state == "moved").then_some(())
+        });
         until_moved(&mut admin, &task);
     });
     assert_eq!(forks(&nodes[0]), "0");
