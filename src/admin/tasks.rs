@@ -82,7 +82,7 @@ fn group_row(context: &AdminContext, id: &str, group: &Group, others: &[Record])
         text(names.into_iter().collect::<Vec<_>>().join(","))
     };
     let word = |value: serde_json::Value| of_json(value);
-    let open = summary.children - summary.moved - summary.failed - summary.cancelled;
+    let open = summary.children - summary.moved - summary.failed - summary.cancelled - summary.rolled_back;
     let left = group.shards_left(&context.shared.topology.load());
     row_of([
         ("task", text(id)),
@@ -107,6 +107,7 @@ fn group_row(context: &AdminContext, id: &str, group: &Group, others: &[Record])
         ("children_moved", int(summary.moved)),
         ("children_failed", int(summary.failed)),
         ("children_cancelled", int(summary.cancelled)),
+        ("children_rolled_back", int(summary.rolled_back)),
         ("shards_left", int(left)),
         (
             "warnings",

@@ -62,8 +62,11 @@ impl Position {
     }
 }
 
+/// The place of a shard's owner among all nodes by name: each proxy numbers nodes in a way of its own, and clients go by several.
 fn owner_tag(topology: &Topology, shard: ShardId) -> u64 {
-    u64::from(topology.placement(shard).node.0) & ((1 << TAG_BITS) - 1)
+    let owner = &topology.node(topology.placement(shard).node).name;
+    let before = topology.nodes_by_index().filter(|(_, node)| node.name < *owner);
+    u64::try_from(before.count()).unwrap_or(0) & ((1 << TAG_BITS) - 1)
 }
 
 /// One SCAN call of a client.

@@ -259,6 +259,31 @@ fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
 }
 
 #[test]
+fn a_cursor_is_good_at_a_proxy_that_numbers_its_nodes_in_another_way() {
+    let one = topology(8);
+    let mut other = one.clone();
+    // It has seen a node leave that had the first place.
+    other.nodes.insert(
+        0,
+        Node {
+            name: "aged".to_owned(),
+            address: "127.0.0.1:6999".parse().unwrap(),
+        },
+    );
+    other.retired = [NodeIndex(0)].into();
+    other
+        .placements
+        .iter_mut()
+        .for_each(|placement| placement.node.0 += 1);
+    for shard in (0..8).map(ShardId) {
+        let place = Position { shard, cursor: 77 };
+        let cursor = place.encode(&one).unwrap();
+        assert_eq!(Position::decode(cursor, &other), Some(place));
+        assert_eq!(place.encode(&other), Some(cursor));
+    }
+}
+
+#[test]
 fn the_first_shard_that_comes_back_to_the_first_node_in_the_middle_does_not_look_like_the_end() {
     let after = topology(8);
     let mut before = after.clone();

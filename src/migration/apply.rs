@@ -156,9 +156,14 @@ impl Applier {
         let mut gate = self.shared.gate.subscribe();
         loop {
             let frozen_at = self.shared.frozen_at();
-            if frozen_at == u64::MAX && held.is_used() {
+            let thawed = if held.is_of(frozen_at) {
+                None
+            } else {
+                // Nothing is missing if the stream has not come to where it was frozen.
+                Some(std::mem::take(&mut held)).filter(|held| held.from < received)
+            };
+            if let Some(again) = thawed {
                 // What came meanwhile was only looked at.
-                let again = std::mem::take(&mut held);
                 options.from = again.from;
                 options.selected = again.selected;
                 reader = StreamReader::new(again.from, limits);
@@ -342,6 +347,8 @@ impl Applier {
 /// The stream behind a freeze, kept for the case that the source is thawed.
 #[derive(Debug)]
 struct Held {
+    /// The freeze that it is of.
+    frozen_at: u64,
     /// Where it begins; `u64::MAX`: nothing is held.
     from: u64,
     /// The database of the source that is selected there.
@@ -354,6 +361,7 @@ struct Held {
 impl Default for Held {
     fn default() -> Self {
         Self {
+            frozen_at: u64::MAX,
             from: u64::MAX,
             selected: None,
             received_ms: 0,
@@ -367,12 +375,18 @@ impl Held {
         self.from != u64::MAX
     }
 
+    /// Whether this freeze still lasts, if anything is held of one.
+    const fn is_of(&self, frozen_at: u64) -> bool {
+        !self.is_used() || self.frozen_at == frozen_at
+    }
+
     /// Keeps of a chunk what is behind the freeze. `received`: where the chunk begins; `read`: how far requests were read.
     fn note(&mut self, frozen_at: u64, received: u64, read: u64, db: Option<u64>, chunk: &Chunk) {
         if frozen_at == u64::MAX {
             return;
         }
         if !self.is_used() {
+            self.frozen_at = frozen_at;
             self.from = frozen_at.max(received);
             self.selected = db;
             self.received_ms = chunk.received_ms;

@@ -3,7 +3,7 @@
 //! ```text
 //!  Order (ways) ─▶ Group ─▶ chunks, one move each: child 0 · child 1 · child 2 …
 //!                    ▲            │ at most one at a time for each node
-//!                    └─ outcomes ─┘ a letter each: open · moved · failed · cancelled
+//!                    └─ outcomes ─┘ a letter each: open · moved · failed · cancelled · rolled back
 //! ```
 //!
 //! A child is an ordinary move whose id is its parent's with a number behind. Which chunks there are follows from the record
@@ -105,15 +105,19 @@ pub struct Group {
     /// What an operator wants, until it is done.
     #[serde(default)]
     pub wish: Option<Wish>,
+    /// The child that was told to go back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_back: Option<usize>,
 }
 
 /// How a chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     Open,
     Moved,
     Failed,
     Cancelled,
+    RolledBack,
 }
 
 impl Outcome {
@@ -123,6 +127,7 @@ impl Outcome {
             Self::Moved => 'm',
             Self::Failed => 'f',
             Self::Cancelled => 'c',
+            Self::RolledBack => 'b',
         }
     }
 
@@ -148,6 +153,7 @@ impl Outcome {
             'm' => Self::Moved,
             'f' => Self::Failed,
             'c' => Self::Cancelled,
+            'b' => Self::RolledBack,
             _ => Self::Open,
         }
     }
@@ -178,6 +184,8 @@ pub struct Summary {
     pub failed: usize,
     /// Those that were cancelled, or not begun any more.
     pub cancelled: usize,
+    /// Those whose shards have gone back.
+    pub rolled_back: usize,
     /// Keys copied.
     pub keys: u64,
     /// Bytes copied.
@@ -314,14 +322,20 @@ impl Group {
 
     /// Whether a chunk is not settled.
     pub(super) fn is_open(&self, number: usize) -> bool {
-        self.outcomes().nth(number) == Some(Outcome::Open)
+        self.is(number, Outcome::Open)
     }
 
-    fn count(&self, outcome: Outcome) -> usize {
+    /// Whether a chunk is settled in this way.
+    pub(super) fn is(&self, number: usize, outcome: Outcome) -> bool {
+        self.outcomes().nth(number) == Some(outcome)
+    }
+
+    pub(super) fn count(&self, outcome: Outcome) -> usize {
         self.outcomes().filter(|of| *of == outcome).count()
     }
 
-    fn settle(&mut self, number: usize, outcome: Outcome) {
+    /// Notes how a chunk is settled.
+    pub(super) fn settle(&mut self, number: usize, outcome: Outcome) {
         self.outcomes = self
             .outcomes
             .char_indices()
@@ -346,7 +360,10 @@ impl Group {
             }
             self.end(now);
         }
-        self.pass_on(children, &mut step);
+        self.go_back(id, children, &mut step);
+        if self.wish != Some(Wish::Rollback) {
+            self.pass_on(children, &mut step);
+        }
         step
     }
 
@@ -451,7 +468,11 @@ impl Group {
         let is_clear = |child: &Move| matches!(child.state, State::Finalized | State::RolledBack);
         if self.state == State::Moved && !children.is_empty() && children.values().all(is_clear) {
             // Each by its own word, or because it was there for long enough.
-            self.state = State::Finalized;
+            self.state = if children.values().all(|child| child.state == State::RolledBack) {
+                State::RolledBack
+            } else {
+                State::Finalized
+            };
         }
         let Some(wish) = self.wish else { return };
         let concerned = |child: &Move| match wish {
@@ -485,6 +506,9 @@ impl Group {
     pub(super) fn wished(mut self, id: &str, wish: Wish) -> Result<Option<Self>, String> {
         let state = serde_json::json!(self.state);
         let state = state.as_str().unwrap_or_default();
+        if self.wish == Some(Wish::Rollback) {
+            return Err(format!("task {id} is being rolled back"));
+        }
         match wish {
             Wish::Cancel if self.state == State::Cancelled => return Ok(None),
             Wish::Cancel | Wish::Cutover if self.state.is_over() => {
@@ -500,12 +524,8 @@ impl Group {
             Wish::Finalize if !self.state.is_over() => {
                 return Err(format!("task {id} has not moved its shards"));
             }
-            Wish::Finalize => {}
-            Wish::Rollback => {
-                return Err(format!(
-                    "task {id} is one of many moves, which are rolled back one by one: TASK ROLLBACK with their ids"
-                ));
-            }
+            // A rollback is wished with the children in view: `wished_back`.
+            Wish::Finalize | Wish::Rollback => {}
         }
         self.wish = Some(wish);
         Ok(Some(self))
@@ -520,10 +540,14 @@ impl Group {
             moved: self.count(Outcome::Moved),
             failed: self.count(Outcome::Failed),
             cancelled: self.count(Outcome::Cancelled),
+            rolled_back: self.count(Outcome::RolledBack),
             keys: self.keys,
             bytes: self.bytes,
             lag_bytes: 0,
         };
+        if self.wish == Some(Wish::Rollback) {
+            summary.state = State::RollingBack;
+        }
         for child in children.filter(|child| !child.state.is_over()) {
             summary.keys += child.keys;
             summary.bytes += child.bytes;

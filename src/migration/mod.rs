@@ -37,6 +37,7 @@ mod cutover;
 mod drive;
 mod error;
 mod group;
+mod group_back;
 mod journal;
 mod judge;
 mod keeper;

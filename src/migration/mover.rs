@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::chores::{Chore, chores};
+use super::chores::{Chore, children_of, chores};
 use super::claims::Claims;
 use super::drive::drive;
-use super::group::Group;
+use super::group::{Children, Group};
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
 use super::release::{orphans, release_orphan};
@@ -141,8 +141,8 @@ impl Mover {
             if let Some(term) = term {
                 let records = news.borrow_and_update().records.clone();
                 self.begin(&records, term, &mut driving);
-                self.release_orphans(&records, term, &mut driving);
                 self.look_after(&records, term, &mut driving);
+                self.release_orphans(&records, term, &mut driving);
             }
             tokio::select! {
                 Some(ended) = driving.running.join_next_with_id() => {
@@ -244,6 +244,7 @@ impl Mover {
             driving.spawn(CHORES, do_chores(Arc::clone(&self.fleet), chores, term));
         }
     }
+
     /// No shards are held for a task that is over.
     fn release_orphans(&self, records: &BTreeMap<String, Arc<Record>>, term: Term, driving: &mut Driving) {
         let topology = self.topology();
@@ -336,9 +337,16 @@ impl Mover {
             let group = record.as_ref().and_then(|record| Group::decode(&record.document));
             if let (Some(record), Some(group)) = (&record, group) {
                 if written && wish != Wish::Cancel && group.wish != Some(wish) {
-                    return Ok(());
+                    return group.after(wish);
                 }
-                let Some(group) = group.wished(id, wish)? else {
+                let wished = match wish {
+                    Wish::Rollback => {
+                        let children = self.children_of(id).await?;
+                        group.wished_back(id, &children)?
+                    }
+                    Wish::Cutover | Wish::Cancel | Wish::Finalize => group.wished(id, wish)?,
+                };
+                let Some(group) = wished else {
                     return Ok(());
                 };
                 written = written || self.write_wish(record, &group.encode()).await?;
@@ -374,6 +382,13 @@ impl Mover {
             }
             self.until_told(id, until).await?;
         }
+    }
+
+    async fn children_of(&self, id: &str) -> Result<Children, String> {
+        let records = self.fleet.store().records().await;
+        let records = records.map_err(|error| error.to_string())?.into_iter();
+        let records = records.map(|record| (record.id.clone(), Arc::new(record)));
+        Ok(children_of(id, &records.collect()))
     }
 
     /// Whether it was written: the leader may have been faster.

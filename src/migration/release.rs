@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::cutover::Failure;
 use super::drive::Driven;
@@ -78,8 +78,9 @@ async fn note(ledger: &mut Ledger<'_>, why: &str) {
     if ledger.task.error == why {
         return;
     }
-    let written = ledger.write(|task| why.clone_into(&mut task.error)).await;
-    if let Err(error) = written {
+    // A store that gives no answer would be asked for as long as it takes; the release comes first.
+    let written = ledger.write(|task| why.clone_into(&mut task.error));
+    if let Ok(Err(error)) = timeout(RETRY_MAX, written).await {
         tracing::debug!(event = "task_not_written", task = ledger.id, %error);
     }
 }

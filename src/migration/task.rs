@@ -234,7 +234,7 @@ impl Move {
         let is_known = verify.state == VerifyState::Different && verify.follower == self.source;
         is_known.then(|| {
             format!(
-                "node '{}' is not the same as '{}' ({} differences, the first: {}). SHARD VERIFY compares again; PRESHARD SHARD MOVE {} \
+                "node '{}' is not the same as '{}' (differences: {}; the first: {}). SHARD VERIFY compares again; PRESHARD SHARD MOVE {} \
                  TO {} copies the shards anew",
                 self.source,
                 self.target,

@@ -110,7 +110,7 @@ fn shards_do_not_go_back_to_a_node_that_is_known_to_differ() {
         panic!("{:?}", of(&differs))
     };
     assert!(
-        why.contains("node 'a' is not the same as 'b' (1 differences, the first: database 1")
+        why.contains("node 'a' is not the same as 'b' (differences: 1; the first: database 1")
             && why.contains("SHARD MOVE 0-3 TO a"),
         "{why}"
     );

@@ -2,6 +2,9 @@
 //!
 //! There is no timer for each request. The hand goes round every millisecond while replies are held back, every ten
 //! while requests are under way, and every hundred otherwise.
+//!
+//! A hand that comes round late shows that the worker itself stood still: a paused machine, a stopped process, no core. Who was
+//! waited for has had its answer on the way all the while, so deadlines do not count until what has come is read.
 
 use std::cell::RefCell;
 use std::future::Future as _;
@@ -22,10 +25,42 @@ const CORKED: Duration = Duration::from_millis(1);
 const BUSY: Duration = Duration::from_millis(10);
 const IDLE: Duration = Duration::from_millis(100);
 
+/// So far behind its time, the hand is late.
+const LATE: Duration = Duration::from_millis(250);
+/// How long deadlines do not count then, in microseconds.
+const GRACE_US: u64 = 500_000;
+/// The same of a worker that is late again and again.
+const GRACE_MAX_US: u64 = 5_000_000;
+
+/// Whether who is waited for may be blamed.
+#[derive(Debug, Default)]
+struct Lateness {
+    /// Since when the hand is late, again and again.
+    since: Option<u64>,
+    until: u64,
+}
+
+impl Lateness {
+    /// Whether deadlines count at this time, to which the hand has come so late.
+    fn judges(&mut self, now: u64, late: Duration) -> bool {
+        if late >= LATE {
+            let since = *self.since.get_or_insert(now);
+            self.until = (now + GRACE_US).min(since + GRACE_MAX_US);
+        }
+        if now < self.until {
+            return false;
+        }
+        if late < LATE {
+            self.since = None;
+        }
+        true
+    }
+}
+
 /// Runs as long as the worker.
 pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
     let mut timer = pin!(sleep(IDLE));
-    let mut clients_at = 0;
+    let (mut clients_at, mut lateness) = (0, Lateness::default());
     std::future::poll_fn(|cx| {
         let mut engine = engine.borrow_mut();
         engine.begin_turn();
@@ -49,19 +84,33 @@ pub(super) async fn sweep(engine: Rc<RefCell<Engine>>) {
                 }
                 return Poll::<()>::Pending;
             }
+            let late = timer.deadline().elapsed();
+            let judges = lateness.judges(engine.now, late);
+            if late >= LATE {
+                tracing::info!(
+                    event = "worker_stood_still",
+                    worker = engine.worker,
+                    ms = late.as_millis()
+                );
+            }
             for link in 0..engine.links.len() {
-                engine.link_deadlines(link);
+                engine.release_parked(link);
+                if judges {
+                    engine.link_deadlines(link);
+                }
             }
             engine.continue_adoption();
             if engine.now - clients_at >= 100_000 {
                 clients_at = engine.now;
-                engine.client_deadlines();
-                engine.dedicated_deadlines();
+                if judges {
+                    engine.client_deadlines();
+                    engine.dedicated_deadlines();
+                    engine.feed_deadlines();
+                }
                 engine.ask_recalled();
                 if engine.draining {
                     engine.stop_waiting();
                 }
-                engine.feed_deadlines();
                 engine.sweep_tracking();
                 engine.publish_levels();
             }
@@ -188,5 +237,34 @@ impl Engine {
             }
             self.close_client(index, generation, why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_blamed_until_what_came_while_the_worker_stood_still_is_read() {
+        let (mut lateness, on_time) = (Lateness::default(), Duration::from_millis(3));
+        assert!(lateness.judges(1_000_000, on_time));
+        assert!(!lateness.judges(3_000_000, Duration::from_secs(2)));
+        assert!(!lateness.judges(3_499_999, on_time));
+        assert!(lateness.judges(3_500_000, on_time));
+    }
+
+    #[test]
+    fn a_worker_that_is_always_late_blames_others_in_the_end() {
+        let mut lateness = Lateness::default();
+        let judges = |lateness: &mut Lateness, now| lateness.judges(now, LATE);
+        let mut times = (1..).map(|round| round * 300_000);
+        let first = times.find(|&now| judges(&mut lateness, now)).unwrap();
+        assert_eq!(first, 5_400_000);
+        assert!(judges(&mut lateness, first + 300_000));
+        assert!(lateness.judges(first + 310_000, Duration::ZERO));
+        assert!(
+            !judges(&mut lateness, first + 700_000),
+            "it was on time in between"
+        );
     }
 }

@@ -193,6 +193,37 @@ fn a_renewed_key_outlives_any_lag() {
     assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "thawed");
 }
 
+/// A cutover is given up while the target is still behind the freeze: what comes then is neither left out nor counted twice.
+#[test]
+fn a_freeze_that_the_stream_has_not_reached_leaves_every_offset_true() {
+    let (mut source, mut target) = (Server::start("redis 7.0"), Server::start("redis 7.0"));
+    let runtime = runtime();
+    let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[3])) });
+    wait_streaming(&copy);
+    let mut conn = Conn::to(&source, 3);
+    for round in 0..5 {
+        let beyond = conn.offset() + 20_000;
+        let mut writer = Conn::to(&source, 3);
+        let writing = std::thread::spawn(move || {
+            for number in 0..100 {
+                writer.line(&format!("SET k{number} {round}"));
+            }
+        });
+        let soon = Duration::from_millis(300);
+        let waited = runtime.block_on(async { tokio::time::timeout(soon, copy.drain_to(beyond)).await });
+        assert!(waited.is_err(), "{waited:?}");
+        writing.join().unwrap();
+        runtime.block_on(copy.thaw()).unwrap();
+        conn.line(&format!("SET behind {round}"));
+        let now = wait_until(&copy, "the copy goes on", Duration::from_secs(5), |_| {
+            bytes(Conn::to(&target, 3 + MOVED).line("GET behind")) == round.to_string().as_bytes()
+        });
+        assert!(now.applied_offset <= now.stream_offset, "{now:?}");
+    }
+    assert_same(&runtime, &mut copy, (&mut source, &mut target), &[3], "thawed");
+    assert_eq!(copy.progress().restarts, 0);
+}
+
 /// If the freeze does not come, everything is parked again before a real expiry can strike.
 #[test]
 fn expiries_are_parked_again_in_time() {

@@ -114,6 +114,73 @@ fn a_node_is_emptied_under_writes_and_can_be_removed() {
 }
 
 #[test]
+fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said_what_it_does_not() {
+    let nodes = [Node::start(), Node::start(), Node::start()];
+    let addresses: Vec<String> = nodes.iter().map(Node::address).collect();
+    let proxy = Setup::of(&addresses).start();
+    let mut admin = proxy.admin_client();
+    let before = places(&mut admin);
+    let drain = |admin: &mut Client| {
+        let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+        let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
+        assert!(
+            error.expect_error("ERR ").contains("goes on; TASK CANCEL"),
+            "{error:?}"
+        );
+        let row = until_moved(admin, &task);
+        let children: Vec<String> = row
+            .field("children")
+            .unwrap()
+            .items()
+            .iter()
+            .map(Reply::text)
+            .collect();
+        assert_eq!(children.len(), 2, "to each of two nodes");
+        for child in &children {
+            wait_until("its source follows", PATIENCE, || {
+                state(admin, child).1.field("rollback").unwrap().text() == "yes"
+            });
+        }
+        (task, children)
+    };
+    under_writes(&proxy, 8, || {
+        let (task, _) = drain(&mut admin);
+        assert!(!places(&mut admin).contains(&"node-1".to_owned()));
+        admin.ask(&format!("PRESHARD TASK ROLLBACK {task}")).expect_ok();
+        let (state_now, row) = state(&mut admin, &task);
+        assert_eq!(state_now, "rolled-back", "{row:?}");
+        assert_eq!(
+            (
+                number(&row, "children_moved"),
+                number(&row, "children_rolled_back")
+            ),
+            (0, 2)
+        );
+        assert_eq!(places(&mut admin), before);
+        admin.ask(&format!("PRESHARD TASK ROLLBACK {task}")).expect_ok();
+    });
+    let (task, children) = drain(&mut admin);
+    // The one that has moved last stays where it is.
+    let last = children
+        .iter()
+        .max_by_key(|child| number(&state(&mut admin, child).1, "finished"))
+        .unwrap();
+    let last = children
+        .iter()
+        .rfind(|child| {
+            number(&state(&mut admin, child).1, "finished") == number(&state(&mut admin, last).1, "finished")
+        })
+        .unwrap();
+    admin.ask(&format!("PRESHARD TASK FINALIZE {last}")).expect_ok();
+    let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
+    let said = format!("task {last} is over: finalized");
+    assert!(error.expect_error("ERR ").contains(&said), "{error:?}");
+    let first = children.iter().find(|child| *child != last).unwrap();
+    admin.ask(&format!("PRESHARD TASK ROLLBACK {first}")).expect_ok();
+    assert_eq!(number(&state(&mut admin, &task).1, "children_rolled_back"), 1);
+}
+
+#[test]
 fn a_plan_is_carried_out_as_it_was_shown_once_and_only_for_its_topology() {
     let (nodes, proxy) = small();
     let mut admin = proxy.admin_client();

@@ -275,6 +275,45 @@ fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
     });
 }
 
+/// What was sent, and what waits to be sent, is older than any deadline when the proxy goes on.
+#[test]
+fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
+    let (_nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup.proxy("workers = 1"));
+    let done = AtomicBool::new(false);
+    let counts = |key: &str| {
+        let (mut client, request) = (proxy.client(), frame(&["INCR", key]).repeat(100));
+        let mut count = 0;
+        while !done.load(Ordering::Relaxed) {
+            client.send(&request);
+            for _ in 0..100 {
+                count += 1;
+                assert_eq!(client.reply().int(), count, "{key}");
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let keys = [keys_on(1, 20), keys_on(2, 20)].concat();
+        let counts = &counts;
+        let counters: Vec<_> = keys
+            .into_iter()
+            .map(|key| scope.spawn(move || counts(&key)))
+            .collect();
+        let wait = |ms| {
+            let until = Instant::now() + Duration::from_millis(ms);
+            while let Some(left) = until.checked_duration_since(Instant::now()) {
+                std::thread::park_timeout(left);
+            }
+        };
+        wait(500);
+        proxy.freeze();
+        wait(2_600);
+        proxy.thaw();
+        wait(1_500);
+        done.store(true, Ordering::Relaxed);
+        counters.into_iter().for_each(|counter| counter.join().unwrap());
+    });
+}
+
 #[test]
 fn a_node_that_comes_back_empty_is_served_again_and_marked() {
     let (mut nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);

@@ -71,6 +71,15 @@ fn fill(proxy: &Proxy) -> [String; 3] {
     keys
 }
 
+/// Others stop also when the test fails on its way.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// What has come is whole: everything that was there all the time.
 fn assert_whole(what: &str, found: &BTreeSet<String>, count: usize) {
     let missing: Vec<String> = (0..count)
@@ -126,6 +135,7 @@ fn an_iteration_whose_shard_moves_to_and_fro_leaves_nothing_out() {
         ]
     };
     thread::scope(|scope| {
+        let _guard = StopAtEnd(&stop);
         let writing = scope.spawn(|| write(&proxy, &keys, &stop));
         // One that moves in the middle of requests, over and over again.
         let iterating = scope.spawn(|| {

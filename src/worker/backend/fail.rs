@@ -91,7 +91,6 @@ impl Engine {
         if self.links[index].state == State::Gate {
             return self.expire_held(index);
         }
-        self.release_parked(index);
         let limits = &self.settings.limits;
         let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
         if deadline == 0 {
