@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::outcome::Outcome;
 use super::task::{Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::config::CopyMethod;
@@ -108,55 +109,6 @@ pub struct Group {
     /// The child that was told to go back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_back: Option<usize>,
-}
-
-/// How a chunk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Open,
-    Moved,
-    Failed,
-    Cancelled,
-    RolledBack,
-}
-
-impl Outcome {
-    const fn letter(self) -> char {
-        match self {
-            Self::Open => '.',
-            Self::Moved => 'm',
-            Self::Failed => 'f',
-            Self::Cancelled => 'c',
-            Self::RolledBack => 'b',
-        }
-    }
-
-    /// What has become of a chunk, by the state of its child.
-    const fn of_child(state: State) -> Self {
-        match state {
-            State::Failed => Self::Failed,
-            State::Cancelled => Self::Cancelled,
-            // What was brought back had moved: it is not begun again.
-            State::Moved | State::Finalized | State::RolledBack => Self::Moved,
-            State::Planned
-            | State::Copying
-            | State::Streaming
-            | State::Verifying
-            | State::Ready
-            | State::CuttingOver
-            | State::RollingBack => Self::Open,
-        }
-    }
-
-    const fn of(letter: char) -> Self {
-        match letter {
-            'm' => Self::Moved,
-            'f' => Self::Failed,
-            'c' => Self::Cancelled,
-            'b' => Self::RolledBack,
-            _ => Self::Open,
-        }
-    }
 }
 
 /// The records of children, by number.

@@ -46,6 +46,7 @@ mod link;
 mod lost;
 mod mover;
 mod orders;
+mod outcome;
 mod passes;
 mod pipe;
 mod plan;
