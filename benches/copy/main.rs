@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use preshard::config::CopyMethod;
 use preshard::ids::DbIndex;
 use preshard::migration::{Copy, CopyLimits, CopyPlan, Endpoint, Phase};
 use preshard::resp::write_request;
@@ -54,6 +55,9 @@ struct Args {
     /// Unanswered bytes at the target
     #[arg(long, default_value_t = 131_072)]
     window: usize,
+    /// Without a fork: by SCAN and DUMP
+    #[arg(long)]
+    scan: bool,
     /// Compare source and target afterwards
     #[arg(long)]
     verify: bool,
@@ -283,6 +287,11 @@ fn round(args: &Args, source: &Node) -> Result<()> {
         metadata_db: DbIndex(39),
         limits: CopyLimits {
             window: args.window,
+            method: if args.scan {
+                CopyMethod::Scan
+            } else {
+                CopyMethod::Snapshot
+            },
             ..CopyLimits::default()
         },
     };
@@ -304,7 +313,7 @@ fn round(args: &Args, source: &Node) -> Result<()> {
     assert_eq!((now.phase, now.restarts), (Phase::Streaming, 0));
     let keys = now.keys as f64;
     println!(
-        "{} keys, {:.1} MB of snapshot in {took:?}: {:.0} keys/s, {:.1} MB/s; CPU per key: here {:.2} us, source {:.2} us, target {:.2} us; peak memory {} MB",
+        "{} keys, {:.1} MB read in {took:?}: {:.0} keys/s, {:.1} MB/s; CPU per key: here {:.2} us, source {:.2} us, target {:.2} us; peak memory {} MB",
         now.keys,
         now.bytes as f64 / 1e6,
         keys / took.as_secs_f64(),

@@ -121,6 +121,7 @@ fn ways(outcome: &Rebalance, name: impl Fn(NodeIndex) -> String) -> Vec<(String,
 fn group(context: &AdminContext, kind: &str, of: &str, ways: Vec<(String, String, Vec<ShardId>)>) -> Group {
     let settings = context.shared.settings.load();
     Group {
+        copy: settings.migration.copy,
         rate: settings.migration.rate,
         max_pause_ms: u64::try_from(settings.migration.max_pause.as_millis()).unwrap_or(u64::MAX),
         ..Group::in_chunks(kind, of, ways)

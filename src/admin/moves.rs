@@ -6,13 +6,14 @@ use super::node::refusal;
 use super::shard::listed;
 use super::value::{int, number, row, shown, text};
 use super::words::is;
+use crate::config::CopyMethod;
 use crate::migration::{MoveOrder, Sample, Survey, Verified, Wish};
 use crate::resp::{Args, Value};
 
 /// A move may hold its shards for so long at most.
 const PAUSE_MS_MAX: u64 = 3_000;
 
-/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task,
+/// `SHARD MOVE <n[-m][,…]> TO <node> [MANUAL] [VERIFY] [COPY SNAPSHOT|SCAN] [RATE bytes/s] [MAXPAUSE ms] [DRY]`: answers the id of its task,
 /// in which stands what to know. DRY: what would come of it, and nothing is ordered.
 pub(super) async fn shard_move(
     context: &AdminContext,
@@ -37,11 +38,23 @@ pub(super) async fn shard_move(
         shards,
         target: target.to_owned(),
         manual: false,
+        copy: settings.copy,
         rate: settings.rate,
         max_pause_ms: u64::try_from(pause_ms).unwrap_or(PAUSE_MS_MAX),
         verify: None,
     };
-    let (mut at, mut dry) = (rest + 3, false);
+    if options(&mut order, args, rest + 3)? {
+        let surveys = context.mover.survey(&order).await.map_err(refusal)?;
+        return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
+    }
+    // What an operator should know stands in the task, so that the answer is its id whatever was found.
+    let ordered = context.mover.order(&order).await.map_err(refusal)?;
+    Ok(text(ordered.id))
+}
+
+/// Reads the options of a move from a word on. Says whether nothing is to be ordered.
+fn options(order: &mut MoveOrder, args: &Args<'_>, mut at: usize) -> Result<bool, String> {
+    let mut dry = false;
     while let Some(word) = args.try_get(at) {
         let value = args.try_get(at + 1).and_then(number::<u64>);
         match value {
@@ -60,26 +73,22 @@ pub(super) async fn shard_move(
                 at += 1;
                 continue;
             }
+            _ if is(word, "COPY") && is(args.get(at + 1), "SCAN") => order.copy = CopyMethod::Scan,
+            _ if is(word, "COPY") && is(args.get(at + 1), "SNAPSHOT") => order.copy = CopyMethod::Snapshot,
             Some(rate) if is(word, "RATE") => order.rate = (rate > 0).then_some(rate),
             Some(pause) if is(word, "MAXPAUSE") && (1..=PAUSE_MS_MAX).contains(&pause) => {
                 order.max_pause_ms = pause;
             }
             Some(_) | None => {
                 return Err(format!(
-                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
+                    "ERR '{}' is no option here: MANUAL, VERIFY, DRY, COPY with SNAPSHOT or SCAN, RATE with bytes per second (0: no limit), MAXPAUSE with 1 to {PAUSE_MS_MAX} ms",
                     shown(word)
                 ));
             }
         }
         at += 2;
     }
-    if dry {
-        let surveys = context.mover.survey(&order).await.map_err(refusal)?;
-        return Ok(Value::Array(surveys.into_iter().map(surveyed).collect()));
-    }
-    // What an operator should know stands in the task, so that the answer is its id whatever was found.
-    let ordered = context.mover.order(&order).await.map_err(refusal)?;
-    Ok(text(ordered.id))
+    Ok(dry)
 }
 
 /// What would come of a move, as a row.

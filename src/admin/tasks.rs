@@ -93,6 +93,7 @@ fn group_row(context: &AdminContext, id: &str, group: &Group, others: &[Record])
         ("source", nodes(|way| &way.source)),
         ("target", nodes(|way| &way.target)),
         ("fence", text(group.fence().word())),
+        ("copy", word(serde_json::json!(group.copy))),
         ("rate", word(serde_json::json!(group.rate))),
         ("max_pause_ms", int(group.max_pause_ms)),
         ("keys", int(summary.keys)),

@@ -229,7 +229,7 @@ pub const WORDS: &[Word] = &[
         "SHARD",
         "MOVE",
         (
-            "<n[-m][,...]> TO <node> [MANUAL] [VERIFY] [RATE bytes/s] [MAXPAUSE ms] [DRY]",
+            "<n[-m][,...]> TO <node> [MANUAL] [VERIFY] [COPY SNAPSHOT|SCAN] [RATE bytes/s] [MAXPAUSE ms] [DRY]",
             3,
             10,
         ),

@@ -261,8 +261,11 @@ fn getkeys(args: &Args<'_>, with_flags: bool) -> Value {
     })
 }
 
-/// What is done with each of the keys that were found.
-fn key_flags(spec: &Spec, args: &Args<'_>, found: &[u32]) -> Result<Vec<KeyFlags>, KeyError> {
+/// What is done with each of the keys that [`keys`] has found.
+///
+/// # Errors
+/// The arguments cannot be right.
+pub fn key_flags(spec: &Spec, args: &Args<'_>, found: &[u32]) -> Result<Vec<KeyFlags>, KeyError> {
     let facts = &spec.facts.keys;
     let first = facts.first().map(|fact| fact.flags).unwrap_or_default();
     match spec.keys {

@@ -42,7 +42,7 @@ pub use access::{
 pub use flags::{Categories, Flags, KeyFlags};
 pub use glob::glob_matches;
 pub use helper::{Counter, Helper, RESERVED_PREFIX, Timeline, is_reserved};
-pub use introspect::introspect;
+pub use introspect::{introspect, key_flags};
 pub use keys::{keys, reaches_undeclared_keys, routing_keys, sort_option_with_other_keys};
 pub use refusal::{KeyError, Refusal};
 pub use resolve::{FlushMode, blocks, copies_to_other_database, flush_mode, identify, may_wait, resolve};

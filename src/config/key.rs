@@ -95,6 +95,7 @@ pub(super) const RELOADED: &[&str] = &[
     "topology.store_ca_file",
     "topology.store_certificate_file",
     "topology.store_key_file",
+    "migration.copy",
     "migration.rate",
     "migration.max_pause",
     "migration.retention",

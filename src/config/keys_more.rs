@@ -11,6 +11,15 @@ const TIB: u64 = 1024 * GIB;
 /// The rows.
 pub(super) const ROWS: &[Key] = &[
     key(
+        "migration.copy",
+        Kind::Choice(&["snapshot", "scan"]),
+        "snapshot",
+        "How moves copy the keys that are there: out of a snapshot, for which the source forks, or one batch after the other, by `SCAN` \
+         and `DUMP`; `SHARD MOVE … COPY` says it for one move.",
+        "`scan` spares the source the memory of a fork. It is slower, costs the source's own time for each key, and gives up on a value \
+         above 1 MB that is written all the time.",
+    ),
+    key(
         "migration.rate",
         Kind::BytesOrZero(16 * KIB, 100 * GIB, "as fast as both nodes can"),
         "0",

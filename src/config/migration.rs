@@ -1,12 +1,38 @@
 //! `[migration]`: how much moves of shards may take.
 
+use serde::{Deserialize, Serialize};
+
 use super::validate::Reader;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How a copy gets the keys that its source has when it begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CopyMethod {
+    /// In a snapshot, for which the source forks.
+    #[default]
+    Snapshot,
+    /// One batch after the other, by `SCAN` and `DUMP`: without a fork.
+    Scan,
+}
+
+impl CopyMethod {
+    /// Its word in the configuration and in records.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Scan => "scan",
+        }
+    }
+}
+
 /// `[migration]`: moves of shards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
+    /// How keys are copied.
+    pub copy: CopyMethod,
     /// Bytes to the target in a second, for one move; none: as fast as it can.
     pub rate: Option<u64>,
     /// The longest that a cutover may hold its shards.
@@ -34,7 +60,9 @@ impl Default for Migration {
 
 impl Reader<'_> {
     pub(super) fn migration(&mut self) -> Migration {
+        let methods = [CopyMethod::Snapshot, CopyMethod::Scan];
         Migration {
+            copy: self.choice("migration.copy", &methods.map(|method| (method.word(), method))),
             rate: self.bytes_or_zero("migration.rate"),
             max_pause: self.time("migration.max_pause"),
             retention: self.time_or_zero("migration.retention"),

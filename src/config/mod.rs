@@ -32,7 +32,7 @@ mod validate;
 mod tests;
 
 pub use live::{Overrides, Source};
-pub use migration::Migration;
+pub use migration::{CopyMethod, Migration};
 pub use mistake::{ConfigError, ConfigErrors, EXIT_STATUS};
 #[cfg(feature = "flush")]
 pub(crate) use mistake::{Mistake, Origin};

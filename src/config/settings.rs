@@ -209,6 +209,7 @@ impl Config {
     fn migration_settings(&self) -> Vec<(&'static str, String)> {
         let migration = &self.migration;
         vec![
+            ("migration.copy", migration.copy.word().to_owned()),
             (
                 "migration.rate",
                 migration.rate.map_or_else(|| "0".to_owned(), format_bytes),
@@ -299,7 +300,7 @@ mod tests {
             .map(|key| key.path.replace("password_file", "password"))
             .collect();
         expected.retain(|path| !path.ends_with("password_sha256"));
-        let topology_ends = expected.iter().position(|path| path == "migration.rate").unwrap();
+        let topology_ends = expected.iter().position(|path| path == "migration.copy").unwrap();
         expected.insert(topology_ends, "topology.nodes".to_owned());
         expected.push("user".to_owned());
         let shown: Vec<&str> = settings("").iter().map(|(key, _)| *key).collect();

@@ -1,4 +1,4 @@
-//! Snapshot and stream on their way to the target, one behind the other over the same pipe.
+//! Snapshot and stream on their way to the target, one behind the other over the same pipe. (Without a snapshot: `scan`.)
 //!
 //! ```text
 //!  Link (snapshot) ─▶ RdbReader ──────────────────▶ Frames ─▶ Pipe
@@ -19,6 +19,7 @@ use super::lost::Lost;
 use super::pipe::{Pipe, Place};
 use super::plan::CopyPlan;
 use super::probe::Facts;
+use super::scan::{Scan, answered};
 use super::spool::{Chunk, Spool};
 use super::state::{Phase, Shared};
 use crate::rdb::{
@@ -48,6 +49,8 @@ pub(super) struct Applier {
     pub(super) journal: Option<Journal>,
     /// Keys that must not be renewed.
     pub(super) lost: Lost,
+    /// What is left of a copy without a snapshot.
+    pub(super) scan: Option<Box<Scan>>,
     /// What was gathered and is not written.
     pub(super) gathered: Option<Gathered>,
 }
@@ -177,11 +180,15 @@ impl Applier {
                 self.settle().await?;
                 self.shared.gate.stand(at);
             }
+            if !filter.is_in_transaction() && self.read_at(reader.offset()).await? {
+                continue;
+            }
             let Some(chunk) = self.spool.pop().await? else {
                 tokio::select! {
                     // Nobody wakes us when the source is thawed.
                     _ = timeout(THAW_LOOK, self.spool.arrived()) => {}
                     _ = gate.changed() => {}
+                    read = answered(&mut self.scan) => read?,
                 }
                 continue;
             };
@@ -210,6 +217,9 @@ impl Applier {
             if request.end > *gate.borrow() {
                 self.stand(&mut gate, request.end).await?;
             }
+            if self.scan.is_some() && !filter.is_in_transaction() {
+                self.read_up_to(request.end).await?;
+            }
             let ttl = Ttl {
                 expiries: self.shared.expiries(),
                 skew_ms: self.facts.skew_ms,
@@ -232,7 +242,11 @@ impl Applier {
                     self.lost.look(&request.args, target)?;
                 }
             }
-            match filter.handle(&request, ttl, at_source, &mut self.frames) {
+            let outcome = match &mut self.scan {
+                None => filter.handle(&request, ttl, at_source, &mut self.frames),
+                Some(scan) => scan.handle(filter, &request, ttl, at_source, &mut self.frames)?,
+            };
+            match outcome {
                 Outcome::Applied | Outcome::Ignored | Outcome::Buffered => {}
                 Outcome::Restart(reason) => return Err(reason.into()),
                 Outcome::Alarm => self.alarm(end),
@@ -302,7 +316,7 @@ impl Applier {
         Ok(())
     }
 
-    async fn write(&mut self) -> Result<(), CopyError> {
+    pub(super) async fn write(&mut self) -> Result<(), CopyError> {
         let Some(gathered) = self.gathered.take() else {
             return Ok(());
         };

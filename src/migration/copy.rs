@@ -65,7 +65,7 @@ impl Copy {
     /// Copies the databases, which must be empty on the target, and then follows the source. Called within a runtime.
     #[must_use]
     pub fn start(plan: CopyPlan) -> Self {
-        Self::begin(plan, Begin::Snapshot)
+        Self::begin(plan, Begin::Empty)
     }
 
     /// Has the source keep its history, without which no stream can be attached.

@@ -341,6 +341,7 @@ impl<'a> Driven<'a> {
         self.check_fence()?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
+        plan.limits.method = ledger.task.copy;
         let mut copy = Running::new(Copy::start(plan));
         self.prepare_back().await;
         reached("copying").await;

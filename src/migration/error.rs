@@ -57,6 +57,30 @@ pub enum CopyError {
     /// The source was frozen for so long that what it wrote meanwhile was not kept.
     #[error("too much has come of the stream while the source was frozen")]
     TooMuchHeld,
+    /// A copy without a fork has met a value that cannot be dumped.
+    #[error(
+        "a value of about {bytes} bytes is too large to be read without a snapshot: it would stop the source; move with COPY SNAPSHOT"
+    )]
+    TooLarge {
+        /// What it takes.
+        bytes: u64,
+    },
+    /// A copy without a fork remembers the keys of a database, and there are too many of them.
+    #[error(
+        "a database has more than {0} keys, too many to be read without a snapshot; move with COPY SNAPSHOT"
+    )]
+    TooManyKeys(usize),
+    /// A copy without a fork is slower than what is written to keys that must be read again.
+    #[error(
+        "more than {0} bytes of names of keys must be read again: the shards are written faster than they are read"
+    )]
+    TooManyStale(usize),
+    /// The source keeps no history yet, and would fork to begin with it.
+    #[error(
+        "the source keeps no history of its writes yet, and would fork to begin with it: CONFIG SET repl-diskless-sync yes and \
+         repl-diskless-sync-delay 5 there, or give it a replica"
+    )]
+    NeedsFork,
     /// What was asked needs a copy that follows the stream.
     #[error("the copy does not follow the stream yet, or has begun again")]
     NotStreaming,
@@ -78,7 +102,12 @@ impl CopyError {
     pub(super) const fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::TargetNotEmpty(_) | Self::Failed { .. } | Self::Stopped
+            Self::TargetNotEmpty(_)
+                | Self::Failed { .. }
+                | Self::Stopped
+                | Self::TooLarge { .. }
+                | Self::TooManyKeys(_)
+                | Self::NeedsFork
         )
     }
 

@@ -15,8 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::chunk::Chunk;
+use super::outcome::Outcome;
 use super::task::{Fence, Move, State, Wish};
 use super::verify::{Sample, Verification};
+use crate::config::CopyMethod;
 use crate::ids::ShardId;
 use crate::topology::Topology;
 use crate::topology::codec::{ranges, shard_list};
@@ -68,6 +70,9 @@ pub struct Group {
     /// Source and target are compared before each cutover.
     #[serde(default)]
     pub verify: Option<Sample>,
+    /// How keys are copied.
+    #[serde(default)]
+    pub copy: CopyMethod,
     /// Bytes to the target in a second; none: as fast as it can.
     #[serde(default)]
     pub rate: Option<u64>,
@@ -100,55 +105,6 @@ pub struct Group {
     /// The child that was told to go back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told_back: Option<usize>,
-}
-
-/// How a chunk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Open,
-    Moved,
-    Failed,
-    Cancelled,
-    RolledBack,
-}
-
-impl Outcome {
-    const fn letter(self) -> char {
-        match self {
-            Self::Open => '.',
-            Self::Moved => 'm',
-            Self::Failed => 'f',
-            Self::Cancelled => 'c',
-            Self::RolledBack => 'b',
-        }
-    }
-
-    /// What has become of a chunk, by the state of its child.
-    const fn of_child(state: State) -> Self {
-        match state {
-            State::Failed => Self::Failed,
-            State::Cancelled => Self::Cancelled,
-            // What was brought back had moved: it is not begun again.
-            State::Moved | State::Finalized | State::RolledBack => Self::Moved,
-            State::Planned
-            | State::Copying
-            | State::Streaming
-            | State::Verifying
-            | State::Ready
-            | State::CuttingOver
-            | State::RollingBack => Self::Open,
-        }
-    }
-
-    const fn of(letter: char) -> Self {
-        match letter {
-            'm' => Self::Moved,
-            'f' => Self::Failed,
-            'c' => Self::Cancelled,
-            'b' => Self::RolledBack,
-            _ => Self::Open,
-        }
-    }
 }
 
 /// The records of children, by number.
@@ -416,6 +372,7 @@ impl Group {
             source: chunk.source.clone(),
             target: chunk.target.clone(),
             manual: self.manual,
+            copy: self.copy,
             rate: self.rate,
             max_pause_ms: self.max_pause_ms,
             verify: self.verify.map(Verification::asked),

@@ -7,7 +7,8 @@
 //!
 //! Children have no shard in common, so each goes back by itself. Which one was told stands in the record, so whoever leads goes on.
 
-use super::group::{Children, Group, Outcome, Step};
+use super::group::{Children, Group, Step};
+use super::outcome::Outcome;
 use super::task::{Answer, Move, State, Wish};
 
 /// What has become of the child that was told.

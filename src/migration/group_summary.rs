@@ -1,6 +1,7 @@
 //! What operators are shown of a task of many moves: it and its children together.
 
-use super::group::{Group, Outcome};
+use super::group::Group;
+use super::outcome::Outcome;
 use super::task::{Move, State, Wish};
 
 /// What is shown of a group and its children together.

@@ -14,7 +14,7 @@
 //! written there, over one connection, in the source's order, each write once.
 //!
 //! What a copy needs on the source: `PSYNC`, `REPLCONF`, `INFO`, `TIME`, `PING`; without a snapshot also `SELECT`, and `SET` and
-//! `DEL` in the metadata database. On the target: all writes and transactions, `EVAL`, `SCAN`, `PEXPIRETIME` (`PTTL` before
+//! `DEL` in the metadata database, and what reads keys (`scan`). On the target: all writes and transactions, `EVAL`, `SCAN`, `PEXPIRETIME` (`PTTL` before
 //! 7.0; with fields that expire `TYPE`, `HSCAN`, `HPEXPIRETIME`), `SELECT`, `FLUSHDB`, `RESTORE`, `INFO`, `TIME`, `PING`,
 //! `CLIENT ID` and `CLIENT KILL`.
 //!
@@ -49,6 +49,7 @@ mod link;
 mod lost;
 mod mover;
 mod orders;
+mod outcome;
 mod passes;
 mod pipe;
 mod plan;
@@ -58,6 +59,7 @@ mod receive;
 mod release;
 mod reverse;
 mod run;
+mod scan;
 #[cfg(test)]
 mod sim;
 mod spool;

@@ -24,6 +24,7 @@ use super::preflight::{Sources, refusals};
 use super::release::{orphans, release_orphan};
 use super::task::{Answer, Move, State, Wish, way_back};
 use super::verify::{Sample, Verification};
+use crate::config::CopyMethod;
 use crate::control::Fleet;
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::MigrationFigures;
@@ -51,6 +52,8 @@ pub struct MoveOrder {
     pub target: String,
     /// It cuts over only when it is told to.
     pub manual: bool,
+    /// How keys are copied.
+    pub copy: CopyMethod,
     /// Bytes in a second.
     pub rate: Option<u64>,
     /// The longest that the shards may be held, in milliseconds.
@@ -269,6 +272,7 @@ impl Mover {
                 .map(|(node, shards)| (name(node), order.target.clone(), shards));
             let group = Group {
                 manual: order.manual,
+                copy: order.copy,
                 rate: order.rate,
                 max_pause_ms: order.max_pause_ms,
                 verify: order.verify,
@@ -278,7 +282,9 @@ impl Mover {
         }
         self.check_free(&topology, &order.shards, &[&order.target])
             .await?;
-        let surveys = self.surveys(&topology, target, &sources, order.rate).await;
+        let surveys = self
+            .surveys(&topology, target, &sources, (order.copy, order.rate))
+            .await;
         if let Some(why) = refusals(&surveys) {
             return Err(why);
         }
@@ -286,6 +292,7 @@ impl Mover {
             kind: "move".to_owned(),
             target: order.target.clone(),
             manual: order.manual,
+            copy: order.copy,
             rate: order.rate,
             max_pause_ms: order.max_pause_ms,
             verify: order.verify.map(Verification::asked),

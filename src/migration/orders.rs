@@ -30,7 +30,9 @@ impl Mover {
         self.check_free(&topology, &group.shards(), &targets).await?;
         let mut group = group;
         for (target, sources) in by_target(&group, &topology)? {
-            let surveys = self.surveys(&topology, target, &sources, group.rate).await;
+            let surveys = self
+                .surveys(&topology, target, &sources, (group.copy, group.rate))
+                .await;
             if let Some(why) = refusals(&surveys) {
                 return Err(why);
             }

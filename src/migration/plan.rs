@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Migration;
+use crate::config::{CopyMethod, Migration};
 use crate::ids::DbIndex;
 use crate::rdb;
 use crate::store::Term;
@@ -72,6 +72,8 @@ pub struct CopyLimits {
     pub restarts_max: u32,
     /// Pause before it is; doubled each time.
     pub backoff: Duration,
+    /// How the keys that are there come over. Both ends are the same with either.
+    pub method: CopyMethod,
     /// Snapshot and stream over one connection, as for sources before 6.2: the source keeps the stream meanwhile.
     pub one_link: bool,
     /// How values are taken apart.
@@ -91,6 +93,7 @@ impl CopyLimits {
             spool_dir: settings.spool_dir.clone().unwrap_or(usual.spool_dir),
             spool_max: settings.spool_max as u64,
             target_latency: settings.target_latency,
+            method: settings.copy,
             ..usual
         }
     }
@@ -109,6 +112,7 @@ impl Default for CopyLimits {
             debts_bytes: 64 * 1024 * 1024,
             restarts_max: 5,
             backoff: Duration::from_millis(500),
+            method: CopyMethod::Snapshot,
             one_link: false,
             values: rdb::Limits {
                 frames_bytes: 64 * 1024,

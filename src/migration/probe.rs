@@ -35,6 +35,7 @@ const SKEW_MIN_MS: i64 = 20;
 pub(super) struct Facts {
     pub(super) source_run_id: String,
     pub(super) target_run_id: String,
+    pub(super) source: Target,
     pub(super) target: Target,
     /// The source can send the snapshot apart from the stream.
     pub(super) two_links: bool,
@@ -114,6 +115,7 @@ pub(super) async fn look(plan: &CopyPlan, empty: bool) -> Result<Facts, CopyErro
     Ok(Facts {
         source_run_id: field(&server, "run_id").to_owned(),
         target_run_id: field(&about, "run_id").to_owned(),
+        source: of_source,
         target: of_target,
         two_links: !plan.limits.one_link
             && (of_source.family == Family::Valkey || (of_source.major, of_source.minor) >= (6, 2)),

@@ -313,6 +313,10 @@ impl Broken {
             | CopyError::TooManyDebts(_)
             | CopyError::HorizonPassed
             | CopyError::Renewed
+            | CopyError::TooLarge { .. }
+            | CopyError::TooManyKeys(_)
+            | CopyError::TooManyStale(_)
+            | CopyError::NeedsFork
             | CopyError::TooMuchHeld => Self::Never(error.to_string()),
         }
     }

@@ -26,8 +26,10 @@ use super::pipe::open_pipe;
 use super::plan::{CopyPlan, Endpoint, Offset};
 use super::probe::{Facts, connect, field, history, look, watch_source, watch_target};
 use super::receive::{attach_at, receive};
+use super::scan::{self, Scan};
 use super::spool::Spool;
 use super::state::{Phase, Shared, now_ms};
+use crate::config::CopyMethod;
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
 use crate::rdb::{Expiries, Frames};
@@ -48,8 +50,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Where a copy begins.
 #[derive(Debug)]
 pub(super) enum Begin {
-    /// With a snapshot, on empty databases.
-    Snapshot,
+    /// With all keys that the source has, on empty databases.
+    Empty,
     /// With the stream of now, which is kept until it is told from where on it is applied.
     Attach {
         journal: Journal,
@@ -105,8 +107,7 @@ pub(super) async fn supervise(
         while let Ok(order) = orders.try_recv() {
             order.refuse();
         }
-        let again =
-            matches!(begin, Begin::Snapshot) && !error.is_final() && restarts < plan.limits.restarts_max;
+        let again = matches!(begin, Begin::Empty) && !error.is_final() && restarts < plan.limits.restarts_max;
         tracing::warn!(event = "copy_ended", restarts, again, %error, "an attempt to copy has ended");
         if !again {
             let reason = Box::new(error);
@@ -134,7 +135,7 @@ async fn attempt(
     orders: &mut mpsc::Receiver<Order>,
 ) -> Result<Infallible, CopyError> {
     shared.begin();
-    let facts = look(plan, matches!(begin, Begin::Snapshot)).await?;
+    let facts = look(plan, matches!(begin, Begin::Empty)).await?;
     shared.skew_ms.store(facts.skew_ms, Ordering::Relaxed);
     shared.note(|progress| progress.run_id.clone_from(&facts.source_run_id));
     let (pipe, replies) = open_pipe(&plan.target, &facts.target_run_id, shared).await?;
@@ -161,6 +162,7 @@ async fn attempt(
         facts: facts.clone(),
         journal: None,
         lost: Lost::none(),
+        scan: None,
         gathered: None,
     };
     let keeper = Keeper::new(Arc::clone(plan), Arc::clone(shared), facts);
@@ -204,9 +206,11 @@ async fn flow(
             pass(link, at);
         }
     } else {
-        (from, selected) = applier.without_snapshot(begin).await?;
+        (from, selected) = applier.without_snapshot(begin, received).await?;
     }
-    if applier.lost.is_over() {
+    if applier.scan.is_some() {
+        shared.note(|progress| progress.phase = Phase::Snapshot);
+    } else if applier.lost.is_over() {
         shared.note(|progress| progress.phase = Phase::Streaming);
     }
     applier.stream(received, from, selected).await
@@ -225,6 +229,10 @@ async fn attach(plan: &CopyPlan, facts: &Facts, begin: &Begin) -> Result<Attache
     let mut client = client.map_err(CopyError::of_source)?;
     if let Begin::Attach { .. } = begin {
         attached.stream = Some(attach_now(plan, &mut client).await?);
+        return Ok(attached);
+    }
+    if plan.limits.method == CopyMethod::Scan {
+        attached.stream = Some(scan::attach(plan, &mut client).await?);
         return Ok(attached);
     }
     if facts.two_links && history(&mut client).await?.has_backlog {
@@ -272,7 +280,10 @@ pub(super) async fn ensure_history(node: &Endpoint, silence: Duration) -> Result
 }
 
 /// The stream from where the source is now.
-async fn attach_now(plan: &CopyPlan, client: &mut NodeClient) -> Result<(Link, Offset), CopyError> {
+pub(super) async fn attach_now(
+    plan: &CopyPlan,
+    client: &mut NodeClient,
+) -> Result<(Link, Offset), CopyError> {
     let mut tried = 0;
     loop {
         tried += 1;
@@ -292,9 +303,18 @@ async fn attach_now(plan: &CopyPlan, client: &mut NodeClient) -> Result<(Link, O
 
 impl Applier {
     /// Says from where on the stream is applied that was not begun with a snapshot, and which database is selected there.
-    async fn without_snapshot(&mut self, begin: &mut Begin) -> Result<(u64, Option<u64>), CopyError> {
+    async fn without_snapshot(
+        &mut self,
+        begin: &mut Begin,
+        received: u64,
+    ) -> Result<(u64, Option<u64>), CopyError> {
         match begin {
-            Begin::Snapshot => Err(CopyError::Source("it sends no snapshot".to_owned())),
+            Begin::Empty => {
+                // Keys are read from here on. What was written before the mark, to whichever database, is in them.
+                mark(&self.plan).await?;
+                self.scan = Some(Box::new(Scan::open(self).await?));
+                Ok((received, Some(u64::from(self.plan.metadata_db.0))))
+            }
             Begin::Resume { journal, noted } => {
                 self.journal = Some(journal.clone());
                 Ok((noted.at.offset, Some(noted.selected)))

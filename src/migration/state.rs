@@ -19,7 +19,7 @@ pub enum Phase {
     /// It looks at both nodes and connects.
     #[default]
     Attaching,
-    /// The snapshot is written to the target; the stream waits.
+    /// The snapshot is written to the target, and the stream waits; or keys are read beside the stream.
     Snapshot,
     /// The stream is received and kept, until it is told from where on it is applied, and the target is ready for it.
     Attached,
@@ -38,9 +38,9 @@ pub enum Phase {
 pub struct Progress {
     /// How far it is.
     pub phase: Phase,
-    /// Keys of the snapshot that were written so far.
+    /// Keys that were written so far, beside the stream.
     pub keys: u64,
-    /// Bytes of the snapshot so far, those of other databases included.
+    /// Bytes of the snapshot so far, those of other databases included; without one, of values.
     pub bytes: u64,
     /// All bytes of the snapshot, if the source has said.
     pub bytes_total: Option<u64>,

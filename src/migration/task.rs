@@ -14,6 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::verify::{Verification, VerifyState};
+use crate::config::CopyMethod;
 
 /// How far a move is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,6 +155,9 @@ pub struct Move {
     /// It cuts over only when it is told to.
     #[serde(default)]
     pub manual: bool,
+    /// How its keys are copied.
+    #[serde(default)]
+    pub copy: CopyMethod,
     /// Bytes to the target in a second; none: as fast as it can.
     #[serde(default)]
     pub rate: Option<u64>,

@@ -86,6 +86,9 @@ pub enum Restart {
     Value(#[from] super::RdbError),
 }
 
+/// Whether a write to a database of the target shall be applied.
+pub type Asked<'a> = dyn FnMut(&'static Spec, &Args<'_>, DbIndex) -> Result<bool, Restart> + 'a;
+
 /// Decides about the requests of one stream, in their order.
 #[derive(Debug)]
 pub struct StreamFilter {
@@ -163,7 +166,20 @@ impl StreamFilter {
         received_ms: i64,
         out: &mut Frames,
     ) -> Outcome {
-        match self.decide(request, ttl, received_ms, out) {
+        self.handle_if(request, ttl, received_ms, out, &mut |_, _, _| Ok(true))
+    }
+
+    /// As [`Self::handle`]; of each write to a wanted database it is asked whether it shall be applied. The database is
+    /// that of the target. `FLUSHALL` is asked of for each of them, and applied in any case.
+    pub fn handle_if(
+        &mut self,
+        request: &StreamRequest<'_>,
+        ttl: Ttl,
+        received_ms: i64,
+        out: &mut Frames,
+        asked: &mut Asked<'_>,
+    ) -> Outcome {
+        match self.decide(request, ttl, received_ms, out, asked) {
             Ok(outcome) => outcome,
             Err(restart) => Outcome::Restart(restart),
         }
@@ -175,6 +191,7 @@ impl StreamFilter {
         ttl: Ttl,
         received_ms: i64,
         out: &mut Frames,
+        asked: &mut Asked<'_>,
     ) -> Result<Outcome, Restart> {
         let args = &request.args;
         let Some(spec) = find(args) else {
@@ -199,7 +216,7 @@ impl StreamFilter {
             // For the whole node; scripts and functions are brought to nodes by the proxy itself.
             "ping" | "replconf" | "publish" | "spublish" => Ok(self.passed()),
             name if name.starts_with("script|") || name.starts_with("function|") => Ok(self.passed()),
-            "flushall" => self.flush_all(request, out),
+            "flushall" => self.flush_all(spec, request, out, asked),
             "swapdb" => {
                 let touched = [1, 2].map(|at| number(args, at).ok_or(Restart::Malformed("swapdb")));
                 for db in touched {
@@ -211,7 +228,7 @@ impl StreamFilter {
             }
             _ if matches!(spec.class, Class::Script(_)) => Err(Restart::Script),
             _ if !spec.is_write() && spec.name != "pfcount" => Ok(self.passed()),
-            _ => self.write(spec, request, ttl, received_ms, out),
+            _ => self.write(spec, request, (ttl, received_ms), out, asked),
         }
     }
 
@@ -271,12 +288,19 @@ impl StreamFilter {
         self.frozen_at.is_some_and(|offset| request.end > offset)
     }
 
-    fn flush_all(&mut self, request: &StreamRequest<'_>, out: &mut Frames) -> Result<Outcome, Restart> {
+    fn flush_all(
+        &mut self,
+        spec: &'static Spec,
+        request: &StreamRequest<'_>,
+        out: &mut Frames,
+        asked: &mut Asked<'_>,
+    ) -> Result<Outcome, Restart> {
         if self.is_frozen(request) {
             return Ok(Outcome::Alarm);
         }
         let out = self.block.as_mut().unwrap_or(out);
         for db in self.options.databases.targets() {
+            asked(spec, &request.args, db)?;
             out.select(db);
             let flush: Vec<&[u8]> = std::iter::once(&b"FLUSHDB"[..])
                 .chain(request.args.iter().skip(1))
@@ -290,9 +314,9 @@ impl StreamFilter {
         &mut self,
         spec: &'static Spec,
         request: &StreamRequest<'_>,
-        ttl: Ttl,
-        received_ms: i64,
+        (ttl, received_ms): (Ttl, i64),
         out: &mut Frames,
+        asked: &mut Asked<'_>,
     ) -> Result<Outcome, Restart> {
         if self.source.is_none() {
             return Err(Restart::UnknownDatabase);
@@ -317,6 +341,9 @@ impl StreamFilter {
         }
         if is_unexpected(spec) {
             return Err(Restart::Unexpected(spec.name));
+        }
+        if !asked(spec, args, db)? {
+            return Ok(self.passed());
         }
         let out = self.block.as_mut().unwrap_or(out);
         let rewriting = Rewrite {

@@ -8,7 +8,7 @@
 //!                                                                            └─▶ ignore · restart · alarm
 //! ```
 //!
-//! Beside them [`Digest`] tells whether two servers hold the same value.
+//! Beside them [`DumpReader`] takes values as `DUMP` gives them, and [`Digest`] tells whether two servers hold the same value.
 //!
 //! Nothing here opens a socket or reads a clock: bytes and the time of their receipt are arguments. Both readers go on at
 //! any byte and hold a bounded number of them ([`Limits`], [`StreamLimits`]); how much is passed on at once is the
@@ -24,6 +24,7 @@ mod decode;
 mod digest;
 #[cfg(test)]
 mod digest_tests;
+mod dumps;
 mod error;
 mod expiry;
 mod filter;
@@ -49,9 +50,10 @@ mod text;
 mod unpack;
 
 pub use digest::{Digest, unparked_field, unparked_key};
+pub use dumps::DumpReader;
 pub use error::{ModuleName, RdbError};
 pub use expiry::{Expiries, PARK_FIELD_MS, PARK_KEY_MS, Ttl};
-pub use filter::{Outcome, Restart, StreamFilter, StreamOptions};
+pub use filter::{Asked, Outcome, Restart, StreamFilter, StreamOptions};
 pub use frames::{Databases, Debt, Frames};
 pub use limits::Limits;
 pub use reader::{CopyOptions, Counts, Event, RdbReader, Values};

@@ -63,6 +63,12 @@ pub(super) fn restore(
     out.end();
 }
 
+/// The RDB version that a payload says it has.
+pub(super) fn version(payload: &[u8]) -> Option<u16> {
+    let [low, high, ..] = *payload.last_chunk::<FOOTER>()?;
+    Some(u16::from_le_bytes([low, high]))
+}
+
 /// Type and raw bytes of a payload whose checksum is right.
 pub(super) fn open(payload: &[u8]) -> Result<(Kind, &[u8]), RdbError> {
     let short = RdbError::Damaged("a payload without an end");

@@ -53,6 +53,12 @@ impl Target {
         self.rdb_version() >= 12
     }
 
+    /// Whether it says exactly when a key expires (`PEXPIRETIME`, 7.0).
+    #[must_use]
+    pub const fn tells_expiries(self) -> bool {
+        self.is_at_least(7, 0)
+    }
+
     /// `XSETID … ENTRIESADDED … MAXDELETEDID`, `XGROUP CREATE … ENTRIESREAD`.
     pub(super) const fn knows_stream_counters(self) -> bool {
         self.is_at_least(7, 0)

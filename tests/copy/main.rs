@@ -16,6 +16,7 @@ mod data;
 mod faults;
 mod kit;
 mod moves;
+mod scan;
 #[path = "../rdb/server.rs"]
 #[allow(dead_code, reason = "the tests of snapshots need more of it")]
 mod server;

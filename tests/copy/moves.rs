@@ -16,7 +16,7 @@ use crate::kit::{
 use crate::server::{Server, array, at_hand, bytes};
 
 /// A large value of each kind.
-fn fill_giants(source: &Server) {
+pub(crate) fn fill_giants(source: &Server) {
     let mut conn = Conn::to(source, PLAIN);
     for kind in ["hash", "zset"] {
         conn.line(&format!("CONFIG SET {kind}-max-ziplist-entries 128"));

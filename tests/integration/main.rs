@@ -47,6 +47,7 @@ mod moves;
 mod moves_faults;
 mod moves_iterate;
 mod moves_release;
+mod moves_scan;
 mod moves_secured;
 mod moves_work;
 mod nodes;

@@ -8,9 +8,11 @@
 //! | source | scripts that are replicated as such, memory for the fork | little memory for the fork, other users that may write, replicas that must be there |
 //! | both | clocks half a second apart, functions that differ | |
 
+use super::super::scan::{DELAYED, is_delayed};
 use super::look::Look;
 use super::{Survey, named};
 use crate::command::USER_PREFIX;
+use crate::config::CopyMethod;
 use crate::ids::DbIndex;
 use crate::rdb::{Family, Target};
 
@@ -21,6 +23,8 @@ pub(super) struct Terms {
     pub(super) dbs: Vec<DbIndex>,
     /// Databases that every node needs.
     pub(super) databases: u64,
+    /// How keys are copied.
+    pub(super) copy: CopyMethod,
     /// Bytes in a second.
     pub(super) rate: Option<u64>,
     /// What the shards take, if that is known better than by their part of the keys.
@@ -33,6 +37,8 @@ const KEYS_PER_S: u64 = 120_000;
 const BYTES_PER_S: u64 = 80_000_000;
 /// … and bytes of the source's snapshot that are read, those of other databases included.
 const SNAPSHOT_PER_S: u64 = 200_000_000;
+/// Keys that are read in a second without a snapshot.
+const SCANNED_PER_S: u64 = 40_000;
 /// Until a copy counts as following.
 const FOLLOWS_S: u64 = 2;
 /// Clocks that are further apart make expiries wrong.
@@ -60,6 +66,10 @@ pub(super) fn judge(source: &Result<Look, String>, target: &Result<Look, String>
     }
     if let Ok(source) = source {
         as_source(source, &mut survey);
+        match terms.copy {
+            CopyMethod::Snapshot => snapshot(source, &mut survey),
+            CopyMethod::Scan => scan(source, &mut survey),
+        }
     }
     if let (Ok(source), Ok(target)) = (source, target) {
         both(source, target, terms, &mut survey);
@@ -93,7 +103,11 @@ fn estimate(source: &Look, terms: &Terms, survey: &mut Survey) {
         .unwrap_or_else(|| u64::try_from(part).unwrap_or(u64::MAX));
     let written = (survey.keys / KEYS_PER_S)
         .max(survey.bytes / terms.rate.unwrap_or(BYTES_PER_S).clamp(1, BYTES_PER_S));
-    survey.seconds = FOLLOWS_S + written.max(dataset / SNAPSHOT_PER_S);
+    let read = match terms.copy {
+        CopyMethod::Snapshot => dataset / SNAPSHOT_PER_S,
+        CopyMethod::Scan => survey.keys / SCANNED_PER_S,
+    };
+    survey.seconds = FOLLOWS_S + written.max(read);
 }
 
 /// What any node of a move must be.
@@ -194,24 +208,6 @@ fn as_source(source: &Look, survey: &mut Survey) {
             "replicates scripts instead of what they do; CONFIG SET lua-replicate-commands yes",
         );
     }
-    let children = [
-        "rdb_bgsave_in_progress",
-        "aof_rewrite_in_progress",
-        "module_fork_in_progress",
-    ];
-    if children.iter().any(|child| source.number(child) == 1) {
-        survey.warn(
-            source,
-            "has a child running (a snapshot or a rewrite of its log): the copy begins when it is done",
-        );
-    }
-    if source.field("rdb_last_bgsave_status") == "err" {
-        survey.warn(
-            source,
-            "could not write its last snapshot; see its log, since the copy needs one",
-        );
-    }
-    fork(source, survey);
     let required = ["min-replicas-to-write", "min-slaves-to-write"]
         .map(|name| source.setting(name).parse::<u64>().unwrap_or(0));
     if required.iter().any(|replicas| *replicas > 0) {
@@ -231,6 +227,41 @@ fn as_source(source: &Look, survey: &mut Survey) {
             others.join(", ")
         );
         survey.warn(source, &why);
+    }
+}
+
+/// Whether the source can make a snapshot.
+fn snapshot(source: &Look, survey: &mut Survey) {
+    let children = [
+        "rdb_bgsave_in_progress",
+        "aof_rewrite_in_progress",
+        "module_fork_in_progress",
+    ];
+    if children.iter().any(|child| source.number(child) == 1) {
+        survey.warn(
+            source,
+            "has a child running (a snapshot or a rewrite of its log): the copy begins when it is done",
+        );
+    }
+    if source.field("rdb_last_bgsave_status") == "err" {
+        survey.warn(
+            source,
+            "could not write its last snapshot; see its log, since the copy needs one",
+        );
+    }
+    fork(source, survey);
+}
+
+/// Whether its keys can be read beside the stream without any fork.
+fn scan(source: &Look, survey: &mut Survey) {
+    if source.number("repl_backlog_active") == 0
+        && !is_delayed(source.setting(DELAYED[0]), source.setting(DELAYED[1]))
+    {
+        survey.refuse(
+            source,
+            "keeps no history of its writes yet, and would fork to begin with it; CONFIG SET repl-diskless-sync yes and \
+             repl-diskless-sync-delay 5, or give it a replica",
+        );
     }
 }
 
@@ -275,7 +306,9 @@ fn fork(source: &Look, survey: &mut Survey) {
     if needed > total {
         survey.refuse(
             source,
-            &format!("{what}. Give it more memory, or move when less is written"),
+            &format!(
+                "{what}. Give it more memory, move when less is written, or copy without a fork (SHARD MOVE … COPY SCAN)"
+            ),
         );
     } else if needed > total / 100 * 85 {
         survey.warn(source, &what);

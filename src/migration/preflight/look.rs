@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::super::clear::COPIES_KEY;
 use super::super::probe::{Keyspace, ahead_ms, field, identify, read_keyspace};
+use super::super::scan::DELAYED;
 use crate::control::{AskError, NodeClient, libraries_on};
 use crate::ids::DbIndex;
 use crate::rdb::Target;
@@ -15,11 +16,13 @@ use crate::topology::Address;
 use crate::worker::shared::NodeCredentials;
 
 /// Settings that matter, by their names of before and of now.
-const SETTINGS: [&str; 4] = [
+const SETTINGS: [&str; 6] = [
     "databases",
     "min-replicas-to-write",
     "min-slaves-to-write",
     "lua-replicate-commands",
+    DELAYED[0],
+    DELAYED[1],
 ];
 
 /// A node, before a move.

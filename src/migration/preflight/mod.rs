@@ -21,6 +21,7 @@ use self::look::Look;
 use super::cooperative::can_cooperate;
 use super::mover::{MoveOrder, Mover};
 use super::task::Fence;
+use crate::config::CopyMethod;
 use crate::control::{ShardKeys, sample_memory};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::topology::Topology;
@@ -72,16 +73,18 @@ impl Mover {
         let (target, sources) = super::mover::sources_of(&topology, order)?;
         self.check_free(&topology, &order.shards, &[&order.target])
             .await?;
-        Ok(self.surveys(&topology, target, &sources, order.rate).await)
+        Ok(self
+            .surveys(&topology, target, &sources, (order.copy, order.rate))
+            .await)
     }
 
-    /// One survey for each source.
+    /// One survey for each source. How it is copied, and how many bytes in a second.
     pub(super) async fn surveys(
         &self,
         topology: &Topology,
         target: NodeIndex,
         sources: &Sources,
-        rate: Option<u64>,
+        (copy, rate): (CopyMethod, Option<u64>),
     ) -> Vec<Survey> {
         let of_target = self.look(topology, target).await;
         let mut surveys = Vec::new();
@@ -90,6 +93,7 @@ impl Mover {
             let mut terms = Terms {
                 dbs: shards.iter().map(|&shard| topology.placement(shard).db).collect(),
                 databases: u64::from(topology.databases_needed()),
+                copy,
                 rate,
                 bytes: None,
             };

@@ -6,6 +6,7 @@ use super::super::task::Fence;
 use super::judge::{Terms, judge};
 use super::look::Look;
 use super::{Survey, refusals};
+use crate::config::CopyMethod;
 use crate::ids::DbIndex;
 
 fn node(name: &str) -> Look {
@@ -131,6 +132,36 @@ fn each_reason_refuses_and_names_its_node() {
         &["'a'", "forks"],
     );
     refused(&|_, target| target.ahead_ms = -500, &["'a' and 'b'", "500 ms"]);
+}
+
+#[test]
+fn a_copy_without_a_fork_needs_no_memory_for_it_but_a_history() {
+    let by_scan = |line: &str, diskless: &str, delay: &str| {
+        let (mut source, target) = (node("a"), node("b"));
+        says(&mut source, "total_system_memory:1100000000");
+        says(&mut source, line);
+        for (name, value) in [
+            ("repl-diskless-sync", diskless),
+            ("repl-diskless-sync-delay", delay),
+        ] {
+            source.settings.insert(name.to_owned(), value.to_owned());
+        }
+        let scan = Terms {
+            copy: CopyMethod::Scan,
+            ..terms()
+        };
+        let survey = judge(&Ok(source), &Ok(target), &scan);
+        assert_eq!(survey.seconds, 2 + 7, "it is slower");
+        survey.refusals
+    };
+    assert_eq!(by_scan("repl_backlog_active:1", "no", "5"), Vec::<String>::new());
+    assert_eq!(by_scan("repl_backlog_active:0", "yes", "5"), Vec::<String>::new());
+    for (diskless, delay) in [("no", "5"), ("yes", "0"), ("", "")] {
+        let refused = by_scan("repl_backlog_active:0", diskless, delay);
+        assert!(refused[0].contains("repl-diskless-sync yes"), "{refused:?}");
+    }
+    let forks = with(|source, _| says(source, "total_system_memory:1100000000"));
+    assert!(forks.refusals[0].contains("COPY SCAN"), "{forks:?}");
 }
 
 #[test]

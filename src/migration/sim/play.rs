@@ -17,6 +17,7 @@ use super::store::StoreModel;
 use super::wire::{dial, some};
 use super::world::{World, lock};
 use crate::command::FEED_USER;
+use crate::config::CopyMethod;
 use crate::control::Mistake;
 use crate::control::fence::TERM_KEY;
 use crate::control::testing::{set_mistake, set_network};
@@ -332,6 +333,7 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<(), S
             target: topology.nodes[target].name.clone(),
             manual,
             verify: None,
+            copy: CopyMethod::Snapshot,
             rate: None,
             max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
                 rng.u64(1..100)
