@@ -107,6 +107,7 @@ impl Node {
         Endpoint {
             address: Address::Unix(self.socket()),
             credentials: NodeCredentials::default(),
+            signature: None,
         }
     }
 

@@ -85,6 +85,7 @@ pub(super) async fn shard_move(
 /// What would come of a move, as a row.
 fn surveyed(survey: Survey) -> Value {
     let list = |lines: Vec<String>| Value::Array(lines.into_iter().map(text).collect());
+    let fence = survey.fence().word();
     row([
         ("source", text(survey.source)),
         ("target", text(survey.target)),
@@ -92,6 +93,7 @@ fn surveyed(survey: Survey) -> Value {
         ("keys", int(survey.keys)),
         ("bytes", int(survey.bytes)),
         ("seconds", int(survey.seconds)),
+        ("fence", text(fence)),
         (
             "rollback",
             text(survey.no_rollback.unwrap_or_else(|| "yes".to_owned())),

@@ -92,6 +92,7 @@ fn group_row(context: &AdminContext, id: &str, group: &Group, others: &[Record])
         ("shards", text(ranges(&group.shards()))),
         ("source", nodes(|way| &way.source)),
         ("target", nodes(|way| &way.target)),
+        ("fence", text(group.fence().word())),
         ("rate", word(serde_json::json!(group.rate))),
         ("max_pause_ms", int(group.max_pause_ms)),
         ("keys", int(summary.keys)),

@@ -98,6 +98,7 @@ pub(super) const RELOADED: &[&str] = &[
     "migration.rate",
     "migration.max_pause",
     "migration.retention",
+    "migration.cooperative",
     "migration.target_latency",
     "migration.spool_memory",
     "migration.spool_max",

@@ -34,6 +34,15 @@ pub(super) const ROWS: &[Key] = &[
         "The copy takes the source's memory.",
     ),
     key(
+        "migration.cooperative",
+        Kind::Switch,
+        "false",
+        "Whether shards are moved from nodes whose ACL preshard cannot change (Redis 5, some managed services, `acl_users = \"off\"`). \
+         `TASK STATUS` says of such a move `fence: cooperative`.",
+        "Proxies keep themselves from the source, which cannot do it; there is no rollback, and the pause is longer. See \
+         MIGRATION.md before it is set.",
+    ),
+    key(
         "migration.target_latency",
         Kind::Time(MILLISECOND, SECOND),
         "5ms",

@@ -13,6 +13,8 @@ pub struct Migration {
     pub max_pause: Duration,
     /// How long a source keeps what has moved; none: until it is told.
     pub retention: Option<Duration>,
+    /// Whether shards are moved from nodes that cannot fence them.
+    pub cooperative: bool,
     /// The time of the target's PING above which less is written at a time.
     pub target_latency: Duration,
     /// Bytes of stream that wait in memory.
@@ -36,6 +38,7 @@ impl Reader<'_> {
             rate: self.bytes_or_zero("migration.rate"),
             max_pause: self.time("migration.max_pause"),
             retention: self.time_or_zero("migration.retention"),
+            cooperative: self.switch("migration.cooperative"),
             target_latency: self.time("migration.target_latency"),
             spool_memory: self.bytes("migration.spool_memory"),
             spool_max: self.bytes("migration.spool_max"),

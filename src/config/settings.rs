@@ -215,6 +215,7 @@ impl Config {
             ),
             ("migration.max_pause", format_duration(migration.max_pause)),
             ("migration.retention", time(migration.retention)),
+            ("migration.cooperative", migration.cooperative.to_string()),
             (
                 "migration.target_latency",
                 format_duration(migration.target_latency),

@@ -61,6 +61,19 @@ pub async fn raise_marks(topology: &Topology, credentials: &NodeCredentials, dea
     all
 }
 
+/// Raises the mark of one node, if it carries a lower one of ours.
+///
+/// # Errors
+/// The node cannot be asked, or its mark changes all the time.
+pub async fn raise_mark(
+    topology: &Topology,
+    node: NodeIndex,
+    credentials: &NodeCredentials,
+    deadline: Duration,
+) -> Result<(), AskError> {
+    raise(topology, node, credentials, deadline, Unmarked::Stays).await
+}
+
 async fn raise(
     topology: &Topology,
     node: NodeIndex,

@@ -33,7 +33,7 @@ pub use admit::{Force, admit_new, admit_successor, release_node};
 pub use client::{AskError, NodeClient};
 pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
 pub use live::{Change, Live, Parts, SetLevel, Waiting};
-pub use marks::{highest_epoch, mark_nodes, raise_marks};
+pub use marks::{highest_epoch, mark_nodes, raise_mark, raise_marks};
 pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{Libraries, bring_functions, libraries_on, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};

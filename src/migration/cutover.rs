@@ -12,19 +12,20 @@
 //! The freeze is kept by the source itself: it refuses what it is sent, proxies keep what was refused and send it, in its order, to
 //! whoever has the shards then. One that has heard of nothing is refused as well. Before the commit, whatever is wrong gives
 //! the shards back to the source, as a user that was never frozen; what was frozen is never let go again. Nothing ends by a timeout
-//! of its own.
+//! of its own. Where the source's users are not preshard's, the first two steps are other ones: see [`super::cooperative`].
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::arrow::reached;
+use super::cooperative::Freeze;
 use super::drive::{Driven, Running};
 use super::error::CopyError;
 use super::ledger::Ledger;
 use super::reverse::Back;
 use super::task::{State, Wish};
-use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, USER_PREFIX, traffic_rules};
+use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
 use crate::control::{AskError, Mistake, NodeClient, make_users, makes};
 use crate::resp::Value;
@@ -148,7 +149,7 @@ impl Cutover<'_> {
         let mut source = self.driven.client(&self.driven.source).await?;
         let mut target = self.driven.client(&self.driven.target).await?;
         match self
-            .close_and_pause(copy, back, &user, &mut source, &mut target)
+            .close_and_pause(copy, back, user.as_deref(), &mut source, &mut target)
             .await
         {
             Ok(pause) => {
@@ -183,9 +184,19 @@ impl Cutover<'_> {
         }
     }
 
-    /// All that can be done before the shards are held. Whoever wants it to stop is heard meanwhile.
-    async fn until_ready(&self, copy: &mut Running, ledger: &mut Ledger<'_>) -> Result<String, Failure> {
-        let user = self.prepare().await?;
+    /// All that can be done before the shards are held. Whoever wants it to stop is heard meanwhile. Returns the unit's user; none:
+    /// the cutover is a cooperative one.
+    async fn until_ready(
+        &self,
+        copy: &mut Running,
+        ledger: &mut Ledger<'_>,
+    ) -> Result<Option<String>, Failure> {
+        let user = if self.is_cooperative() {
+            self.driven.release().await?;
+            None
+        } else {
+            Some(self.prepare().await?)
+        };
         let copy = copy.copy()?;
         let ready = async {
             copy.until_streaming()
@@ -243,7 +254,7 @@ impl Cutover<'_> {
         let unit = Unit {
             task: driven.id.clone(),
             shards: driven.shards.clone(),
-            user: user.clone(),
+            user: Some(user.clone()),
             quiesced: false,
         };
         let changed = driven
@@ -278,11 +289,18 @@ impl Cutover<'_> {
         &self,
         copy: &mut Running,
         back: &mut Option<Back>,
-        user: &str,
+        user: Option<&str>,
         source: &mut NodeClient,
         target: &mut NodeClient,
     ) -> Result<Duration, Failure> {
         let driven = self.driven;
+        let Some(user) = user else {
+            let begun = Instant::now();
+            let closed = self.close().await?;
+            let freeze = Freeze::Closed(closed);
+            let served = self.pause(copy, back, freeze, source, target).await?;
+            return Ok(served.duration_since(begun));
+        };
         let quiesced = driven
             .fleet
             .change_in(Some(driven.term), self.max_pause, |topology| {
@@ -297,11 +315,12 @@ impl Cutover<'_> {
         let run_id = copy.copy()?.progress().run_id;
         driven
             .fleet
-            .stage(|topology| driven.committed(topology, &run_id))
+            .stage(|topology| driven.committed(topology, Some(&run_id)))
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
-        let served = self.pause(copy, back, (user, &run_id), source, target).await?;
+        let freeze = Freeze::User(user, &run_id);
+        let served = self.pause(copy, back, freeze, source, target).await?;
         Ok(served.duration_since(begun))
     }
 
@@ -324,14 +343,14 @@ impl Cutover<'_> {
         &self,
         copy: &mut Running,
         back: &mut Option<Back>,
-        (user, run_id): (&str, &str),
+        freeze: Freeze<'_>,
         source: &mut NodeClient,
         target: &mut NodeClient,
     ) -> Result<Instant, Failure> {
         let driven = self.driven;
         let mut steps = Steps::new();
-        let freeze = [freeze_words(user), words(["INFO", "replication"])];
-        let replies = self.in_time("the freeze", driven.act(source, &freeze)).await?;
+        let run_id = freeze.run_id();
+        let replies = self.in_time("the freeze", self.freeze(freeze, source)).await?;
         steps.done("frozen").await;
         let offset = frozen_offset(&replies, &copy.copy()?.progress().replid)?;
         let drained = self
@@ -360,11 +379,12 @@ impl Cutover<'_> {
             driven.commit(run_id).await?;
         }
         // Where the target's history is now, both sides are the same.
-        let seal = [
-            words(["ACL", "DELUSER", &driven.applier()]),
-            words(["INFO", "replication"]),
-        ];
-        let replies = self.in_time("the seal", driven.act(target, &seal)).await?;
+        let seal = async {
+            let mut seal = driven.applier_gone(target, &driven.target).await?;
+            seal.push(words(["INFO", "replication"]));
+            driven.act(target, &seal).await
+        };
+        let replies = self.in_time("the seal", seal).await?;
         if let Some(back) = back {
             back.sealed(&replies);
         }
@@ -383,15 +403,10 @@ impl Driven<'_> {
         let topology = self.shared.topology.load_full();
         let source = self.node(&topology, &self.source)?;
         let mut command = words(["ACL", "DELUSER", known]);
-        let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
-            return Err(AskError::NotRedis.into());
-        };
-        for user in users.iter().filter_map(Value::as_bytes) {
-            let name = String::from_utf8_lossy(user);
-            let is_for_requests =
-                name.starts_with(USER_PREFIX) && !name.starts_with(APPLIER_PREFIX) && name != FEED_USER;
+        for name in self.own_users_on(client).await? {
+            let is_for_requests = !name.starts_with(APPLIER_PREFIX) && name != FEED_USER;
             if is_for_requests && name != known && !topology.has_user(source, Some(&name)) {
-                command.push(user.to_vec());
+                command.push(name.into_bytes());
             }
         }
         Ok(command)
@@ -408,16 +423,23 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// What the commit says: the shards live on the target. `run_id`: the source's process that was copied.
-    fn committed(&self, topology: &Topology, run_id: &str) -> Result<Topology, String> {
+    /// What the commit says: the shards live on the target. `run_id`: the source's process that was copied, if
+    /// it was told to refuse.
+    fn committed(&self, topology: &Topology, run_id: Option<&str>) -> Result<Topology, String> {
         let source = topology.node_named(&self.source).ok_or("the source has left")?;
         // Another process has its users from a file, where the frozen one may have all its rights; and proxies use that process as soon
         // as the topology names it.
-        if !topology.is_run(source, run_id) && !makes(Mistake::IgnoresRun) {
+        let is_other = run_id.is_some_and(|run_id| !topology.is_run(source, run_id));
+        if is_other && !makes(Mistake::IgnoresRun) {
             return Err(format!(
                 "node '{}' has been started anew since it was copied; nothing has moved",
                 self.source
             ));
+        }
+        // Somebody may have put another topology in force, by which proxies send to the source.
+        let mut units = topology.units.iter();
+        if !units.any(|unit| unit.task == self.id && unit.quiesced) {
+            return Err("its shards were let go meanwhile; nothing has moved".to_owned());
         }
         let target = topology.node_named(&self.target).ok_or("the target has left")?;
         let next = topology.changed(|next| {
@@ -431,7 +453,7 @@ impl Driven<'_> {
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    pub(super) async fn commit(&self, run_id: &str) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self, run_id: Option<&str>) -> Result<Instant, Failure> {
         let committed = self
             .fleet
             .change_in(Some(self.term), PREPARE_MAX, |topology| {
@@ -453,11 +475,11 @@ impl Driven<'_> {
     /// Gives the shards back to the source's own user, which was never frozen. Whoever may have frozen them calls
     /// [`Self::until_released`].
     pub(super) async fn release(&self) -> Result<(), Failure> {
-        let Some(user) = self.unit_user().await? else {
+        let Some(Unit { user, .. }) = self.own_unit().await? else {
             return Ok(());
         };
         reached("releasing").await;
-        if makes(Mistake::GrantsAgain) {
+        if let Some(user) = user.as_ref().filter(|_| makes(Mistake::GrantsAgain)) {
             let users = [(user.clone(), traffic_rules())];
             let mut client = self.client(&self.source).await?;
             make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
@@ -477,6 +499,9 @@ impl Driven<'_> {
         });
         released.await.map_err(Failure::Retry)?;
         reached("released").await;
+        let Some(user) = user else {
+            return Ok(());
+        };
         let gone = async {
             let mut client = self.client(&self.source).await?;
             self.act(&mut client, &[words(["ACL", "DELUSER", &user])]).await
@@ -495,7 +520,7 @@ async fn told<T>(answer: impl Future<Output = Result<T, CopyError>>) -> Result<T
 }
 
 /// What takes all rights from a unit's user. `SELECT` is left: a link that cannot switch its database is broken, not refused.
-fn freeze_words(user: &str) -> Words {
+pub(super) fn freeze_words(user: &str) -> Words {
     if makes(Mistake::DeletesToFreeze) {
         return words(["ACL", "DELUSER", user]);
     }

@@ -18,24 +18,25 @@ use tokio::time::{sleep, timeout};
 use super::Copy;
 use super::arrow::reached;
 use super::claims::Claims;
+use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
 use super::ledger::Ledger;
 use super::reverse::Back;
 #[cfg(test)]
 use super::sim::Copy;
-use super::task::{Move, State, Wish, way_back};
+use super::task::{Fence, Move, State, Wish, way_back};
 use super::{CopyLimits, CopyPlan, Endpoint, window};
-use crate::command::{APPLIER_PREFIX, applier_rules};
+use crate::command::APPLIER_PREFIX;
 use crate::config::Secret;
-use crate::control::fence::{self, FenceError, Words, words};
-use crate::control::{Fleet, Mistake, NodeClient, bring_functions, make_users, makes};
+use crate::control::fence::{self, FenceError, Words};
+use crate::control::{Fleet, Mistake, NodeClient, bring_functions, makes};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics;
 use crate::resp::Value;
 use crate::store::Term;
 use crate::topology::Topology;
 use crate::topology::codec::shard_list;
-use crate::worker::shared::{NodeCredentials, Shared, user_password};
+use crate::worker::shared::Shared;
 
 /// Between two notes of how far a copy is.
 pub(super) const NOTE_PACE: Duration = Duration::from_millis(500);
@@ -61,6 +62,8 @@ pub(super) struct Driven<'a> {
     pub(super) shards: BTreeSet<ShardId>,
     pub(super) source: String,
     pub(super) target: String,
+    /// What it was ordered to rely on.
+    pub(super) fence: Fence,
     /// It is the way back of the move that the record is of, written by the applier of this number.
     pub(super) reverse: Option<u32>,
 }
@@ -116,6 +119,7 @@ impl<'a> Driven<'a> {
             shards: shards.into_iter().collect(),
             source: ledger.task.source.clone(),
             target: ledger.task.target.clone(),
+            fence: ledger.task.fence,
             reverse: None,
         })
     }
@@ -144,7 +148,8 @@ impl<'a> Driven<'a> {
         let node = self.node(&topology, name)?;
         let address = &topology.node(node).address;
         let (credentials, deadline) = self.shared.admin_login();
-        let mut client = NodeClient::connect(address, &credentials, deadline).await?;
+        let client = NodeClient::connect(address, &credentials, deadline).await?;
+        let mut client = client.with_reply_max(CLIENTS_BYTES_MAX);
         fence::take_over(&mut client, topology.metadata_db(), self.term).await?;
         Ok(client)
     }
@@ -216,8 +221,7 @@ impl<'a> Driven<'a> {
         commands.push(self.copies("HSET", Some(&self.id)));
         self.act(&mut client, &commands).await?;
         reached("cleared").await;
-        let users = [(self.applier(), applier_rules())];
-        make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        self.make_applier(&mut client).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
         reached("applier-made").await;
@@ -231,19 +235,18 @@ impl<'a> Driven<'a> {
             self.node(topology, &self.target)?,
         );
         let (credentials, _) = self.shared.admin_login();
+        let (login, signature) = self.applier_login(topology)?;
         let dbs = self.dbs().into_iter().map(|db| (db, db)).collect();
         Ok(CopyPlan {
             target: Endpoint {
                 address: topology.node(target).address.clone(),
-                credentials: NodeCredentials {
-                    username: Some(self.applier()),
-                    password: Some(user_password(self.secret()?, &self.applier())),
-                    tls: credentials.tls.clone(),
-                },
+                credentials: login,
+                signature,
             },
             source: Endpoint {
                 address: topology.node(source).address.clone(),
                 credentials,
+                signature: None,
             },
             dbs,
             metadata_db: topology.metadata_db(),
@@ -258,7 +261,7 @@ impl<'a> Driven<'a> {
         let mut client = self.client(&self.target).await?;
         let own = self.own_copies(&mut client).await?;
         let mut commands = self.clearing(&own);
-        commands.push(words(["ACL", "DELUSER", &self.applier()]));
+        commands.extend(self.applier_gone(&mut client, &self.target).await?);
         self.act(&mut client, &commands).await?;
         reached("undone").await;
         Ok(())
@@ -335,6 +338,7 @@ impl<'a> Driven<'a> {
         }
         self.until_released(ledger).await?;
         ledger.enter(State::Copying).await?;
+        self.check_fence()?;
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         let mut copy = Running::new(Copy::start(plan));

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Move, State, Wish};
+use super::chunk::Chunk;
+use super::task::{Fence, Move, State, Wish};
 use super::verify::{Sample, Verification};
 use crate::ids::ShardId;
 use crate::topology::Topology;
@@ -42,14 +43,6 @@ pub struct Way {
     pub shards: String,
 }
 
-/// What one child moves.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
-    pub(super) source: String,
-    pub(super) target: String,
-    pub(super) shards: Vec<ShardId>,
-}
-
 /// A task of many moves.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Group {
@@ -66,6 +59,9 @@ pub struct Group {
     pub chunk: usize,
     /// A letter for each chunk.
     pub outcomes: String,
+    /// Nodes without users of preshard's: moves from and to them are [`Fence::Cooperative`].
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cooperative: BTreeSet<String>,
     /// Its children cut over only when they are told to.
     #[serde(default)]
     pub manual: bool,
@@ -167,29 +163,6 @@ pub(super) struct Step {
     pub(super) tell: Vec<(usize, Wish)>,
 }
 
-/// What is shown of a group and its children together.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Summary {
-    /// That of the child that is farthest, while some are under way.
-    pub state: State,
-    /// Children in all, begun or not.
-    pub children: usize,
-    /// Those that have moved their shards.
-    pub moved: usize,
-    /// Those that have failed.
-    pub failed: usize,
-    /// Those that were cancelled, or not begun any more.
-    pub cancelled: usize,
-    /// Those whose shards have gone back.
-    pub rolled_back: usize,
-    /// Keys copied.
-    pub keys: u64,
-    /// Bytes copied.
-    pub bytes: u64,
-    /// How far targets are behind.
-    pub lag_bytes: u64,
-}
-
 impl Group {
     /// A new one, in chunks that are held for a moment each. Shards of a way are ascending, and none is in two.
     #[must_use]
@@ -255,6 +228,12 @@ impl Group {
                 self.warnings.push(warning);
             }
         }
+    }
+
+    /// The weakest of what its moves rely on.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence::of(self.cooperative.is_empty())
     }
 
     /// The name of a child.
@@ -413,7 +392,7 @@ impl Group {
             if busy.contains(&chunk.source) || busy.contains(&chunk.target) {
                 continue;
             }
-            match still_to_move(&chunk, topology) {
+            match chunk.still_to_move(topology) {
                 Ok(shards) if shards.is_empty() => self.settle(number, Outcome::Moved),
                 Ok(shards) => {
                     busy.extend([chunk.source.clone(), chunk.target.clone()]);
@@ -428,7 +407,9 @@ impl Group {
     }
 
     fn child(&self, id: &str, chunk: &Chunk, shards: &[ShardId]) -> Move {
+        let has_users = |node: &String| !self.cooperative.contains(node);
         Move {
+            fence: Fence::of(has_users(&chunk.source) && has_users(&chunk.target)),
             kind: "move".to_owned(),
             parent: id.to_owned(),
             shards: ranges(shards),
@@ -525,76 +506,6 @@ impl Group {
         self.wish = Some(wish);
         Ok(Some(self))
     }
-
-    /// It and its children together.
-    #[must_use]
-    pub fn summary<'a>(&self, children: impl Iterator<Item = &'a Move>) -> Summary {
-        let mut summary = Summary {
-            state: self.state,
-            children: self.outcomes.len(),
-            moved: self.count(Outcome::Moved),
-            failed: self.count(Outcome::Failed),
-            cancelled: self.count(Outcome::Cancelled),
-            rolled_back: self.count(Outcome::RolledBack),
-            keys: self.keys,
-            bytes: self.bytes,
-            lag_bytes: 0,
-        };
-        if self.wish == Some(Wish::Rollback) {
-            summary.state = State::RollingBack;
-        }
-        for child in children.filter(|child| !child.state.is_over()) {
-            summary.keys += child.keys;
-            summary.bytes += child.bytes;
-            summary.lag_bytes += child.lag_bytes;
-            if !self.state.is_over() && rank(child.state) > rank(summary.state) {
-                summary.state = child.state;
-            }
-        }
-        summary
-    }
-}
-
-/// How far a move is.
-const fn rank(state: State) -> u8 {
-    match state {
-        State::Planned => 0,
-        State::Copying => 1,
-        State::Streaming => 2,
-        State::Verifying => 3,
-        State::Ready => 4,
-        State::CuttingOver => 5,
-        // They are counted by themselves.
-        State::Moved
-        | State::Finalized
-        | State::RollingBack
-        | State::RolledBack
-        | State::Cancelled
-        | State::Failed => 0,
-    }
-}
-
-/// The shards of a chunk that its source still has; those that are on the target already are well.
-fn still_to_move(chunk: &Chunk, topology: &Topology) -> Result<Vec<ShardId>, String> {
-    let there = topology.node_named(&chunk.target);
-    let here = topology.node_named(&chunk.source);
-    if there.is_none() {
-        return Err(format!("there is no node '{}' any more", chunk.target));
-    }
-    let mut shards = Vec::new();
-    for &shard in &chunk.shards {
-        let node = topology.has_shard(shard).then(|| topology.placement(shard).node);
-        if node.is_none() || (node != there && node != here) {
-            return Err(format!(
-                "shard {shard} does not live on node '{}' any more",
-                chunk.source
-            ));
-        }
-        if node == here {
-            shards.push(shard);
-        }
-    }
-    Ok(shards)
 }
 
 #[cfg(test)]

@@ -293,6 +293,7 @@ impl Mover {
             ..Move::default()
         };
         for survey in surveys {
+            task.fence = survey.fence();
             task.shards = survey.shards;
             task.source = survey.source;
             task.estimated_bytes = survey.bytes;

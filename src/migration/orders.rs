@@ -35,6 +35,7 @@ impl Mover {
                 return Err(why);
             }
             for survey in surveys {
+                group.cooperative.extend(survey.cooperative);
                 group.note_warnings(survey.no_rollback.into_iter().chain(survey.warnings));
             }
         }

@@ -21,6 +21,7 @@ use super::error::CopyError;
 use super::judge::Judge;
 use super::link::cut;
 use super::plan::Endpoint;
+use super::probe::connect;
 use super::state::{Shared, Writer};
 use crate::control::client::{Socket, open};
 use crate::rdb::Frames;
@@ -111,9 +112,20 @@ pub(super) async fn open_pipe(
         }
         lines += 1;
     }
+    if let Some(signature) = &target.signature {
+        write_request(
+            &mut hello,
+            &[&b"CLIENT"[..], b"SETNAME", signature.name.as_bytes()],
+        );
+        lines += 1;
+    }
     write_request(&mut hello, &[&b"CLIENT"[..], b"ID"]);
     let answered = timeout(silence, greet(&mut socket, &hello, lines)).await;
     let id = answered.map_err(|_| CopyError::TargetSilent(silence))??;
+    if target.signature.is_some() {
+        // It has its name by now. Whoever has taken over since then is found here, or closes it.
+        drop(connect(target, silence).await.map_err(CopyError::of_target)?);
+    }
     shared.add_writer(Writer {
         run_id: run_id.to_owned(),
         id,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::Migration;
 use crate::ids::DbIndex;
 use crate::rdb;
+use crate::store::Term;
 use crate::topology::Address;
 use crate::worker::shared::NodeCredentials;
 
@@ -16,6 +17,21 @@ pub struct Endpoint {
     pub address: Address,
     /// A user that may do on it what the copy does.
     pub credentials: NodeCredentials,
+    /// By what connections of this copy are told from others, if not by their user.
+    pub signature: Option<Signature>,
+}
+
+/// Who writes, where that has no user of its own on the node: a name for its connections, which are of use only while the node knows
+/// no later leader. Whoever takes over sets his term first and closes connections of such names then; one that is made later finds
+/// the term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signature {
+    /// What its connections are called.
+    pub name: String,
+    /// The leader's.
+    pub term: Term,
+    /// Where the node has the term of the newest leader.
+    pub metadata_db: DbIndex,
 }
 
 /// What is to be copied.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::error::CopyError;
-use super::plan::{CopyPlan, Endpoint};
+use super::plan::{CopyPlan, Endpoint, Signature};
 use super::state::{Shared, now_ms};
+use crate::control::fence::TERM_KEY;
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
 use crate::rdb::{Family, Target};
@@ -54,7 +55,34 @@ pub(super) struct History {
 }
 
 pub(super) async fn connect(node: &Endpoint, silence: Duration) -> Result<NodeClient, AskError> {
-    NodeClient::connect(&node.address, &node.credentials, silence).await
+    let mut client = NodeClient::connect(&node.address, &node.credentials, silence).await?;
+    if let Some(signature) = &node.signature {
+        sign(&mut client, signature).await?;
+    }
+    Ok(client)
+}
+
+/// Gives a connection its name, and looks then whether the leader whose name that is still is the newest one.
+async fn sign(client: &mut NodeClient, signature: &Signature) -> Result<(), AskError> {
+    let metadata = signature.metadata_db.to_string();
+    let answers = client
+        .ask_all(&[
+            vec![b"CLIENT", b"SETNAME", signature.name.as_bytes()],
+            vec![b"SELECT", metadata.as_bytes()],
+            vec![b"GET", TERM_KEY.as_bytes()],
+            vec![b"SELECT", b"0"],
+        ])
+        .await?;
+    for answer in &answers {
+        if let Value::Error(error) = answer {
+            return Err(AskError::Refused(error.clone()));
+        }
+    }
+    let found = answers.get(2).and_then(Value::as_bytes);
+    if found == Some(signature.term.to_string().as_bytes()) {
+        return Ok(());
+    }
+    Err(AskError::Refused("another leader has taken over".to_owned()))
 }
 
 /// Asks both nodes what an attempt must know. `empty`: the target's databases must be.

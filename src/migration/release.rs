@@ -17,7 +17,7 @@ use tokio::time::{sleep, timeout};
 use super::cutover::Failure;
 use super::drive::Driven;
 use super::ledger::Ledger;
-use super::task::{Move, State};
+use super::task::{Fence, Move, State};
 use crate::control::Fleet;
 use crate::store::{Record, Term};
 use crate::topology::{Topology, Unit};
@@ -28,18 +28,17 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 impl Driven<'_> {
-    /// The user of this task's unit, if there is one. What is served here may be behind what is stored.
-    pub(super) async fn unit_user(&self) -> Result<Option<String>, Failure> {
-        let user = |topology: &Topology| {
+    /// This task's unit, if there is one. What is served here may be behind what is stored.
+    pub(super) async fn own_unit(&self) -> Result<Option<Unit>, Failure> {
+        let own = |topology: &Topology| {
             let mut units = topology.units.iter();
-            let unit = units.find(|unit| unit.task == self.id)?;
-            Some(unit.user.clone())
+            units.find(|unit| unit.task == self.id).cloned()
         };
-        if let Some(user) = user(&self.shared.topology.load()) {
-            return Ok(Some(user));
+        if let Some(unit) = own(&self.shared.topology.load()) {
+            return Ok(Some(unit));
         }
         let stored = self.fleet.store().load().await?;
-        Ok(stored.topology.as_deref().and_then(user))
+        Ok(stored.topology.as_deref().and_then(own))
     }
 
     /// Gives the shards back to the source's own user, and does not end before that is so. Meanwhile the task says what it waits for.
@@ -119,6 +118,7 @@ pub(super) async fn release_orphan(shared: Arc<Shared>, fleet: Arc<Fleet>, unit:
                 shards: unit.shards.clone(),
                 source,
                 target: String::new(),
+                fence: Fence::default(),
                 reverse: None,
             };
             driven.release().await
@@ -165,7 +165,7 @@ mod tests {
             .map(|(shard, task)| Unit {
                 task: task.to_owned(),
                 shards: [shard].into(),
-                user: format!("ps-u-{task}"),
+                user: Some(format!("ps-u-{task}")),
                 quiesced: true,
             })
             .collect();

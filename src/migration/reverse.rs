@@ -27,9 +27,7 @@ use super::probe::identify;
 #[cfg(test)]
 use super::sim::Copy;
 use super::{CopyError, CopyPlan, Journal, Offset, Start};
-use crate::command::{APPLIER_PREFIX, applier_rules};
-use crate::control::fence::{Words, words};
-use crate::control::{Mistake, NodeClient, make_users, makes};
+use crate::control::{Mistake, NodeClient, makes};
 use crate::rdb::Target;
 use crate::resp::Value;
 use crate::topology::Address;
@@ -188,8 +186,8 @@ impl Driven<'_> {
         let stopped = back.copy.stop().await;
         let gone = async {
             let mut client = self.client(&self.source).await?;
-            self.act(&mut client, &[words(["ACL", "DELUSER", &there.applier()])])
-                .await
+            let gone = there.applier_gone(&mut client, &self.source).await?;
+            self.act(&mut client, &gone).await
         };
         if let (Err(error), _) | (Ok(()), Err(error)) = (
             stopped.map_err(|error| error.to_string()),
@@ -202,7 +200,7 @@ impl Driven<'_> {
     /// Commits, and lets the stream begin as soon as this proxy goes by the commit: slow proxies are not waited for.
     pub(super) async fn commit_and_begin(
         &self,
-        run_id: &str,
+        run_id: Option<&str>,
         back: &mut Option<Back>,
     ) -> Result<Instant, Failure> {
         let mut commit = pin!(self.commit(run_id));
@@ -289,26 +287,8 @@ impl Driven<'_> {
     async fn stream_plan(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();
         let mut client = self.client(&self.target).await?;
-        let users = [(self.applier(), applier_rules())];
-        make_users(&mut client, self.metadata(), self.term, self.secret()?, &users).await?;
+        self.make_applier(&mut client).await?;
         self.copy_plan(&topology)
-    }
-
-    /// What deletes all users on a node that write for these tasks.
-    pub(super) async fn appliers_gone(
-        &self,
-        client: &mut NodeClient,
-        tasks: &BTreeSet<String>,
-    ) -> Result<Vec<Words>, Failure> {
-        let Value::Array(users) = client.ask(&["ACL", "USERS"]).await? else {
-            return Ok(Vec::new());
-        };
-        let ours = users.iter().filter_map(|user| {
-            let user = std::str::from_utf8(user.as_bytes()?).ok()?;
-            let task = user.strip_prefix(APPLIER_PREFIX)?.split('-').next()?;
-            tasks.contains(task).then_some(user)
-        });
-        Ok(ours.map(|user| words(["ACL", "DELUSER", user])).collect())
     }
 }
 

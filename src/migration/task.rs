@@ -71,6 +71,38 @@ pub enum Wish {
     Rollback,
 }
 
+/// What keeps writers from the source behind the freeze, and leaders of the past from the target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fence {
+    /// The nodes themselves, which are told to refuse them.
+    #[default]
+    Acl,
+    /// On a node whose users are not preshard's, those who could write there, each for itself: weaker.
+    Cooperative,
+}
+
+impl Fence {
+    /// That of a move whose nodes all have users of preshard's, or not.
+    #[must_use]
+    pub const fn of(all_have_users: bool) -> Self {
+        if all_have_users {
+            Self::Acl
+        } else {
+            Self::Cooperative
+        }
+    }
+
+    /// As operators read it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Acl => "acl",
+            Self::Cooperative => "cooperative",
+        }
+    }
+}
+
 /// Whether there is a way back, as a record says it.
 pub(super) mod way_back {
     /// The source follows the target.
@@ -116,6 +148,9 @@ pub struct Move {
     pub source: String,
     /// The node that gets them.
     pub target: String,
+    /// What keeps those away who must not write.
+    #[serde(default)]
+    pub fence: Fence,
     /// It cuts over only when it is told to.
     #[serde(default)]
     pub manual: bool,

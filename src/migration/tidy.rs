@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use super::cutover::Failure;
 use super::drive::Driven;
 use crate::command::UNIT_PREFIX;
-use crate::resp::Value;
+use crate::control::fence::words;
 
 /// How often nodes are asked, if they are away just then.
 const TIDY_MAX: usize = 20;
@@ -40,11 +40,9 @@ impl Driven<'_> {
         let mut source = self.client(&self.source).await?;
         let prefix = format!("{UNIT_PREFIX}{}-", self.id);
         let mut left = vec![self.copies("HSET", Some(&self.id))];
-        if let Value::Array(users) = source.ask(&["ACL", "USERS"]).await? {
-            let names = users.iter().filter_map(Value::as_bytes);
-            let own = names.filter(|name| name.starts_with(prefix.as_bytes()));
-            left.extend(own.map(|name| vec![b"ACL".to_vec(), b"DELUSER".to_vec(), name.to_vec()]));
-        }
+        let users = self.own_users_on(&mut source).await?;
+        let own = users.iter().filter(|name| name.starts_with(&prefix));
+        left.extend(own.map(|name| words(["ACL", "DELUSER", name])));
         self.act(&mut source, &left).await?;
         Ok(())
     }

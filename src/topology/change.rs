@@ -371,6 +371,28 @@ mod tests {
         assert!(Topology::decode(half.as_bytes()).is_err());
     }
 
+    #[test]
+    fn a_unit_without_a_user_is_part_of_the_document_and_closes_its_shards() {
+        let unit = |user: Option<&str>| Unit {
+            task: "m1".to_owned(),
+            shards: [ShardId(0), ShardId(1)].into(),
+            user: user.map(str::to_owned),
+            quiesced: true,
+        };
+        let first = topology(8, 4, 2);
+        assert!(
+            first.with_unit(unit(Some("ps-u-m1"))).is_err(),
+            "its node has no users"
+        );
+        let next = first.with_unit(unit(None)).unwrap();
+        assert_eq!(Topology::decode(next.encode().as_bytes()).unwrap(), next);
+        assert_eq!(
+            next.closed().into_iter().collect::<Vec<_>>(),
+            [ShardId(0), ShardId(1)]
+        );
+        assert!(next.quiesced().is_empty() && next.user_of(ShardId(0)).is_none());
+    }
+
     /// A position means the same node as long as a process runs, whatever the documents say.
     #[test]
     fn positions_stay() {

@@ -13,6 +13,8 @@
 //! `db_offset` where a row has one. So 4,096 shards stay a few hundred bytes while ranges are whole, and
 //! some twenty kilobytes when no two neighbours live together.
 //!
+//! A unit without `user` is of a node whose users are not preshard's.
+//!
 //! Equal topologies give identical bytes. Reading believes nothing: a newer format, an unknown field, a shard
 //! placed twice or nowhere, or content that does not match its checksum is refused with the reason. The checksum
 //! covers the meaning, not the spelling, so a document may be re-indented; who edits it on purpose
@@ -150,7 +152,7 @@ struct PlacementRow {
 struct UnitRow {
     task: String,
     shards: String,
-    user: String,
+    user: Option<String>,
     #[serde(default)]
     quiesced: bool,
 }
@@ -223,7 +225,10 @@ impl Topology {
         if !self.units.is_empty() {
             let row = |unit: &Unit| {
                 let shards: Vec<ShardId> = unit.shards.iter().copied().collect();
-                let mut row = json!({ "task": unit.task, "shards": ranges(&shards), "user": unit.user });
+                let mut row = json!({ "task": unit.task, "shards": ranges(&shards) });
+                if let Some(user) = &unit.user {
+                    row["user"] = user.as_str().into();
+                }
                 if unit.quiesced {
                     row["quiesced"] = true.into();
                 }

@@ -73,17 +73,17 @@ pub struct Topology {
 }
 
 /// Shards of one node that are on their way to another. Their requests run as a user of their own, so that the node can be told to
-/// refuse them and nothing else.
+/// refuse them and nothing else. Where the node's users are not preshard's, proxies hold them all instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// The task that moves them.
     pub task: String,
     /// The shards; all of one node.
     pub shards: BTreeSet<ShardId>,
-    /// The ACL user of their requests.
-    pub user: String,
+    /// The ACL user of their requests; none: as all others of the node.
+    pub user: Option<String>,
     /// Their scripts, waits and watches are held: nothing may be under way at the node that it could refuse half-way. The
-    /// node may refuse everything else by now; then it waits at the proxies.
+    /// node may refuse everything else by now; then it waits at the proxies. Without a user of their own all requests are held.
     pub quiesced: bool,
 }
 
@@ -239,7 +239,8 @@ impl Topology {
     #[must_use]
     pub fn user_of(&self, shard: ShardId) -> Option<&str> {
         let access = self.access.get(&self.placement(shard).node)?;
-        Some(self.unit_of(shard).map_or(&access.user, |unit| &unit.user))
+        let own = self.unit_of(shard).and_then(|unit| unit.user.as_ref());
+        Some(own.unwrap_or(&access.user))
     }
 
     /// The unit that a shard is moved with.
@@ -271,14 +272,24 @@ impl Topology {
                     .units
                     .iter()
                     .filter(on_node)
-                    .any(|unit| Some(unit.user.as_str()) == user))
+                    .any(|unit| unit.user.as_deref() == user))
     }
 
     /// Shards of which nothing may be under way that their node could refuse half-way.
     #[must_use]
     pub fn quiesced(&self) -> BTreeSet<ShardId> {
-        let quiesced = self.units.iter().filter(|unit| unit.quiesced);
-        quiesced.flat_map(|unit| unit.shards.iter().copied()).collect()
+        self.shards_of_units(|unit| unit.quiesced && unit.user.is_some())
+    }
+
+    /// Shards of which nothing at all may be sent, since their node cannot be told to refuse it.
+    #[must_use]
+    pub fn closed(&self) -> BTreeSet<ShardId> {
+        self.shards_of_units(|unit| unit.quiesced && unit.user.is_none())
+    }
+
+    fn shards_of_units(&self, of_these: impl Fn(&Unit) -> bool) -> BTreeSet<ShardId> {
+        let units = self.units.iter().filter(|unit| of_these(unit));
+        units.flat_map(|unit| unit.shards.iter().copied()).collect()
     }
 
     /// How many nodes there are.

@@ -56,7 +56,7 @@ pub enum Invalid {
     Access(String),
     /// What is moved together is not one node's, or is moved twice, or its user cannot be one.
     #[error(
-        "the unit of task '{0}' must have shards of one node that has a user, in no other unit, and a user of its own"
+        "the unit of task '{0}' must have shards of one node, in no other unit, and no user or one of its own on a node that has users"
     )]
     Unit(String),
     /// A node cannot be reached at port 0.
@@ -170,8 +170,11 @@ impl Topology {
                 false => BTreeSet::new(),
             };
             let access = nodes.first().and_then(|node| self.access.get(node));
-            let own_user = access.is_some_and(|access| access.user != unit.user);
-            if nodes.len() != 1 || !own_user || !is_name(&unit.user) || !is_name(&unit.task) {
+            let good_user = unit
+                .user
+                .as_ref()
+                .is_none_or(|user| is_name(user) && access.is_some_and(|access| access.user != *user));
+            if nodes.len() != 1 || !good_user || !is_name(&unit.task) {
                 found.push(Invalid::Unit(unit.task.chars().take(NAME_MAX).collect()));
             }
         }

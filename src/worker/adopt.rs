@@ -14,7 +14,8 @@ use std::sync::Arc;
 
 use super::backend::State;
 use super::engine::Engine;
-use crate::ids::{NodeIndex, ShardId};
+use super::gate::{Held, Hold};
+use crate::ids::{Epoch, NodeIndex, ShardId};
 use crate::metrics::LinkClose;
 use crate::topology::{Address, Topology};
 
@@ -29,6 +30,8 @@ pub(super) struct Adoption {
     moving: Vec<ShardId>,
     /// Shards of which nothing may be under way any more that a node could refuse half-way: ascending.
     closing: Vec<ShardId>,
+    /// Shards of which nothing may be under way any more at all: ascending.
+    closed: Vec<ShardId>,
     /// Links that they will go over and that are being opened, and since when; none: the shards are held.
     opening: Option<(Vec<usize>, u64)>,
 }
@@ -46,6 +49,7 @@ impl Engine {
         self.add_nodes(&next);
         let before = Arc::clone(&self.topology);
         let closing: Vec<ShardId> = next.quiesced().difference(&before.quiesced()).copied().collect();
+        let closed: Vec<ShardId> = next.closed().difference(&before.closed()).copied().collect();
         let pairs = next.placements_by_shard().zip(&before.placements);
         let moving: Vec<ShardId> = pairs
             .filter(|((shard, placed), now)| {
@@ -61,6 +65,7 @@ impl Engine {
             next,
             moving,
             closing,
+            closed,
             opening: Some((opening, self.now)),
         });
         self.continue_adoption();
@@ -98,20 +103,27 @@ impl Engine {
                 return;
             }
             adoption.opening = None;
-            let (moving, closing) = (&adoption.moving, &adoption.closing);
+            let (moving, closing, closed) = (&adoption.moving, &adoption.closing, &adoption.closed);
             for &shard in moving {
                 self.hold(shard, |hold| hold.moving = true);
             }
             for &shard in closing {
                 self.hold(shard, |hold| hold.quiesced = true);
             }
-            if !moving.is_empty() || !closing.is_empty() {
+            for &shard in closed {
+                self.hold(shard, |hold| hold.closed = true);
+            }
+            let recalled = [moving, closing, closed];
+            if recalled.iter().any(|shards| !shards.is_empty()) {
                 self.recall_shards(|shard| {
-                    moving.binary_search(&shard).is_ok() || closing.binary_search(&shard).is_ok()
+                    recalled.iter().any(|shards| shards.binary_search(&shard).is_ok())
                 });
             }
         }
-        if self.is_under_way(&adoption.moving) || self.is_code_under_way(&adoption.closing) {
+        if self.is_under_way(&adoption.moving)
+            || self.is_code_under_way(&adoption.closing)
+            || self.is_under_way(&adoption.closed)
+        {
             self.adoption = Some(adoption);
             return;
         }
@@ -132,6 +144,9 @@ impl Engine {
         }
         for &shard in were.difference(&quiesced) {
             self.release(shard, |hold| hold.quiesced = false);
+        }
+        for &shard in before.closed().difference(&next.closed()) {
+            self.release(shard, |hold| hold.closed = false);
         }
         for &shard in before.paused.difference(&next.paused) {
             self.release(shard, |hold| hold.paused = false);
@@ -231,6 +246,25 @@ impl Engine {
     /// The same of a link's node.
     pub(super) fn is_address_of_link(&self, index: usize, address: &Address) -> bool {
         self.is_address_of(self.links[index].node, address)
+    }
+
+    /// Whether a topology is in force, and not heard of by this worker, by which it may not send requests of some shard to this node
+    /// any more. Who connects anew waits until it is heard: a leader that moves shards from a node which cannot be told to refuse them
+    /// counts on that, and closes the connections that were there before.
+    /// `mark`: the epoch that the node has told.
+    pub(super) fn must_hear(&self, node: NodeIndex, mark: Epoch) -> bool {
+        let is_everything = |hold: &Hold| hold.held() == Held::Everything;
+        let is_held = |shard: &ShardId| self.held.get(shard).is_some_and(is_everything);
+        let mut shards = self.topology.shards_on(node);
+        mark > self.topology.epoch && shards.any(|shard| !is_held(&shard) && self.is_lost_to(node, shard))
+    }
+
+    /// Whether it goes by a topology in force that a shard is not to be asked for at this node any more.
+    pub(super) fn is_lost_to(&self, node: NodeIndex, shard: ShardId) -> bool {
+        let next = self.shared.topology.load();
+        let unit = next.unit_of(shard);
+        let closed = unit.is_some_and(|unit| unit.quiesced && unit.user.is_none());
+        closed || next.placement(shard).node != node
     }
 
     fn next_topology(&self) -> &Topology {

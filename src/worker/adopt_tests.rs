@@ -219,7 +219,7 @@ fn unit(quiesced: bool) -> Unit {
     Unit {
         task: "m1".to_owned(),
         shards: BTreeSet::from([MOVED]),
-        user: "ps-u-m1".to_owned(),
+        user: Some("ps-u-m1".to_owned()),
         quiesced,
     }
 }
@@ -320,5 +320,50 @@ fn the_links_of_a_new_user_are_open_before_anything_is_held() {
         engine.end_turn();
         assert_eq!(engine.shared.epoch_served(), Epoch(3));
         assert_eq!(engine.links[first_new].backlog.len(), 1);
+    });
+}
+
+#[test]
+fn of_a_unit_without_a_user_everything_is_held_and_who_connects_anew_must_have_heard_of_it() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let link = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, link);
+        let next = engine.shared.topology.load().with_unit(Unit {
+            user: None,
+            ..unit(true)
+        });
+        engine.shared.adopt(next.unwrap()).unwrap();
+        let (node, other) = (NodeIndex(0), NodeIndex(1));
+        assert!(engine.must_hear(node, Epoch(2)) && !engine.must_hear(other, Epoch(2)));
+        assert!(
+            !engine.must_hear(node, Epoch(1)),
+            "the node knows no more than we do"
+        );
+        engine.adopt();
+        assert!(!engine.must_hear(node, Epoch(2)), "it is held");
+        assert!(engine.is_lost_to(node, MOVED) && !engine.is_lost_to(node, ShardId(0)));
+        ask(&mut engine, MOVED, 2);
+        assert!(engine.is_gate(link_of(&engine, MOVED)));
+        assert!(!engine.is_gate(link_of(&engine, ShardId(0))), "others go on");
+        assert_eq!(engine.shared.epoch_served(), Epoch(1), "1 is under way");
+        engine.links[link].pop_due();
+        engine.end_turn();
+        assert_eq!(engine.shared.epoch_served(), Epoch(2));
+        assert!(engine.is_held(MOVED), "until it is said where it lives");
+        change(&mut engine, |topology| {
+            topology.changed(|next| {
+                next.units.clear();
+                next.placements[MOVED.index()].node = other;
+                Ok(())
+            })
+        });
+        let link = link_of(&engine, MOVED);
+        assert_eq!(
+            (engine.links[link].node, engine.links[link].backlog.len()),
+            (other, 1)
+        );
+        assert!(!engine.is_held(MOVED));
     });
 }

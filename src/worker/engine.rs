@@ -213,6 +213,9 @@ impl Engine {
         for shard in engine.topology.quiesced() {
             engine.hold(shard, |hold| hold.quiesced = true);
         }
+        for shard in engine.topology.closed() {
+            engine.hold(shard, |hold| hold.closed = true);
+        }
         engine
     }
 

@@ -13,7 +13,7 @@
 //!
 //! Before the shards of a unit are frozen at their node, only scripts, waits and watches of them are held: a node's refusal does
 //! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
-//! (`release_parked`), in front of what came later.
+//! (`release_parked`), in front of what came later. Where a node cannot be told to refuse a unit, all of it is held (`closed`).
 
 use super::backend::{Owner, State};
 use super::engine::{Engine, PROTOCOLS};
@@ -32,6 +32,8 @@ pub(super) struct Hold {
     pub(super) frozen: bool,
     /// Nothing of it may be under way that a node could refuse half-way, by order of who moves it.
     pub(super) quiesced: bool,
+    /// Nothing of it may be under way at all, by the same order: its node cannot be told to refuse it.
+    pub(super) closed: bool,
 }
 
 /// What of a shard is held.
@@ -44,19 +46,21 @@ pub(super) enum Held {
 }
 
 impl Hold {
-    fn held(self) -> Held {
+    pub(super) fn held(self) -> Held {
         match self {
             Self {
                 paused: false,
                 moving: false,
                 frozen: false,
                 quiesced: false,
+                closed: false,
             } => Held::Nothing,
             Self {
                 paused: false,
                 moving: false,
                 frozen: false,
                 quiesced: true,
+                closed: false,
             } => Held::Code,
             _ => Held::Everything,
         }

@@ -33,6 +33,9 @@ use crate::resp::{RequestLimits, Value};
 use crate::tls::ClientSide;
 use crate::topology::{Address, SuccessionError, Topology};
 
+/// What the names of workers' connections to nodes begin with.
+const CONNECTION_PREFIX: &str = "preshard-";
+
 /// The limits of the data plane; each has a named outcome.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -157,6 +160,19 @@ pub fn user_password(secret: &Secret, user: &str) -> Secret {
         Err(error) => unreachable!("{error}"),
     };
     Secret::new(sum.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// What a worker's connections are called on nodes.
+pub(super) fn connection_name(run_id: &str, worker: usize) -> String {
+    format!("{CONNECTION_PREFIX}{run_id}-{worker}")
+}
+
+/// The run of the proxy that has a connection of this name on a node; none: it is no worker's.
+#[must_use]
+pub fn run_of_connection(name: &str) -> Option<&str> {
+    let (run_id, worker) = name.strip_prefix(CONNECTION_PREFIX)?.rsplit_once('-')?;
+    let is_number = !worker.is_empty() && worker.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(run_id)
 }
 
 /// What all workers share of one node.

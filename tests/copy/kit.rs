@@ -215,6 +215,7 @@ pub(crate) fn endpoint(socket: PathBuf) -> Endpoint {
     Endpoint {
         address: Address::Unix(socket),
         credentials: NodeCredentials::default(),
+        signature: None,
     }
 }
 

@@ -27,6 +27,7 @@ mod client_state;
 mod clients;
 mod cluster;
 mod commands;
+mod cooperative;
 mod counters;
 mod crowd;
 mod demo;

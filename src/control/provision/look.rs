@@ -15,7 +15,7 @@ use crate::ids::{DbIndex, NodeIndex};
 use crate::resp::Value;
 use crate::store::{StoreError, Term};
 use crate::topology::mark::{MARK_KEY, Standing};
-use crate::topology::{Address, NodeAccess, Topology, Unit};
+use crate::topology::{Address, NodeAccess, Topology};
 use crate::worker::shared::{NodeCredentials, NodeShared, Shared, user_password};
 
 /// Between two looks whether an empty node has been marked.
@@ -195,12 +195,9 @@ impl Look<'_> {
         ];
         // A unit that may be frozen never gets its rights back.
         let units = self.topology.units.iter().filter(|unit| !unit.quiesced);
-        let of_node = |unit: &&Unit| self.topology.has_user(self.node, Some(&unit.user));
-        users.extend(
-            units
-                .filter(of_node)
-                .map(|unit| (unit.user.clone(), traffic_rules())),
-        );
+        let names = units.filter_map(|unit| unit.user.clone());
+        let of_node = |user: &String| self.topology.has_user(self.node, Some(user));
+        users.extend(names.filter(of_node).map(|user| (user, traffic_rules())));
         make_users(client, self.topology.metadata_db(), self.term, secret, &users).await?;
         Ok(self.delete_strays(client, &[user, FEED_USER]).await?)
     }

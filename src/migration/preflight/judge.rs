@@ -37,6 +37,9 @@ const SNAPSHOT_PER_S: u64 = 200_000_000;
 const FOLLOWS_S: u64 = 2;
 /// Clocks that are further apart make expiries wrong.
 const SKEW_MAX_MS: u64 = 500;
+/// Said of a node that cannot fence.
+const COOPERATES: &str = "has no users of preshard: the move is cooperative, and rests on it that nobody writes there past proxies of this \
+                          version. All requests of its shards are held in the cutover, for which each proxy must answer";
 /// What a page of memory is copied in by a write while a child lives.
 const PAGE: u64 = 4096;
 
@@ -60,6 +63,12 @@ pub(super) fn judge(source: &Result<Look, String>, target: &Result<Look, String>
     }
     if let (Ok(source), Ok(target)) = (source, target) {
         both(source, target, terms, &mut survey);
+    }
+    for node in [source, target].into_iter().flatten() {
+        if node.user.is_empty() {
+            survey.cooperative.push(node.name.clone());
+            survey.warn(node, COOPERATES);
+        }
     }
     survey
 }
@@ -105,7 +114,7 @@ fn state(node: &Look, survey: &mut Survey) {
         survey.refuse(node, &why);
     }
     let has_user = |line: &String| line.split(' ').nth(1) == Some(node.user.as_str());
-    if !node.users.iter().any(has_user) {
+    if !node.user.is_empty() && !node.users.iter().any(has_user) {
         let why = format!(
             "does not have preshard's user {}: it was restarted, or somebody has deleted it. The leader makes it anew within \
              seconds; try again",

@@ -41,7 +41,7 @@ pub(super) struct Look {
     pub(super) unsure_ms: u64,
     /// Databases that hold a copy of ours.
     pub(super) copies: BTreeSet<DbIndex>,
-    /// As whom proxies log in.
+    /// As whom proxies log in; empty: as their config says.
     pub(super) user: String,
     /// As whom preshard administers it.
     pub(super) login: String,

@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 
 use self::judge::{Terms, judge};
 use self::look::Look;
+use super::cooperative::can_cooperate;
 use super::mover::{MoveOrder, Mover};
+use super::task::Fence;
 use crate::control::{ShardKeys, sample_memory};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::topology::Topology;
@@ -39,6 +41,8 @@ pub struct Survey {
     pub bytes: u64,
     /// About how long the copy takes.
     pub seconds: u64,
+    /// Nodes without users of preshard's.
+    pub cooperative: Vec<String>,
     /// Why the target's writes may be impossible to bring back to the source; none: they can be.
     pub no_rollback: Option<String>,
     /// Why it cannot be done, each with what to do.
@@ -49,6 +53,14 @@ pub struct Survey {
 
 /// Shards by the node that has them.
 pub(super) type Sources = BTreeMap<NodeIndex, Vec<ShardId>>;
+
+impl Survey {
+    /// What keeps those away who must not write.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        Fence::of(self.cooperative.is_empty())
+    }
+}
 
 impl Mover {
     /// What would come of an order. Nothing is ordered.
@@ -103,13 +115,18 @@ impl Mover {
     async fn look(&self, topology: &Topology, node: NodeIndex) -> Result<Look, String> {
         let described = topology.node(node);
         let name = &described.name;
-        let Some(access) = topology.access.get(&node) else {
-            return Err(format!(
-                "node '{name}' has no users of preshard ([nodes] acl_users, CHECK), so its shards cannot be fenced; moving without \
-                 is not in this version"
-            ));
-        };
         let (credentials, deadline) = self.shared().admin_login();
+        let user = match topology.access.get(&node) {
+            Some(access) => access.user.clone(),
+            None => {
+                let traffic = self.shared().credentials_of(None);
+                self.without_users(name)?;
+                can_cooperate(&described.address, (&traffic, &credentials), deadline)
+                    .await
+                    .map_err(|error| format!("node '{name}' {error}"))?;
+                String::new()
+            }
+        };
         let looked = Look::at(
             name,
             &described.address,
@@ -119,10 +136,21 @@ impl Mover {
         );
         let looked = looked.await.map_err(|error| format!("node '{name}': {error}"))?;
         Ok(Look {
-            user: access.user.clone(),
+            user,
             login: credentials.username.unwrap_or_else(|| "default".to_owned()),
             ..looked
         })
+    }
+
+    /// Whether a node may be part of a move though it has no users of preshard's.
+    fn without_users(&self, name: &str) -> Result<(), String> {
+        if self.shared().settings.load().migration.cooperative {
+            return Ok(());
+        }
+        Err(format!(
+            "node '{name}' has no users of preshard ([nodes] acl_users, CHECK), so it cannot fence shards. They can be moved in \
+             cooperative mode, in which proxies keep themselves from it: read docs/MIGRATION.md, then set [migration] cooperative = true"
+        ))
     }
 
     /// What shards take, by looking at some of their keys. None: the node does not tell.

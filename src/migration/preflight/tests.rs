@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::task::Fence;
 use super::judge::{Terms, judge};
 use super::look::Look;
 use super::{Survey, refusals};
@@ -263,4 +264,22 @@ fn all_reasons_are_told_at_once_and_none_twice() {
     );
     assert_eq!(refusals(&[gone]).unwrap(), "node 'a': gone; node 'b': gone too");
     assert_eq!(refusals(&[Survey::default()]), None);
+}
+
+#[test]
+fn a_node_without_users_of_ours_makes_a_move_cooperative_which_is_told() {
+    assert_eq!(with(|_, _| {}).fence(), Fence::Acl);
+    for without in ["a", "b"] {
+        let survey = with(|source, target| {
+            for node in [source, target] {
+                if node.name == without {
+                    node.user = String::new();
+                    node.users = Vec::new();
+                }
+            }
+        });
+        assert_eq!((survey.fence(), survey.refusals.len()), (Fence::Cooperative, 0));
+        assert_eq!(survey.cooperative, [without]);
+        assert!(survey.warnings[0].contains("is cooperative"), "{survey:?}");
+    }
 }

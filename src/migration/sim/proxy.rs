@@ -242,7 +242,11 @@ impl Worker {
                 return;
             }
             link.parked.push(request);
-            let unit = state.topology.units.iter().find(|unit| unit.user == door.1);
+            let unit = state
+                .topology
+                .units
+                .iter()
+                .find(|unit| unit.user.as_ref() == Some(&door.1));
             let mut shards: BTreeSet<ShardId> = unit.map(|unit| unit.shards.clone()).unwrap_or_default();
             shards.insert(shard);
             for shard in shards {

@@ -342,9 +342,13 @@ impl World {
                 .access
                 .get(&placed.node)
                 .is_some_and(|access| access.run_id == source.run_id());
-            if is_served && source.may_write(|user| user == unit.user) {
+            let own = |user: &str| unit.user.as_deref() == Some(user);
+            if is_served && source.may_write(own) {
                 self.judge.wrong(self, || {
-                    format!("I4: shard {shard} is committed, and {} is not frozen", unit.user)
+                    format!(
+                        "I4: shard {shard} is committed, and {:?} is not frozen",
+                        unit.user
+                    )
                 });
             }
             let is_stray = |user: &str| {

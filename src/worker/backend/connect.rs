@@ -26,7 +26,7 @@ use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
 use crate::topology::{Address, Topology};
 use crate::worker::engine::Engine;
-use crate::worker::shared::{Settings, Shared};
+use crate::worker::shared::{Settings, Shared, connection_name};
 use crate::worker::stream::Stream;
 
 /// An unacknowledged byte ends a connection to a node after this long.
@@ -53,6 +53,8 @@ pub(in crate::worker) struct Order {
 pub(in crate::worker) struct Ready {
     pub(in crate::worker) stream: Stream,
     pub(super) db: Option<DbIndex>,
+    /// The epoch that the node's mark has told.
+    pub(in crate::worker) mark: Epoch,
 }
 
 /// Why a node cannot be served.
@@ -176,7 +178,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     let mut talk = open(order).await?;
     log_in(order, &mut talk).await?;
     check_run(order, &mut talk).await?;
-    check_identity(order, &mut talk).await?;
+    let mark = check_identity(order, &mut talk).await?;
     let db = if order.serves_shards {
         select_all(order, &mut talk).await?
     } else {
@@ -188,6 +190,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
     Ok(Ready {
         stream: talk.stream,
         db,
+        mark,
     })
 }
 
@@ -195,7 +198,7 @@ async fn handshake(order: &Order) -> Result<Ready, ConnectError> {
 async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     let credentials = order.shared.credentials_of(order.user.as_deref());
     let user = credentials.username.as_deref().unwrap_or("default");
-    let name = format!("preshard-{}", order.worker);
+    let name = connection_name(&order.shared.run_id, order.worker);
     let mut frame = Vec::new();
     match (
         order.protocol,
@@ -221,7 +224,8 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
         frame.clear();
     }
     command(&mut frame, &["CLIENT", "SETNAME", &name]);
-    // A name helps who looks at the node; a user without the right to set one serves as well.
+    // A name helps who looks at the node, and tells a leader whose connection it is, so it comes before the mark is read
+    // ([`Engine::must_hear`]). A user without the right to set one serves as well; moves that need it ask for that.
     talk.ask(&frame).await?;
     Ok(())
 }
@@ -247,8 +251,8 @@ async fn check_run(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     ))
 }
 
-/// Asks whose node this is; marks one that came back empty.
-async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
+/// Asks whose node this is; marks one that came back empty. Returns the epoch of its mark, or a lower one that is as good.
+async fn check_identity(order: &Order, talk: &mut Talk) -> Result<Epoch, ConnectError> {
     let metadata = order.topology.metadata_db();
     select(order, talk, metadata).await?;
     let expected = Mark::expected(&order.topology, order.node);
@@ -262,10 +266,11 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<(), ConnectErr
         standing = until_prepared(order, talk, &expected).await?;
     }
     if let Standing::NewerEpoch(epoch) = standing {
-        return until_caught_up(order, epoch).await;
+        until_caught_up(order, epoch).await?;
+        return Ok(epoch);
     }
     match standing {
-        Standing::Ours | Standing::OlderEpoch(_) => Ok(()),
+        Standing::Ours | Standing::OlderEpoch(_) => Ok(order.topology.epoch),
         refused @ (Standing::Unmarked
         | Standing::NewerEpoch(_)
         | Standing::OtherCluster(_)

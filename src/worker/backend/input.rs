@@ -162,7 +162,7 @@ impl Engine {
         }
         let user = self.links[index].user.as_deref();
         let units = self.topology.units.iter();
-        let unit = units.filter(|unit| Some(unit.user.as_str()) == user);
+        let unit = units.filter(|unit| user.is_some() && unit.user.as_deref() == user);
         let mut shards: Vec<ShardId> = unit.flat_map(|unit| unit.shards.iter().copied()).collect();
         shards.push(entry.shard);
         for shard in shards {

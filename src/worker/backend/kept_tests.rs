@@ -39,7 +39,7 @@ fn with_unit() -> (Engine, usize) {
         next.units.push(Unit {
             task: "m1".to_owned(),
             shards: BTreeSet::from([MOVED, ShardId(2)]),
-            user: "ps-u-m1-1-0".to_owned(),
+            user: Some("ps-u-m1-1-0".to_owned()),
             quiesced: true,
         });
     });

@@ -38,12 +38,15 @@ pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 
 use super::engine::Engine;
+use crate::ids::Epoch;
 use crate::metrics::LinkClose;
 use crate::worker::shared::NodeShared;
 
 /// Reads of one link in one turn.
 const READS_PER_TURN: usize = 4;
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
+/// Between two looks whether a topology has been heard of.
+const HEARD_PACE: Duration = Duration::from_millis(2);
 /// A link that lived shorter than this is connected anew after a pause, as if it could not be connected.
 const FLAPPING: Duration = Duration::from_millis(100);
 
@@ -64,6 +67,7 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
         match connect(order).await {
             Ok(_) if !engine.borrow().is_address_of_link(index, &address) => continue,
             Ok(ready) => {
+                until_heard(&engine, index, ready.mark).await;
                 let lived = serve_link(&engine, index, ready).await;
                 if lived >= FLAPPING {
                     backoff = BACKOFF_MIN;
@@ -83,6 +87,15 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
                 backoff = (backoff * 2).min(engine.borrow().settings.limits.backoff_max);
             }
         }
+    }
+}
+
+/// Waits until the worker has taken to heart what the node's mark has told. That takes no longer than its next turn, unless links for
+/// it are being opened.
+async fn until_heard(engine: &Rc<RefCell<Engine>>, index: usize, mark: Epoch) {
+    let node = engine.borrow().links[index].node;
+    while engine.borrow().must_hear(node, mark) {
+        tokio::time::sleep(HEARD_PACE).await;
     }
 }
 

@@ -10,11 +10,13 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::rc::Rc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
+use tokio::time::sleep;
 
 use super::{Dedicated, End, Job, RECALLED};
-use crate::ids::DbIndex;
+use crate::ids::{DbIndex, Epoch};
 use crate::resp::{self, ReplyScanner};
 use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
 use crate::worker::engine::Engine;
@@ -25,6 +27,9 @@ use crate::worker::stream::Stream;
 const GOODBYE_US: u64 = 2_000_000;
 /// Between two orders to end the same wait, in microseconds.
 const RECALL_AGAIN_US: u64 = 20_000;
+
+/// Between two looks whether a topology has been heard of.
+const HEARD_PACE: Duration = Duration::from_millis(2);
 
 /// What is being waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,9 +94,13 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
         dedicated,
         line: "CLUSTERDOWN preshard: its node cannot be reached; it has not run",
     };
-    let Ok(Ready { stream, .. }) = connect(order).await else {
+    let Ok(Ready { stream, mark, .. }) = connect(order).await else {
         return;
     };
+    if let Err(Ended(line)) = heard(&engine, dedicated, mark).await {
+        guard.line = line;
+        return;
+    }
     let nonce = nonce();
     let mut connection = Connection {
         stream,
@@ -117,6 +126,31 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
     })
     .await;
     guard.line = line;
+}
+
+/// Waits until the worker has heard of what the node's mark has told. What was to be asked may not be asked here any more then.
+async fn heard(engine: &Rc<RefCell<Engine>>, dedicated: Dedicated, mark: Epoch) -> Result<(), Ended> {
+    loop {
+        {
+            let mut engine = engine.borrow_mut();
+            let Some(slot) = engine.dedicated.slot(dedicated) else {
+                return Err(Ended(NOT_SENT));
+            };
+            let (node, job) = (slot.node, slot.job.as_ref());
+            let job = job.map(|job| (job.shard, job.again.is_some()));
+            if !engine.must_hear(node, mark) {
+                return match job {
+                    Some((shard, again))
+                        if mark > engine.topology.epoch && engine.is_lost_to(node, shard) =>
+                    {
+                        Err(Ended(if again { RECALLED } else { NOT_SENT }))
+                    }
+                    Some(_) | None => Ok(()),
+                };
+            }
+        }
+        sleep(HEARD_PACE).await;
+    }
 }
 
 impl Connection {

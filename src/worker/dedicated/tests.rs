@@ -29,7 +29,7 @@ fn with_unit(engine: &mut Engine) {
         next.with_unit(Unit {
             task: "m1".to_owned(),
             shards: BTreeSet::from([MOVED]),
-            user: "ps-u-m1".to_owned(),
+            user: Some("ps-u-m1".to_owned()),
             quiesced: false,
         })
     });

@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     nodes: Vec<String>,
     topology: Vec<String>,
     slowlog: Vec<String>,
+    migration: Vec<String>,
     admin: Vec<String>,
     tls: Vec<String>,
     users: Vec<String>,
@@ -86,6 +87,7 @@ impl Setup {
             nodes: Vec::new(),
             topology: Vec::new(),
             slowlog: Vec::new(),
+            migration: Vec::new(),
             admin: Vec::new(),
             tls: Vec::new(),
             users: Vec::new(),
@@ -118,6 +120,12 @@ impl Setup {
     /// A line of `[slowlog]`.
     pub(crate) fn slowlog(mut self, line: &str) -> Self {
         self.slowlog.push(line.to_owned());
+        self
+    }
+
+    /// A line of `[migration]`.
+    pub(crate) fn migration(mut self, line: &str) -> Self {
+        self.migration.push(line.to_owned());
         self
     }
 
@@ -226,6 +234,8 @@ impl Setup {
         lines(&mut text, &self.nodes);
         text.push_str("[slowlog]\n");
         lines(&mut text, &self.slowlog);
+        text.push_str("[migration]\n");
+        lines(&mut text, &self.migration);
         write!(
             text,
             "[topology]\nstore = \"{store}\"\nshards = {}\npinned = {}\n",

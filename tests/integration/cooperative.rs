@@ -1,0 +1,484 @@
+//! Moves from nodes whose ACL cannot be changed: proxies keep themselves from the source, and nothing that was acknowledged is lost,
+//! also by a proxy that was stopped or cut off all the while.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::{
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, wait_for, wait_until,
+};
+use crate::moves::{assert_lists, move_shards, state, write_list};
+use crate::moves_faults::Writer;
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A server as Redis 5 is one: it knows nothing of users.
+fn without_acl() -> Node {
+    Node::with(NodeOptions {
+        more: ["--rename-command", "ACL", ""].map(str::to_owned).to_vec(),
+        ..NodeOptions::default()
+    })
+}
+
+fn setup(nodes: &[&Node]) -> Setup {
+    let addresses: Vec<String> = nodes.iter().map(|node| node.address()).collect();
+    Setup::of(&addresses).migration("cooperative = true")
+}
+
+fn wait_for_users(node: &Node) {
+    wait_until("preshard's users are there", PATIENCE, || {
+        let users = node.client().ask("ACL USERS").items();
+        users.iter().any(|user| user.text().starts_with("ps-g"))
+    });
+}
+
+fn field(row: &Reply, name: &str) -> String {
+    row.field(name).unwrap().text()
+}
+
+#[test]
+fn without_the_word_of_an_operator_nothing_is_moved_and_the_answer_says_what_to_do() {
+    let (source, target) = (without_acl(), Node::start());
+    let proxy = Setup::of(&[source.address(), target.address()]).start();
+    wait_for_users(&target);
+    let mut admin = proxy.admin_client();
+    for order in ["SHARD MOVE 0 TO node-2", "NODE DRAIN node-1"] {
+        let error = admin.ask(&format!("PRESHARD {order}")).expect_error("ERR ");
+        assert!(error.contains("[migration] cooperative = true"), "{error}");
+    }
+    let error = admin.ask("PRESHARD SHARD MOVE 4 TO node-1").expect_error("ERR ");
+    assert!(error.contains("[migration] cooperative = true"), "{error}");
+    assert_eq!(admin.ask("PRESHARD TASK LIST"), Reply::Array(Vec::new()));
+}
+
+/// Three moves there, one of which is rolled back, and one back.
+fn move_there_and_back(admin: &mut Client) {
+    let mut tasks = Vec::new();
+    for shards in ["0", "1-2", "3"] {
+        let row = move_shards(admin, shards, "node-2");
+        println!("{shards}: {} ms", field(&row, "pause_ms"));
+        assert_eq!(field(&row, "fence"), "cooperative");
+        tasks.push(field(&row, "task"));
+    }
+    let back = tasks.pop().unwrap();
+    wait_until("the source follows", PATIENCE, || {
+        let (_, row) = state(admin, &back);
+        assert!(!field(&row, "rollback").starts_with("no"), "{row:?}");
+        field(&row, "rollback") == "yes"
+    });
+    admin.ask(&format!("PRESHARD TASK ROLLBACK {back}")).expect_ok();
+    let (now, row) = state(admin, &back);
+    assert_eq!(now, "rolled-back", "{row:?}");
+    println!("3, back: {} ms", field(&row, "rollback_pause_ms"));
+    for task in tasks {
+        admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    }
+    let row = move_shards(admin, "0,4-5", "node-1");
+    let task = field(&row, "task");
+    println!("0,4-5, back: {} ms", field(&row, "pause_ms"));
+    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+}
+
+/// Shards go there, some back by a rollback with all that was written since, others by a move, under writers who get no error.
+fn there_and_back(nodes: [Node; 2]) {
+    let proxy = setup(&[&nodes[0], &nodes[1]]).start();
+    for node in &nodes {
+        if node.client().ask("ACL USERS").error().is_none() {
+            wait_for_users(node);
+        }
+    }
+    let (mut admin, stop) = (proxy.admin_client(), AtomicBool::new(false));
+    let row = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 DRY").items().remove(0);
+    assert_eq!(
+        (field(&row, "fence"), field(&row, "rollback")),
+        ("cooperative".to_owned(), "yes".to_owned())
+    );
+    let warnings = format!("{:?}", row.field("warnings"));
+    assert!(warnings.contains("the move is cooperative"), "{warnings}");
+    let queue = key_in(1, 8, "queue");
+    let mut waiting = proxy.client();
+    waiting.command(&["BLPOP", &queue, "0"]);
+    let mut watching = proxy.client();
+    let watched = key_in(2, 8, "watched");
+    watching.call(&["WATCH", &watched]).expect_ok();
+    let lists = thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
+        let writers: Vec<_> = (0..8)
+            .map(|number| {
+                let key = key_in(number % 8, 8, &format!("list{number}-"));
+                let (proxy, stop) = (&proxy, &stop);
+                scope.spawn(move || {
+                    let count = write_list(proxy, &key, usize::from(number), stop);
+                    (key, count)
+                })
+            })
+            .collect();
+        move_there_and_back(&mut admin);
+        drop(stopping);
+        let lists: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        lists
+    });
+    assert!(lists.iter().all(|(_, count)| *count > 50), "{lists:?}");
+    assert_lists(&proxy, &lists);
+    proxy.client().call(&["RPUSH", &queue, "late"]).int();
+    assert_eq!(
+        waiting.reply().items()[1].text(),
+        "late",
+        "who waited waits there"
+    );
+    watching.call(&["MULTI"]).expect_ok();
+    watching.call(&["SET", &watched, "v"]);
+    assert_eq!(
+        watching.call(&["EXEC"]),
+        Reply::Null,
+        "what moves counts as changed"
+    );
+    let kept = nodes[0].all_keys(12).len() + nodes[1].all_keys(12).len();
+    assert_eq!(kept, lists.len(), "no copy is left");
+}
+
+#[test]
+fn shards_leave_a_node_without_acl_and_nothing_is_lost_doubled_or_reordered() {
+    there_and_back([without_acl(), Node::start()]);
+}
+
+#[test]
+fn shards_come_to_a_node_without_acl_and_nothing_is_lost_doubled_or_reordered() {
+    there_and_back([Node::start(), without_acl()]);
+}
+
+#[test]
+fn shards_go_between_nodes_without_acl_and_nothing_is_lost_doubled_or_reordered() {
+    there_and_back([without_acl(), without_acl()]);
+}
+
+#[test]
+fn a_node_without_acl_is_emptied_by_one_task() {
+    let (source, target) = (without_acl(), Node::start());
+    let proxy = setup(&[&source, &target]).start();
+    wait_for_users(&target);
+    let mut admin = proxy.admin_client();
+    let key = key_in(3, 8, "k");
+    proxy.client().call(&["SET", &key, "v"]).expect_ok();
+    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    wait_until("it is empty", PATIENCE, || state(&mut admin, &task).0 == "moved");
+    let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+    assert_eq!(field(&row, "fence"), "cooperative");
+    for child in row.field("children").unwrap().items() {
+        let row = admin.ask(&format!("PRESHARD TASK STATUS {}", child.text()));
+        assert_eq!(field(&row, "fence"), "cooperative");
+    }
+    assert_eq!(proxy.client().call(&["GET", &key]).text(), "v");
+}
+
+/// Two proxies on an etcd, in front of a node without ACL and one with it.
+struct World {
+    source: Node,
+    target: Node,
+    proxies: Vec<Proxy>,
+    leader: usize,
+    arrows: Scratch,
+}
+
+impl World {
+    fn start(etcd: &Etcd) -> Self {
+        let (source, target) = (without_acl(), Node::start());
+        let arrows = Scratch::new("arrows");
+        let setup = setup(&[&source, &target])
+            .store(&etcd.store(&format!("cooperative-{}", fastrand::u64(..))))
+            .arrows(arrows.path())
+            .any_warning();
+        let launched = [setup.launch(), setup.launch()];
+        let proxies: Vec<Proxy> = launched
+            .into_iter()
+            .map(|launch| setup.until_ready(launch))
+            .collect();
+        let leader = wait_for("one of them leads", PATIENCE, || {
+            proxies
+                .iter()
+                .position(|proxy| proxy.metric("preshard_leader") == 1)
+        });
+        wait_for_users(&target);
+        wait_until("they know each other", PATIENCE, || {
+            proxies.iter().all(|proxy| proxy.metric("preshard_proxies") == 2)
+        });
+        Self {
+            source,
+            target,
+            proxies,
+            leader,
+            arrows,
+        }
+    }
+
+    fn follower(&self) -> &Proxy {
+        &self.proxies[1 - self.leader]
+    }
+
+    fn admin(&self, proxy: usize) -> Client {
+        let mut admin = self.proxies[proxy].admin_client();
+        admin.limit = PATIENCE;
+        admin
+    }
+
+    fn order(&self) -> String {
+        let told = self.admin(self.leader).ask("PRESHARD SHARD MOVE 0-3 TO node-2");
+        assert_eq!(told.error(), None);
+        told.text()
+    }
+
+    fn arm(&self, arrow: &str) {
+        std::fs::write(self.arrows.file(arrow), "").unwrap();
+    }
+
+    fn await_arrow(&self, arrow: &str) {
+        let here = self.arrows.file(&format!("{arrow}.here"));
+        wait_until(&format!("the move reaches '{arrow}'"), PATIENCE, || here.exists());
+    }
+
+    fn let_go(&self, arrow: &str) {
+        std::fs::remove_file(self.arrows.file(&format!("{arrow}.here"))).unwrap();
+    }
+
+    /// Until the other one counts a proxy as gone.
+    fn wait_until_alone(&self, proxy: usize) {
+        wait_until("its lease has ended", PATIENCE, || {
+            self.proxies[proxy].metric("preshard_proxies") == 1
+        });
+    }
+
+    fn wait_until_moved(&self, proxy: usize, task: &str) -> Reply {
+        let mut admin = self.admin(proxy);
+        wait_for("it has moved", PATIENCE, || {
+            let (state, row) = state(&mut admin, task);
+            assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
+            (state == "moved").then_some(row)
+        })
+    }
+}
+
+/// Whether bytes wait to be read at a listener's connections.
+fn bytes_wait_at(socket: SocketAddr) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", socket.port());
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let waiting = fields[4].split_once(':').map(|(_, queue)| queue);
+        fields[1].ends_with(&port) && waiting != Some("00000000")
+    })
+}
+
+fn elements(client: &mut Client, key: &str) -> Vec<String> {
+    let items = client.call(&["LRANGE", key, "0", "-1"]).items();
+    items.iter().map(Reply::text).collect()
+}
+
+/// It was stopped with an executed write's reply in its socket, and with a request of its client that it had not read: when it goes
+/// on, its lease has ended, and the shards live elsewhere.
+#[test]
+fn a_proxy_that_stood_still_acknowledges_nothing_that_is_lost() {
+    let etcd = Etcd::start(1);
+    let world = World::start(&etcd);
+    let key = key_in(0, 8, "list");
+    let db = 0;
+    let mut first = world.follower().client();
+    first.limit = PATIENCE;
+    assert_eq!(first.call(&["RPUSH", &key, "before"]).int(), 1);
+    let mut second = world.follower().client3();
+    second.limit = PATIENCE;
+    assert_eq!(second.call(&["LLEN", &key]).int(), 1);
+    // The source gets a request, and executes it when the proxy does not read any more.
+    world.source.freeze();
+    first.command(&["RPUSH", &key, "sent"]);
+    wait_until("the request is at the source", PATIENCE, || {
+        bytes_wait_at(world.source.socket())
+    });
+    world.follower().freeze();
+    world.source.thaw();
+    wait_until("it was executed", PATIENCE, || {
+        elements(&mut world.source.client_in(db), &key) == ["before", "sent"]
+    });
+    second.command(&["RPUSH", &key, "late"]);
+    let task = world.order();
+    let row = world.wait_until_moved(world.leader, &task);
+    assert_eq!(field(&row, "fence"), "cooperative");
+    let mut other = world.proxies[world.leader].client();
+    assert_eq!(elements(&mut other, &key), ["before", "sent"]);
+    assert_eq!(other.call(&["RPUSH", &key, "after"]).int(), 3);
+    world.follower().thaw();
+    assert_eq!(
+        first.reply(),
+        Reply::Int(2),
+        "what it was told was true, however late"
+    );
+    let told = second.reply();
+    let now = elements(&mut other, &key);
+    match told {
+        Reply::Int(length) => {
+            assert_eq!(length, 4);
+            assert_eq!(now, ["before", "sent", "after", "late"]);
+        }
+        other => {
+            let word = other.error().unwrap().split(' ').next().unwrap().to_owned();
+            assert!(
+                ["TRYAGAIN", "CLUSTERDOWN", "UNCERTAIN"].contains(&&*word),
+                "{other:?}"
+            );
+            assert_eq!(now, ["before", "sent", "after"]);
+        }
+    }
+    wait_until("the source follows, and has nothing more", PATIENCE, || {
+        elements(&mut world.source.client_in(db), &key) == now
+    });
+    wait_until("it serves the shards where they are", PATIENCE, || {
+        first.call(&["LLEN", &key]).int() == now.len() as i64
+    });
+}
+
+/// What a proxy waits for on the source ends there, and is asked again where the shard is.
+#[test]
+fn who_waits_at_a_proxy_that_stood_still_gets_what_comes_where_the_shards_are() {
+    let etcd = Etcd::start(1);
+    let world = World::start(&etcd);
+    let queue = key_in(0, 8, "queue");
+    let mut waiting = world.follower().client();
+    waiting.limit = PATIENCE;
+    waiting.command(&["BLPOP", &queue, "0"]);
+    wait_until("it waits", PATIENCE, || world.source.info("blocked_clients") == 1);
+    world.follower().freeze();
+    let task = world.order();
+    world.wait_until_moved(world.leader, &task);
+    assert_eq!(world.source.info("blocked_clients"), 0, "nobody waits there");
+    let mut other = world.proxies[world.leader].client();
+    other.call(&["RPUSH", &queue, "one"]).int();
+    world.follower().thaw();
+    let told = waiting.reply();
+    match &told {
+        Reply::Array(_) => assert_eq!(other.call(&["LLEN", &queue]).int(), 0),
+        _ => assert_eq!(other.call(&["LLEN", &queue]).int(), 1, "{told:?}"),
+    }
+    assert!(world.target.client().ask("PING").text() == "PONG");
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    KillLeader,
+    StopLeader,
+    KillFollower,
+    StopFollower,
+}
+
+const ARROWS: [&str; 7] = [
+    "cutting-over",
+    "quiesced",
+    "frozen",
+    "drained",
+    "sealed",
+    "committed",
+    "tidied",
+];
+
+/// One fault at one point of a cooperative move, under writers through both proxies.
+fn strike(etcd: &Etcd, arrow: &str, fault: Fault) {
+    let mut world = World::start(etcd);
+    let addresses: Vec<SocketAddr> = world.proxies.iter().map(|proxy| proxy.data).collect();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
+        let writers: Vec<_> = (0..6)
+            .map(|number| {
+                let key = key_in(number % 4, 8, &format!("list{number}-"));
+                let number = usize::from(number);
+                let writer = Writer::new(number % 2, number / 2 + number % 2, key);
+                let (addresses, stop) = (&addresses, &stop);
+                scope.spawn(move || writer.run(addresses, stop))
+            })
+            .collect();
+        world.arm(arrow);
+        let task = world.order();
+        world.await_arrow(arrow);
+        let (leader, follower) = (world.leader, 1 - world.leader);
+        let survivor = match fault {
+            Fault::KillLeader => {
+                world.proxies[leader].kill();
+                follower
+            }
+            Fault::StopLeader => {
+                world.proxies[leader].freeze();
+                world.let_go(arrow);
+                world.wait_until_alone(follower);
+                world.proxies[leader].thaw();
+                follower
+            }
+            Fault::KillFollower => {
+                world.proxies[follower].kill();
+                world.let_go(arrow);
+                leader
+            }
+            Fault::StopFollower => {
+                world.proxies[follower].freeze();
+                world.let_go(arrow);
+                world.wait_until_alone(leader);
+                world.wait_until_moved(leader, &task);
+                world.proxies[follower].thaw();
+                leader
+            }
+        };
+        world.wait_until_moved(survivor, &task);
+        stop.store(true, Relaxed);
+        let writers: Vec<Writer> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        drop(stopping);
+        let mut client = world.proxies[survivor].client();
+        client.limit = PATIENCE;
+        for writer in &writers {
+            writer.check(&mut client);
+        }
+    });
+}
+
+/// Stops the writers also when the test fails on its way.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+#[test]
+fn proxies_that_die_or_stand_still_at_any_point_of_a_cooperative_move_lose_nothing() {
+    if !cfg!(debug_assertions) {
+        println!("left out: a release build does not stop at arrows");
+        return;
+    }
+    let faults = [
+        Fault::KillLeader,
+        Fault::StopFollower,
+        Fault::StopLeader,
+        Fault::KillFollower,
+    ];
+    // Each point once with a fault, and those where a proxy that stands still matters most with that.
+    let mut cases: Vec<(&str, Fault)> = ARROWS.into_iter().zip(faults.into_iter().cycle()).collect();
+    cases.push(("cutting-over", Fault::StopFollower));
+    cases.push(("frozen", Fault::StopFollower));
+    cases.push(("sealed", Fault::StopLeader));
+    let etcd = Etcd::start(1);
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(&(arrow, fault)) = cases.get(next.fetch_add(1, Relaxed)) {
+                    let run = std::panic::AssertUnwindSafe(|| strike(&etcd, arrow, fault));
+                    if std::panic::catch_unwind(run).is_err() {
+                        failed.lock().unwrap().push(format!("{arrow}:{fault:?}"));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
+}
