@@ -113,6 +113,31 @@ fn a_node_is_emptied_under_writes_and_can_be_removed() {
     assert!(error.contains("no other node"), "{error}");
 }
 
+/// Empties `node-1` onto two others, and waits until all can go back: the task, and its children.
+fn drain_reversibly(admin: &mut Client) -> (String, Vec<String>) {
+    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
+    assert!(
+        error.expect_error("ERR ").contains("goes on; TASK CANCEL"),
+        "{error:?}"
+    );
+    let row = until_moved(admin, &task);
+    let children: Vec<String> = row
+        .field("children")
+        .unwrap()
+        .items()
+        .iter()
+        .map(Reply::text)
+        .collect();
+    assert_eq!(children.len(), 2, "to each of two nodes");
+    for child in &children {
+        wait_until("its source follows", PATIENCE, || {
+            state(admin, child).1.field("rollback").unwrap().text() == "yes"
+        });
+    }
+    (task, children)
+}
+
 #[test]
 fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said_what_it_does_not() {
     let nodes = [Node::start(), Node::start(), Node::start()];
@@ -127,31 +152,8 @@ fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said
     let mut admin = proxy.admin_client();
     admin.limit = PATIENCE;
     let before = places(&mut admin);
-    let drain = |admin: &mut Client| {
-        let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
-        let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
-        assert!(
-            error.expect_error("ERR ").contains("goes on; TASK CANCEL"),
-            "{error:?}"
-        );
-        let row = until_moved(admin, &task);
-        let children: Vec<String> = row
-            .field("children")
-            .unwrap()
-            .items()
-            .iter()
-            .map(Reply::text)
-            .collect();
-        assert_eq!(children.len(), 2, "to each of two nodes");
-        for child in &children {
-            wait_until("its source follows", PATIENCE, || {
-                state(admin, child).1.field("rollback").unwrap().text() == "yes"
-            });
-        }
-        (task, children)
-    };
     under_writes(&proxy, 8, || {
-        let (task, _) = drain(&mut admin);
+        let (task, _) = drain_reversibly(&mut admin);
         assert!(!places(&mut admin).contains(&"node-1".to_owned()));
         // On a busy machine it is answered before it is done.
         let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
@@ -173,7 +175,7 @@ fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said
         assert_eq!(places(&mut admin), before);
         admin.ask(&format!("PRESHARD TASK ROLLBACK {task}")).expect_ok();
     });
-    let (task, children) = drain(&mut admin);
+    let (task, children) = drain_reversibly(&mut admin);
     // The one that has moved last stays where it is.
     let last = children
         .iter()

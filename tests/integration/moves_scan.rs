@@ -145,7 +145,7 @@ fn another_leader_begins_the_copy_again() {
     fill(&mut second.client());
     under_writes(&second, || {
         let task = admin
-            .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 4000")
+            .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 60000")
             .text();
         wait_until("it copies", PATIENCE, || {
             let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
