@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Etcd, Node, Proxy, Reply, Scratch, Setup, key_in, small, wait_for, wait_until};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) fn state(admin: &mut Client, task: &str) -> (String, Reply) {
     let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));

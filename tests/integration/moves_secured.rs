@@ -10,7 +10,7 @@ use crate::harness::{
 use crate::moves_faults::Writer;
 use crate::tls::{node, towards_nodes};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Orders a move and waits until it has moved; it may be ordered again when it has failed.
 fn move_shards(admin: &mut Client, shards: &str, target: &str) {

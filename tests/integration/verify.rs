@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::harness::{Client, Etcd, Node, Reply, Setup, key_in, lacks, small, wait_for, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn status(admin: &mut Client, task: &str) -> Reply {
     admin.ask(&format!("PRESHARD TASK STATUS {task}"))

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two things that a client does.
 const PACE: Duration = Duration::from_millis(3);
 /// How long the target stands still in a move that lags: longer than the expiries that are refreshed meanwhile.
