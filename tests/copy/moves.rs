@@ -201,6 +201,10 @@ fn a_freeze_that_the_stream_has_not_reached_leaves_every_offset_true() {
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[3])) });
     wait_streaming(&copy);
     let mut conn = Conn::to(&source, 3);
+    conn.line("SET behind nothing");
+    wait_until(&copy, "it is there", Duration::from_secs(5), |_| {
+        bytes(Conn::to(&target, 3 + MOVED).line("EXISTS behind")) == b"1"
+    });
     for round in 0..5 {
         let beyond = conn.offset() + 20_000;
         let mut writer = Conn::to(&source, 3);

@@ -193,7 +193,10 @@ fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said
     assert!(error.expect_error("ERR ").contains(&said), "{error:?}");
     let first = children.iter().find(|child| *child != last).unwrap();
     admin.ask(&format!("PRESHARD TASK ROLLBACK {first}")).expect_ok();
-    assert_eq!(number(&state(&mut admin, &task).1, "children_rolled_back"), 1);
+    // The parent looks at its children from time to time.
+    wait_until("the parent counts it", PATIENCE, || {
+        number(&state(&mut admin, &task).1, "children_rolled_back") == 1
+    });
 }
 
 #[test]
