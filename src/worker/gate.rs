@@ -15,11 +15,14 @@
 //! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
 //! (`release_parked`), in front of what came later. Where a node cannot be told to refuse a unit, all of it is held (`closed`).
 
+use std::sync::Arc;
+
 use super::backend::{Owner, State};
 use super::engine::{Engine, PROTOCOLS};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::Protocol;
+use crate::topology::Unit;
 
 /// Why a shard is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +99,18 @@ impl Engine {
         let after = hold.held();
         if before != after {
             self.lead(shard, after);
+        }
+    }
+
+    /// Holds the shards of a unit whose user a node refuses, until another topology says where they are. One that is not in force says
+    /// nothing of where shards are now.
+    pub(super) fn hold_unit(&mut self, user: Option<&str>) {
+        let topology = Arc::clone(&self.topology);
+        let is_its = |unit: &&Unit| user.is_some() && unit.user.as_deref() == user;
+        for unit in topology.units.iter().filter(is_its) {
+            for &shard in &unit.shards {
+                self.hold(shard, |hold| hold.frozen = true);
+            }
         }
     }
 

@@ -107,7 +107,8 @@ impl Engine {
         self.order_as(node, Protocol::Resp3, access.map(|_| Arc::from(FEED_USER)))
     }
 
-    fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
+    /// A connection to a node that selects no shard's database yet, as a user.
+    pub(in crate::worker) fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
         Order {
             user,
             shared: Arc::clone(&self.shared),
