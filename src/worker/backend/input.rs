@@ -160,14 +160,8 @@ impl Engine {
         if !is_kept {
             self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
         }
-        let user = self.links[index].user.as_deref();
-        let units = self.topology.units.iter();
-        let unit = units.filter(|unit| user.is_some() && unit.user.as_deref() == user);
-        let mut shards: Vec<ShardId> = unit.flat_map(|unit| unit.shards.iter().copied()).collect();
-        shards.push(entry.shard);
-        for shard in shards {
-            self.hold(shard, |hold| hold.frozen = true);
-        }
+        self.hold_unit(self.links[index].user.clone().as_deref());
+        self.hold(entry.shard, |hold| hold.frozen = true);
     }
 
     /// Takes what a node has refused to the gates, in front of what waits there: when all that was sent is answered, since what

@@ -132,3 +132,68 @@ fn an_order_to_end_a_wait_never_reaches_another_node() {
         );
     });
 }
+
+fn readdressed(topology: &Topology) -> Result<Topology, ChangeError> {
+    topology.with_address("node-1", "127.0.0.1:9".parse().unwrap())
+}
+
+#[test]
+fn a_node_that_gets_another_address_ends_what_waits_there_before_its_connections_go() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let (waiting, idle) = (
+            waits(&mut engine, MOVED),
+            engine.acquire_dedicated(STAYS, Protocol::Resp2).unwrap(),
+        );
+        engine.dedicated_answered(idle);
+        change(&mut engine, readdressed);
+        assert!(!is_adopted(&engine), "the old server has not answered");
+        assert_eq!(
+            (end(&mut engine, waiting), end(&mut engine, idle)),
+            (End::Unblock, End::No)
+        );
+        assert!(
+            engine.is_held(MOVED) && engine.is_held(STAYS),
+            "nobody begins to wait"
+        );
+        let [link, _, script, _] = engine.links_of(MOVED);
+        assert!(
+            !engine.is_gate(link) && engine.is_gate(script),
+            "all else goes on"
+        );
+        engine.dedicated_ended(waiting, RECALLED);
+        engine.continue_adoption();
+        assert!(is_adopted(&engine) && !engine.is_held(MOVED) && !engine.is_held(STAYS));
+        assert_eq!(end(&mut engine, idle), End::Close);
+    });
+}
+
+#[test]
+fn a_node_that_does_not_end_what_waits_there_is_left_soon_and_gets_no_order_at_its_new_address() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        change(&mut engine, readdressed);
+        engine.end_wait(waiting);
+        let [link, ..] = engine.links_of(MOVED);
+        assert_eq!(engine.links[link].backlog.len(), 1);
+        engine.now += 300_000;
+        engine.continue_adoption();
+        assert!(is_adopted(&engine), "it is not waited for any longer");
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+        assert_eq!(engine.links[link].backlog.len(), 0);
+    });
+}
+
+#[test]
+fn a_node_that_is_down_is_not_asked_to_end_what_waits_there() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        let [link, ..] = engine.links_of(MOVED);
+        engine.link_down(link);
+        change(&mut engine, readdressed);
+        assert!(is_adopted(&engine));
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+    });
+}
