@@ -15,8 +15,9 @@ use crate::moves::{PATIENCE, state};
 const MOVING: &str = "0-2";
 
 struct World {
-    nodes: [Node; 2],
+    // Before their nodes, which they would miss.
     proxies: Vec<Proxy>,
+    nodes: [Node; 2],
     setup: Setup,
     arrows: Scratch,
     _etcd: Etcd,
