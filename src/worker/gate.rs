@@ -13,7 +13,10 @@
 //!
 //! Before the shards of a unit are frozen at their node, only scripts, waits and watches of them are held: a node's refusal does
 //! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
-//! (`release_parked`), in front of what came later. Where a node cannot be told to refuse a unit, all of it is held (`closed`).
+//! (`release_parked`), in front of what came later, as it does when the node refuses to be connected to (`link_frozen`). Where a node
+//! cannot be told to refuse a unit, all of it is held (`closed`).
+
+use std::sync::Arc;
 
 use std::sync::Arc;
 
@@ -37,6 +40,8 @@ pub(super) struct Hold {
     pub(super) quiesced: bool,
     /// Nothing of it may be under way at all, by the same order: its node cannot be told to refuse it.
     pub(super) closed: bool,
+    /// Its node gets another address, and nobody may wait for data at the old one.
+    pub(super) readdressed: bool,
 }
 
 /// What of a shard is held.
@@ -49,23 +54,21 @@ pub(super) enum Held {
 }
 
 impl Hold {
-    pub(super) fn held(self) -> Held {
-        match self {
-            Self {
-                paused: false,
-                moving: false,
-                frozen: false,
-                quiesced: false,
-                closed: false,
-            } => Held::Nothing,
-            Self {
-                paused: false,
-                moving: false,
-                frozen: false,
-                quiesced: true,
-                closed: false,
-            } => Held::Code,
-            _ => Held::Everything,
+    pub(super) const fn held(self) -> Held {
+        let Self {
+            paused,
+            moving,
+            frozen,
+            quiesced,
+            closed,
+            readdressed,
+        } = self;
+        if paused || moving || frozen || closed {
+            Held::Everything
+        } else if quiesced || readdressed {
+            Held::Code
+        } else {
+            Held::Nothing
         }
     }
 }

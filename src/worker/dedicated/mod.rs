@@ -15,8 +15,8 @@
 //!
 //! A wait that has to end for the sake of the proxy is ended by the node, by order of another connection, so that its reply says
 //! whether anything was taken out. A node that reads the end of a connection drops the reply that it is about to write to it.
-//! Only for a client that is gone, or a node that goes, a connection is half-closed: what is popped for a client that is gone
-//! is counted and logged, if its reply comes.
+//! Only for a client that is gone, or a node that goes without having answered that order, a connection is half-closed: what is
+//! popped for a client that is gone is counted and logged, if its reply comes.
 
 mod connection;
 
@@ -90,7 +90,7 @@ enum End {
     Stop(&'static str),
     /// The same, but what has not run is asked again where its shard is then.
     Unblock,
-    /// Half-closed, because its node goes, and an order might reach another server; asked again.
+    /// Half-closed, because its node is gone, or has not ended the wait, and an order might reach another server; asked again.
     Recall,
 }
 
@@ -175,6 +175,12 @@ impl Pool {
 }
 
 impl Slot {
+    /// Whether it carries what somebody waits for, at one of these nodes.
+    fn waits_at(&self, nodes: &[NodeIndex]) -> bool {
+        let waits = self.job.as_ref().is_some_and(|job| job.again.is_some());
+        waits && matches!(self.end, End::No | End::Unblock) && nodes.contains(&self.node)
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
@@ -309,8 +315,26 @@ impl Engine {
         self.recall_dedicated(&concerned, End::Unblock);
     }
 
-    /// The same of all connections to a node that goes, with those that are idle.
+    /// Has nodes end what waits for data there, to be asked again later.
+    pub(super) fn recall_waits(&mut self, nodes: &[NodeIndex]) {
+        let concerned = self.those(|slot| slot.waits_at(nodes));
+        self.recall_dedicated(&concerned, End::Unblock);
+    }
+
+    /// Whether anybody waits for data at these nodes.
+    pub(super) fn is_waited_at(&self, nodes: &[NodeIndex]) -> bool {
+        self.dedicated.slots.iter().any(|(_, slot)| slot.waits_at(nodes))
+    }
+
+    /// The same of all connections to a node that goes, with those that are idle. From here on an order to it would reach another
+    /// server.
     pub(super) fn recall_node(&mut self, node: NodeIndex) {
+        for (_, slot) in &mut self.dedicated.slots {
+            if slot.node == node && slot.end == End::Unblock {
+                slot.end = End::Recall;
+                slot.wake();
+            }
+        }
         let concerned = self.those(|slot| slot.node == node);
         self.recall_dedicated(&concerned, End::Recall);
     }

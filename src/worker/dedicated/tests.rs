@@ -160,6 +160,38 @@ fn who_waits_or_watches_in_a_unit_does_so_as_its_user_and_no_other() {
         engine.dedicated_answered(stays);
         assert_ne!(acquire(&mut engine, MOVED), stays, "it is another user's");
         assert_eq!(engine.acquire_at(NodeIndex(0), Protocol::Resp2).unwrap(), stays);
+fn readdressed(topology: &Topology) -> Result<Topology, ChangeError> {
+    topology.with_address("node-1", "127.0.0.1:9".parse().unwrap())
+}
+
+#[test]
+fn a_node_that_gets_another_address_ends_what_waits_there_before_its_connections_go() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let (waiting, idle) = (
+            waits(&mut engine, MOVED),
+            engine.acquire_dedicated(STAYS, Protocol::Resp2).unwrap(),
+        );
+        engine.dedicated_answered(idle);
+        change(&mut engine, readdressed);
+        assert!(!is_adopted(&engine), "the old server has not answered");
+        assert_eq!(
+            (end(&mut engine, waiting), end(&mut engine, idle)),
+            (End::Unblock, End::No)
+        );
+        assert!(
+            engine.is_held(MOVED) && engine.is_held(STAYS),
+            "nobody begins to wait"
+        );
+        let [link, _, script, _] = engine.links_of(MOVED);
+        assert!(
+            !engine.is_gate(link) && engine.is_gate(script),
+            "all else goes on"
+        );
+        engine.dedicated_ended(waiting, RECALLED);
+        engine.continue_adoption();
+        assert!(is_adopted(&engine) && !engine.is_held(MOVED) && !engine.is_held(STAYS));
+        assert_eq!(end(&mut engine, idle), End::Close);
     });
 }
 
@@ -189,6 +221,19 @@ fn what_a_unit_is_refused_has_not_run_and_the_unit_is_held() {
         assert!(engine.is_held(MOVED) && !engine.is_held(STAYS));
         let watching = engine.acquire_dedicated(MOVED, Protocol::Resp2).unwrap();
         assert_eq!(engine.dedicated_refused(watching), FROZEN);
+fn a_node_that_does_not_end_what_waits_there_is_left_soon_and_gets_no_order_at_its_new_address() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        change(&mut engine, readdressed);
+        engine.end_wait(waiting);
+        let [link, ..] = engine.links_of(MOVED);
+        assert_eq!(engine.links[link].backlog.len(), 1);
+        engine.now += 300_000;
+        engine.continue_adoption();
+        assert!(is_adopted(&engine), "it is not waited for any longer");
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+        assert_eq!(engine.links[link].backlog.len(), 0);
     });
 }
 
@@ -237,5 +282,14 @@ fn a_watch_that_is_under_way_when_its_shard_goes_watches_nothing() {
         assert!(slot.pinned.is_none() && slot.spoilt && slot.end == End::No);
         engine.dedicated_answered(at);
         assert_eq!(end(&mut engine, at), End::Close);
+fn a_node_that_is_down_is_not_asked_to_end_what_waits_there() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        let [link, ..] = engine.links_of(MOVED);
+        engine.link_down(link);
+        change(&mut engine, readdressed);
+        assert!(is_adopted(&engine));
+        assert_eq!(end(&mut engine, waiting), End::Recall);
     });
 }
