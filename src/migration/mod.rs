@@ -55,6 +55,7 @@ mod pipe;
 mod plan;
 mod preflight;
 mod probe;
+mod reading;
 mod receive;
 mod release;
 mod reverse;
