@@ -44,6 +44,7 @@ mod group_summary;
 mod journal;
 mod judge;
 mod keeper;
+mod lag;
 mod ledger;
 mod link;
 mod lost;
