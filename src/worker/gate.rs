@@ -18,8 +18,6 @@
 
 use std::sync::Arc;
 
-use std::sync::Arc;
-
 use super::backend::{Owner, State};
 use super::engine::{Engine, PROTOCOLS};
 use crate::ids::ShardId;

@@ -33,6 +33,7 @@ mod crowd;
 mod demo;
 mod desync;
 mod differential;
+mod disk;
 mod drain;
 mod etcd;
 mod faults;

@@ -18,7 +18,9 @@ use tokio::time::sleep;
 use super::{Dedicated, End, Job, RECALLED};
 use crate::ids::{DbIndex, Epoch};
 use crate::resp::{self, ReplyScanner};
-use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
+use crate::worker::backend::{
+    ConnectError, Order, Ready, connect, fence, is_queued, is_step, nonce, write_select,
+};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
 use crate::worker::stream::Stream;
@@ -94,8 +96,16 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
         dedicated,
         line: "CLUSTERDOWN preshard: its node cannot be reached; it has not run",
     };
-    let Ok(Ready { stream, mark, .. }) = connect(order).await else {
-        return;
+    let Ready { stream, mark, .. } = match connect(order).await {
+        Ok(ready) => ready,
+        Err(ConnectError::Frozen(_)) => {
+            let mut engine = engine.borrow_mut();
+            engine.begin_turn();
+            guard.line = engine.dedicated_refused(dedicated);
+            engine.end_turn();
+            return;
+        }
+        Err(_) => return,
     };
     if let Err(Ended(line)) = heard(&engine, dedicated, mark).await {
         guard.line = line;

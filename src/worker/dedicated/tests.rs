@@ -134,32 +134,6 @@ fn an_order_to_end_a_wait_never_reaches_another_node() {
     });
 }
 
-/// A topology in which the shard has a user of its own is in force.
-fn in_unit(engine: &mut Engine) {
-    with_unit(engine);
-    engine.continue_adoption();
-    assert!(is_adopted(engine));
-}
-
-fn user(engine: &mut Engine, dedicated: Dedicated) -> String {
-    let slot = engine.dedicated.slot(dedicated).unwrap();
-    slot.user.as_deref().unwrap_or_default().to_owned()
-}
-
-#[test]
-fn who_waits_or_watches_in_a_unit_does_so_as_its_user_and_no_other() {
-    in_runtime(async {
-        let mut engine = engine(limits());
-        in_unit(&mut engine);
-        let acquire = |engine: &mut Engine, shard| engine.acquire_dedicated(shard, Protocol::Resp2).unwrap();
-        let (moves, stays) = (acquire(&mut engine, MOVED), acquire(&mut engine, STAYS));
-        assert_eq!(
-            (user(&mut engine, moves), user(&mut engine, stays)),
-            ("ps-u-m1".to_owned(), "ps-g2".to_owned())
-        );
-        engine.dedicated_answered(stays);
-        assert_ne!(acquire(&mut engine, MOVED), stays, "it is another user's");
-        assert_eq!(engine.acquire_at(NodeIndex(0), Protocol::Resp2).unwrap(), stays);
 fn readdressed(topology: &Topology) -> Result<Topology, ChangeError> {
     topology.with_address("node-1", "127.0.0.1:9".parse().unwrap())
 }
@@ -196,6 +170,65 @@ fn a_node_that_gets_another_address_ends_what_waits_there_before_its_connections
 }
 
 #[test]
+fn a_node_that_does_not_end_what_waits_there_is_left_soon_and_gets_no_order_at_its_new_address() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        change(&mut engine, readdressed);
+        engine.end_wait(waiting);
+        let [link, ..] = engine.links_of(MOVED);
+        assert_eq!(engine.links[link].backlog.len(), 1);
+        engine.now += 300_000;
+        engine.continue_adoption();
+        assert!(is_adopted(&engine), "it is not waited for any longer");
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+        assert_eq!(engine.links[link].backlog.len(), 0);
+    });
+}
+
+#[test]
+fn a_node_that_is_down_is_not_asked_to_end_what_waits_there() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        let [link, ..] = engine.links_of(MOVED);
+        engine.link_down(link);
+        change(&mut engine, readdressed);
+        assert!(is_adopted(&engine));
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+    });
+}
+
+/// A topology in which the shard has a user of its own is in force.
+fn in_unit(engine: &mut Engine) {
+    with_unit(engine);
+    engine.continue_adoption();
+    assert!(is_adopted(engine));
+}
+
+fn user(engine: &mut Engine, dedicated: Dedicated) -> String {
+    let slot = engine.dedicated.slot(dedicated).unwrap();
+    slot.user.as_deref().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn who_waits_or_watches_in_a_unit_does_so_as_its_user_and_no_other() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        in_unit(&mut engine);
+        let acquire = |engine: &mut Engine, shard| engine.acquire_dedicated(shard, Protocol::Resp2).unwrap();
+        let (moves, stays) = (acquire(&mut engine, MOVED), acquire(&mut engine, STAYS));
+        assert_eq!(
+            (user(&mut engine, moves), user(&mut engine, stays)),
+            ("ps-u-m1".to_owned(), "ps-g2".to_owned())
+        );
+        engine.dedicated_answered(stays);
+        assert_ne!(acquire(&mut engine, MOVED), stays, "it is another user's");
+        assert_eq!(engine.acquire_at(NodeIndex(0), Protocol::Resp2).unwrap(), stays);
+    });
+}
+
+#[test]
 fn what_a_unit_is_refused_has_not_run_and_the_unit_is_held() {
     in_runtime(async {
         let mut engine = engine(limits());
@@ -221,19 +254,6 @@ fn what_a_unit_is_refused_has_not_run_and_the_unit_is_held() {
         assert!(engine.is_held(MOVED) && !engine.is_held(STAYS));
         let watching = engine.acquire_dedicated(MOVED, Protocol::Resp2).unwrap();
         assert_eq!(engine.dedicated_refused(watching), FROZEN);
-fn a_node_that_does_not_end_what_waits_there_is_left_soon_and_gets_no_order_at_its_new_address() {
-    in_runtime(async {
-        let mut engine = engine(limits());
-        let waiting = waits(&mut engine, MOVED);
-        change(&mut engine, readdressed);
-        engine.end_wait(waiting);
-        let [link, ..] = engine.links_of(MOVED);
-        assert_eq!(engine.links[link].backlog.len(), 1);
-        engine.now += 300_000;
-        engine.continue_adoption();
-        assert!(is_adopted(&engine), "it is not waited for any longer");
-        assert_eq!(end(&mut engine, waiting), End::Recall);
-        assert_eq!(engine.links[link].backlog.len(), 0);
     });
 }
 
@@ -282,14 +302,5 @@ fn a_watch_that_is_under_way_when_its_shard_goes_watches_nothing() {
         assert!(slot.pinned.is_none() && slot.spoilt && slot.end == End::No);
         engine.dedicated_answered(at);
         assert_eq!(end(&mut engine, at), End::Close);
-fn a_node_that_is_down_is_not_asked_to_end_what_waits_there() {
-    in_runtime(async {
-        let mut engine = engine(limits());
-        let waiting = waits(&mut engine, MOVED);
-        let [link, ..] = engine.links_of(MOVED);
-        engine.link_down(link);
-        change(&mut engine, readdressed);
-        assert!(is_adopted(&engine));
-        assert_eq!(end(&mut engine, waiting), End::Recall);
     });
 }
