@@ -16,8 +16,9 @@
 use std::collections::BTreeSet;
 
 use super::arrow::reached;
-use super::cutover::{Cutover, Failure, freeze_words};
+use super::cutover::{Cutover, Failure};
 use super::drive::Driven;
+use super::freeze::freeze_words;
 use super::plan::Signature;
 use super::task::Fence;
 use crate::command::{APPLIER_PREFIX, USER_PREFIX, applier_rules};
