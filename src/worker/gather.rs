@@ -14,7 +14,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::backend::Owner;
+use super::backend::{Lane, Owner};
 use super::engine::Engine;
 use super::pubsub::Kind;
 use super::scripts::Sha;
@@ -113,13 +113,8 @@ impl Engine {
         let protocol = self.clients[index].protocol;
         for part in splitting.parts() {
             let lane = self.lane(part.shard, protocol);
-            match self.admission(lane) {
-                Admission::Yes => {}
-                Admission::Full => return self.wait_for_queue(index, lane),
-                Admission::Down(line) => {
-                    self.answer_error(index, &line);
-                    return Taken::Yes;
-                }
+            if let Some(taken) = self.turned_away(index, lane) {
+                return taken;
             }
         }
         let parts = splitting.parts().len();
@@ -219,18 +214,10 @@ impl Engine {
         (kind, channel): (Kind, &[u8]),
         frame: &[u8],
     ) -> Taken {
-        if !self.goes_by(index, Via::Shared) {
-            return self.wait_for_answers(index);
-        }
-        let lane = self.lane(shard, self.clients[index].protocol);
-        match self.admission(lane) {
-            Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, lane),
-            Admission::Down(line) => {
-                self.answer_error(index, &line);
-                return Taken::Yes;
-            }
-        }
+        let lane = match self.lane_of_one_part(index, shard) {
+            Ok(lane) => lane,
+            Err(taken) => return taken,
+        };
         let work = Work::Publish {
             kind,
             channel: channel.into(),
@@ -238,15 +225,29 @@ impl Engine {
             reply: Vec::new(),
         };
         let gather = self.insert_gather(index, spec, frame.len(), work, RequestClass::Write);
+        self.ask_one_part(gather, lane, frame);
+        Taken::Yes
+    }
+
+    /// Where the only part of a gather goes, or what becomes of the request if it cannot go now.
+    pub(super) fn lane_of_one_part(&mut self, index: usize, shard: ShardId) -> Result<Lane, Taken> {
+        if !self.goes_by(index, Via::Shared) {
+            return Err(self.wait_for_answers(index));
+        }
+        let lane = self.lane(shard, self.clients[index].protocol);
+        self.turned_away(index, lane).map_or(Ok(lane), Err)
+    }
+
+    /// Asks the only part of a gather.
+    pub(super) fn ask_one_part(&mut self, gather: usize, lane: Lane, frame: &[u8]) {
         self.gathers[gather].outstanding = 1;
-        self.metrics.shard_request(shard, frame.len());
+        self.metrics.shard_request(lane.shard, frame.len());
         let owner = Owner::Gather {
             index: to_u32(gather),
             generation: self.gathers[gather].generation,
             part: 0,
         };
         self.enqueue(lane, owner, frame);
-        Taken::Yes
     }
 
     fn fan_out_work(

@@ -47,6 +47,7 @@ mod limits;
 mod moves;
 mod moves_faults;
 mod moves_iterate;
+mod moves_pause;
 mod moves_release;
 mod moves_scan;
 mod moves_secured;
