@@ -21,6 +21,7 @@ mod input_tests;
 mod kept;
 mod link;
 mod queue;
+mod tell;
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -36,6 +37,7 @@ pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
 pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
+pub(super) use tell::NOSCRIPT;
 
 use super::engine::Engine;
 use crate::ids::Epoch;
