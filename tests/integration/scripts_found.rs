@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::clients::{node_js, python, run, script};
 use crate::harness::wire::frame;
 use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, wait_until};
-use crate::moves::move_shards;
+use crate::moving::move_shards;
 
 const RAISE: &str = "return redis.call('INCRBY', KEYS[1], ARGV[1])";
 const PATIENCE: Duration = Duration::from_secs(20);
