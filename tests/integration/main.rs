@@ -61,6 +61,7 @@ mod reload;
 mod replicas;
 mod rollback;
 mod scripts;
+mod scripts_found;
 mod silence;
 mod slowlog;
 mod startup;

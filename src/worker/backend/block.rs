@@ -19,6 +19,7 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use super::link::{Reading, State};
 use super::queue::{Owner, Shape};
+use super::tell::{has_not_run, lacks_scripts};
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
 use crate::resp;
@@ -64,14 +65,11 @@ impl Engine {
                 link.state = State::Ready;
             }
             let answer = std::mem::take(&mut link.answer);
+            if lacks_scripts(entry, &answer) {
+                link.told.forget();
+            }
             let delivered = match link.pop_due() {
-                Some(entry)
-                    if entry.shape.is_fenced()
-                        && answer.starts_with(b"-NOSCRIPT")
-                        && self.call_again(index, entry) =>
-                {
-                    Ok(())
-                }
+                Some(entry) if has_not_run(entry, &answer) && self.call_again(index, entry) => Ok(()),
                 Some(entry) => self.deliver(index, entry, &answer),
                 None => Err(LinkClose::ExtraReply),
             };

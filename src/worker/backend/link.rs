@@ -122,7 +122,7 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) frames_seen: u32,
     /// The reply of a fenced request while its fence is awaited.
     pub(in crate::worker) answer: Vec<u8>,
-    /// Scripts that the node behind this connection knows.
+    /// Scripts that the node was told of over this connection.
     pub(in crate::worker) told: Told,
     /// The frame that a node answers to a fence of this worker. Queued requests carry it over connections and links.
     pub(in crate::worker) fence: Vec<u8>,

@@ -22,6 +22,7 @@ mod input_tests;
 mod kept;
 mod link;
 mod queue;
+mod tell;
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -38,6 +39,7 @@ pub(super) use fill::write_select;
 pub(super) use input::is_refused;
 pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
+pub(super) use tell::NOSCRIPT;
 
 use super::engine::Engine;
 use crate::ids::Epoch;

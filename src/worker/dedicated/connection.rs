@@ -400,10 +400,10 @@ impl Connection {
             return Err(Ended(ODD));
         };
         self.frames_seen += 1;
-        if self.frames_seen <= job.prefaces
-            && let Some(again) = &mut job.again
-        {
-            again.learn(frame);
+        if self.frames_seen <= job.prefaces {
+            if let Some(again) = &mut job.again {
+                again.learn(frame);
+            }
             return Ok(());
         }
         let answer_at = job.frames - u32::from(job.fenced);
@@ -416,7 +416,7 @@ impl Connection {
             };
         }
         let fits = match self.frames_seen.cmp(&answer_at) {
-            Ordering::Less => is_step(self.frames_seen, frame),
+            Ordering::Less => is_step(self.frames_seen - job.prefaces, frame),
             Ordering::Equal => !is_queued(&[], frame),
             Ordering::Greater => true,
         };

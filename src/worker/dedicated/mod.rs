@@ -111,7 +111,7 @@ pub(super) struct Job {
     pub(super) bytes: Vec<u8>,
     /// Frames that the node answers.
     pub(super) frames: u32,
-    /// Of which the first so many are for [`Self::again`].
+    /// Of which the first so many are no part of the answer: they are for [`Self::again`], or of scripts that are loaded.
     pub(super) prefaces: u32,
     /// All of them are the answer, not the last one.
     pub(super) keeps_all: bool,

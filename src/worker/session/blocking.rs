@@ -195,21 +195,30 @@ impl Engine {
         self.ask_dedicated(watching.at, job);
     }
 
-    /// Sends a transaction over the connection that watches its keys.
+    /// Sends a transaction over the connection that watches its keys, behind the scripts that it needs: that connection is not
+    /// the one over which scripts are told.
     pub(super) fn exec_watched(
         &mut self,
         index: usize,
         spec: &'static Spec,
         watching: Watching,
-        (bytes, frames): (Vec<u8>, u32),
-        fenced: bool,
+        (transaction, frames): (Vec<u8>, u32),
+        has_script: bool,
     ) {
+        let (mut bytes, loads) = if has_script {
+            self.loads_of(&transaction)
+        } else {
+            (Vec::new(), 0)
+        };
+        bytes.extend_from_slice(&transaction);
+        let frames = loads + frames + u32::from(has_script);
         // Whatever comes of it, the keys are not watched any more.
         self.clients[index].watching = None;
         self.pin_dedicated(watching.at, None);
         let mut job = self.job(index, spec, watching.shard, (bytes, frames), self.answer_limit());
+        job.prefaces = loads;
         job.transaction = true;
-        job.fenced = fenced;
+        job.fenced = has_script;
         self.ask_own(index, watching.at, job);
     }
 

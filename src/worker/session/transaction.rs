@@ -161,9 +161,8 @@ impl Engine {
     ) -> Result<Place, String> {
         let db = self.clients[index].db;
         let place = route::place_in_transaction(spec, args, &self.topology, db, &mut self.route_scratch)?;
-        if let Place::Script(script, shard) = place {
-            let lane = self.script_lane(shard, self.clients[index].protocol);
-            self.learn(index, lane, script, args)?;
+        if let Place::Script(script, _) = place {
+            self.learn(index, script, args)?;
         }
         Ok(place)
     }
@@ -304,8 +303,13 @@ impl Engine {
         self.held_bytes -= queued.counted;
         self.count_request(index, spec);
         queued.bytes.extend_from_slice(EXEC);
-        let frames = queued.commands + 2 + u32::from(queued.has_script);
-        self.exec_watched(index, spec, watching, (queued.bytes, frames), queued.has_script);
+        self.exec_watched(
+            index,
+            spec,
+            watching,
+            (queued.bytes, queued.commands + 2),
+            queued.has_script,
+        );
         Taken::Yes
     }
 
