@@ -52,6 +52,7 @@ mod moves_secured;
 mod moves_work;
 mod nodes;
 mod pause;
+mod pipelines;
 mod plan;
 mod pubsub;
 mod reload;
