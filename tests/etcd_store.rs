@@ -46,7 +46,7 @@ fn store_within(endpoints: &[SocketAddr], deadline: Duration) -> EtcdStore {
 
 /// The same store as the tasks of a proxy use it.
 fn fleet_store(endpoints: &[SocketAddr]) -> Arc<dyn FleetStore> {
-    Box::new(store_within(endpoints, Duration::from_secs(2)))
+    Box::new(store_within(endpoints, Duration::from_secs(4)))
         .into_fleet()
         .unwrap()
 }

@@ -20,7 +20,7 @@ struct Server {
 }
 
 const QUICK: Duration = Duration::from_millis(200);
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn start(limits: HttpLimits, metrics: String) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

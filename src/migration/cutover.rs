@@ -322,7 +322,8 @@ impl Cutover<'_> {
         if let Some(why) = quiesced.warning() {
             return Err(Failure::Retry(why));
         }
-        // What it waits for and watches goes as the source's own user, which is not frozen. The next attempt deletes that user.
+        // What it already waits for would be served by a node before Redis 7.2 without another look at its rights, also with what the
+        // way back writes there. The next attempt deletes the user that it waits as.
         if let Some(gone) = proxies.difference(&driven.proxies()).next() {
             return Err(Failure::Retry(format!(
                 "proxy {gone} has gone since it was told of the move, and may still ask the source"

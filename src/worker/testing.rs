@@ -30,7 +30,7 @@ use crate::topology::{Node, Topology};
 /// Two nodes, eight shards (0 to 3 on the first node), two pinned databases.
 pub(super) const SHARDS: u16 = 8;
 const PINNED: u16 = 2;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs a test inside a runtime like a worker's.
 pub(super) fn in_runtime<T>(test: impl Future<Output = T>) -> T {

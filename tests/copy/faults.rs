@@ -8,7 +8,8 @@ use preshard::migration::{Copy, CopyError, CopyLimits, CopyPlan, Phase};
 use preshard::resp::Value;
 
 use crate::kit::{
-    Conn, Cutter, Frozen, MOVED, Writer, assert_same, endpoint, plan, runtime, wait_streaming, wait_until,
+    Conn, Cutter, Frozen, MOVED, PATIENCE, Writer, assert_same, endpoint, plan, runtime, wait_streaming,
+    wait_until,
 };
 use crate::server::Server;
 
@@ -33,7 +34,7 @@ fn small(limits: &CopyLimits) -> CopyLimits {
 }
 
 fn reason_of(copy: &Copy) -> CopyError {
-    let now = wait_until(copy, "the copy has given up", Duration::from_secs(40), |now| {
+    let now = wait_until(copy, "the copy has given up", PATIENCE, |now| {
         now.phase == Phase::Failed
     });
     match now.last_error {
@@ -58,7 +59,7 @@ fn a_cut_stream_goes_on_without_a_gap() {
     for _ in 0..5 {
         let offset = copy.progress().applied_offset;
         relay.cut();
-        wait_until(&copy, "it goes on", Duration::from_secs(5), |now| {
+        wait_until(&copy, "it goes on", PATIENCE, |now| {
             now.applied_offset > offset + 20_000
         });
     }
@@ -90,14 +91,12 @@ fn a_cut_snapshot_or_target_begins_again() {
     let runtime = runtime();
     // Nobody writes yet, so that it is the snapshot that is cut.
     let mut copy = runtime.block_on(async { Copy::start(plan) });
-    wait_until(&copy, "the snapshot is cut", Duration::from_secs(20), |_| {
-        before.has_cut()
-    });
+    wait_until(&copy, "the snapshot is cut", PATIENCE, |_| before.has_cut());
     let mut writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
     let now = wait_streaming(&copy);
     assert!(now.restarts >= 1, "{now:?}");
     behind.cut();
-    wait_until(&copy, "it begins again", Duration::from_secs(10), |later| {
+    wait_until(&copy, "it begins again", PATIENCE, |later| {
         later.restarts > now.restarts
     });
     runtime.block_on(copy.until_streaming()).unwrap();
@@ -126,9 +125,7 @@ fn an_error_of_the_target_begins_again() {
     for line in ["MULTI", "SET fine 1", "RPUSH list 1 2", "EXEC"] {
         conn.line(line);
     }
-    let now = wait_until(&copy, "it begins again", Duration::from_secs(10), |now| {
-        now.restarts == 1
-    });
+    let now = wait_until(&copy, "it begins again", PATIENCE, |now| now.restarts == 1);
     let error = now.last_error.unwrap();
     assert!(
         matches!(&error, CopyError::TargetRefused(said) if said.starts_with("WRONGTYPE")),
@@ -169,9 +166,7 @@ fn a_swapped_database_begins_again() {
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
     wait_streaming(&copy);
     Conn::to(&source, 0).line("SWAPDB 3 20");
-    wait_until(&copy, "it begins again", Duration::from_secs(10), |now| {
-        now.restarts == 1
-    });
+    wait_until(&copy, "it begins again", PATIENCE, |now| now.restarts == 1);
     runtime.block_on(copy.until_streaming()).unwrap();
     assert_same(
         &runtime,
@@ -226,7 +221,7 @@ fn a_stopped_source_is_named() {
     let _frozen = Frozen::new(&source);
     let error = reason_of(&copy);
     assert!(matches!(error, CopyError::SourceSilent(_)), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(6));
+    assert!(begin.elapsed() < Duration::from_secs(20));
 }
 
 /// What was written to a stopped target is not done by it later, when it has been cleared meanwhile.
@@ -243,9 +238,7 @@ fn a_stopped_target_is_named_and_begun_again() {
     let mut copy = runtime.block_on(async { Copy::start(plan) });
     wait_streaming(&copy);
     let frozen = Frozen::new(&target);
-    let now = wait_until(&copy, "it is noticed", Duration::from_secs(10), |now| {
-        now.restarts >= 1
-    });
+    let now = wait_until(&copy, "it is noticed", PATIENCE, |now| now.restarts >= 1);
     assert!(
         matches!(now.last_error, Some(CopyError::TargetSilent(_))),
         "{now:?}"
@@ -296,7 +289,7 @@ fn a_stopped_copy_writes_nothing_more() {
     let writers = [Writer::start(&source, 0, 1), Writer::start(&source, 3, 2)];
     for round in 0..5 {
         let copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
-        wait_until(&copy, "something is there", Duration::from_secs(20), |now| {
+        wait_until(&copy, "something is there", PATIENCE, |now| {
             now.keys > 0 && (round % 2 == 0 || now.phase == Phase::Streaming)
         });
         let stopped = runtime.block_on(copy.stop());
@@ -319,7 +312,7 @@ fn orders_do_not_outlive_an_attempt() {
     let (source, target) = pair();
     let runtime = runtime();
     let mut plan = plan(&source, &target, &[0, 3]);
-    plan.limits.backoff = Duration::from_secs(3);
+    plan.limits.backoff = Duration::from_secs(60);
     let mut copy = runtime.block_on(async { Copy::start(plan) });
     let early = runtime.block_on(copy.drain_to(0));
     assert_eq!(early.unwrap_err(), CopyError::NotStreaming);
@@ -344,6 +337,9 @@ fn orders_do_not_outlive_an_attempt() {
     swapping.store(true, Ordering::Relaxed);
     let error = runtime.block_on(copy.drain_to(u64::MAX - 1)).unwrap_err();
     assert!(matches!(error, CopyError::Inapplicable(_)), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(2));
+    assert!(
+        begin.elapsed() < Duration::from_secs(30),
+        "not only after the pause"
+    );
     swap.join().unwrap();
 }

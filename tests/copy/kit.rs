@@ -241,6 +241,9 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
+/// How long is waited for what comes in a moment: for a machine that is busy with other things.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Waits until what is known of a copy fits.
 pub(crate) fn wait_until(
     copy: &Copy,
@@ -263,7 +266,7 @@ pub(crate) fn wait_until(
 }
 
 pub(crate) fn wait_streaming(copy: &Copy) -> Progress {
-    wait_until(copy, "the copy streams", Duration::from_secs(60), |now| {
+    wait_until(copy, "the copy streams", PATIENCE, |now| {
         assert_ne!(now.phase, Phase::Failed, "{now:?}");
         now.phase == Phase::Streaming
     })

@@ -11,7 +11,8 @@ use preshard::worker::shared::NodeCredentials;
 
 use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
 use crate::kit::{
-    Conn, Frozen, METADATA, MOVED, OTHER, Writer, assert_same, plan, runtime, wait_streaming, wait_until,
+    Conn, Frozen, METADATA, MOVED, OTHER, PATIENCE, Writer, assert_same, plan, runtime, wait_streaming,
+    wait_until,
 };
 use crate::server::{Server, array, at_hand, bytes};
 
@@ -79,21 +80,19 @@ fn copies(from: &str, to: &str, giants: bool) {
     let horizon = Duration::from_secs(80);
     let unparked = runtime.block_on(copy.unpark(horizon)).unwrap();
     println!("{what}: {unparked:?} {:?}", copy.progress());
-    let before: u64 = writers
-        .iter()
-        .map(|writer| writer.written.load(Ordering::Relaxed))
-        .sum();
-    while begin.elapsed() < Duration::from_millis(700) {
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
+    let written = |writers: &[Writer]| -> u64 {
+        let counts = writers
+            .iter()
+            .map(|writer| writer.written.load(Ordering::Relaxed));
+        counts.sum()
+    };
+    let before = written(&writers);
+    wait_until(&copy, "writes behind it", PATIENCE, |_| {
+        written(&writers) > before && begin.elapsed() > Duration::from_millis(700)
+    });
     for writer in &mut writers {
         writer.stop();
     }
-    let after: u64 = writers
-        .iter()
-        .map(|writer| writer.written.load(Ordering::Relaxed))
-        .sum();
-    assert!(after > before);
     assert_same(&runtime, &mut copy, (&mut source, &mut target), &dbs, &what);
     let now = copy.progress();
     assert_eq!((now.restarts, now.alarms), (0, 0), "{now:?}");
@@ -181,12 +180,10 @@ fn a_renewed_key_outlives_any_lag() {
     assert_eq!(exact(&source, 3), exact(&target, 3 + MOVED));
     // The source goes on after all: expiries are parked again, and nothing of the pause is missing.
     conn.line("SET between 1 PX 300");
-    wait_until(&copy, "it is noticed", Duration::from_secs(5), |now| {
-        now.alarms == 1
-    });
+    wait_until(&copy, "it is noticed", PATIENCE, |now| now.alarms == 1);
     runtime.block_on(copy.thaw()).unwrap();
     conn.line("SET behind 2");
-    wait_until(&copy, "the copy goes on", Duration::from_secs(5), |_| {
+    wait_until(&copy, "the copy goes on", PATIENCE, |_| {
         bytes(Conn::to(&target, 3 + MOVED).line("EXISTS behind")) == b"1"
     });
     conn.line("PEXPIRE renamed 30000");
@@ -202,7 +199,7 @@ fn a_freeze_that_the_stream_has_not_reached_leaves_every_offset_true() {
     wait_streaming(&copy);
     let mut conn = Conn::to(&source, 3);
     conn.line("SET behind nothing");
-    wait_until(&copy, "it is there", Duration::from_secs(5), |_| {
+    wait_until(&copy, "it is there", PATIENCE, |_| {
         bytes(Conn::to(&target, 3 + MOVED).line("EXISTS behind")) == b"1"
     });
     for round in 0..5 {
@@ -219,7 +216,7 @@ fn a_freeze_that_the_stream_has_not_reached_leaves_every_offset_true() {
         writing.join().unwrap();
         runtime.block_on(copy.thaw()).unwrap();
         conn.line(&format!("SET behind {round}"));
-        let now = wait_until(&copy, "the copy goes on", Duration::from_secs(5), |_| {
+        let now = wait_until(&copy, "the copy goes on", PATIENCE, |_| {
             bytes(Conn::to(&target, 3 + MOVED).line("GET behind")) == round.to_string().as_bytes()
         });
         assert!(now.applied_offset <= now.stream_offset, "{now:?}");
@@ -246,9 +243,7 @@ fn expiries_are_parked_again_in_time() {
         String::from_utf8(left).unwrap().parse().unwrap()
     };
     assert!(left() <= 100_000);
-    wait_until(&copy, "it is parked again", Duration::from_secs(6), |_| {
-        left() > 1 << 51
-    });
+    wait_until(&copy, "it is parked again", PATIENCE, |_| left() > 1 << 51);
     runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
     assert!(left() <= 100_000);
     assert_same(
@@ -413,7 +408,7 @@ fn a_stream_alone_is_followed_back() {
         soon: drained.paid,
         moment_ms: drained.moment_ms.unwrap(),
     });
-    wait_until(&attached, "it follows", Duration::from_secs(10), |now| {
+    wait_until(&attached, "it follows", PATIENCE, |now| {
         now.phase == Phase::Streaming
     });
     say(&mut back, &["MULTI", "RPUSH list 2", "INCR key0", "EXEC"]);
@@ -528,7 +523,7 @@ fn few_rights_are_enough() {
     // To begin again takes the rest of them.
     runtime.block_on(copy.thaw()).unwrap();
     conn.line("SWAPDB 3 20");
-    wait_until(&copy, "it begins again", Duration::from_secs(10), |now| {
+    wait_until(&copy, "it begins again", PATIENCE, |now| {
         now.restarts == 1 && now.phase == Phase::Streaming
     });
     assert_eq!(Conn::to(&target, 3 + MOVED).line("DBSIZE"), Value::Int(0));

@@ -11,7 +11,8 @@ use preshard::resp::Value;
 
 use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
 use crate::kit::{
-    Conn, Cutter, MOVED, OTHER, Writer, assert_same, endpoint, plan, runtime, wait_streaming, wait_until,
+    Conn, Cutter, MOVED, OTHER, PATIENCE, Writer, assert_same, endpoint, plan, runtime, wait_streaming,
+    wait_until,
 };
 use crate::moves::fill_giants;
 use crate::server::{Server, at_hand, bytes};
@@ -126,9 +127,7 @@ fn forks(source: &Server) -> String {
 }
 
 fn failed(copy: &Copy) -> CopyError {
-    let now = wait_until(copy, "it gives up", Duration::from_secs(20), |now| {
-        now.phase == Phase::Failed
-    });
+    let now = wait_until(copy, "it gives up", PATIENCE, |now| now.phase == Phase::Failed);
     match now.last_error {
         Some(CopyError::Failed { reason, .. }) => *reason,
         other => panic!("{other:?}"),
@@ -261,7 +260,7 @@ fn a_large_value_that_is_written_is_read_again_and_given_up_in_the_end() {
         "DEL giant:zset",
     ] {
         let before = copy.progress().bytes;
-        wait_until(&copy, "it reads on", Duration::from_secs(20), |now| {
+        wait_until(&copy, "it reads on", PATIENCE, |now| {
             now.phase == Phase::Streaming || now.bytes > before + 2_000_000
         });
         conn.line(line);
@@ -343,17 +342,15 @@ fn what_is_cut_in_the_middle_goes_on_or_begins_again() {
     let mut copy = runtime.block_on(async { Copy::start(plan) });
     for cutter in [&before, &behind] {
         let restarts = copy.progress().restarts;
-        wait_until(&copy, "it reads", Duration::from_secs(20), |now| {
+        wait_until(&copy, "it reads", PATIENCE, |now| {
             now.phase == Phase::Snapshot && now.keys > 300
         });
         cutter.cut();
-        wait_until(&copy, "it begins again", Duration::from_secs(20), |now| {
-            now.restarts > restarts
-        });
+        wait_until(&copy, "it begins again", PATIENCE, |now| now.restarts > restarts);
     }
     let now = wait_streaming(&copy);
     before.cut();
-    wait_until(&copy, "the stream goes on", Duration::from_secs(10), |later| {
+    wait_until(&copy, "the stream goes on", PATIENCE, |later| {
         later.applied_offset > now.applied_offset + 20_000
     });
     runtime.block_on(copy.until_streaming()).unwrap();
@@ -374,7 +371,7 @@ fn flushed_and_swapped_databases() {
     let mut copy = runtime.block_on(async { Copy::start(plan) });
     let mut conn = Conn::to(&source, 0);
     let at = |keys: u64| {
-        wait_until(&copy, "it reads", Duration::from_secs(20), |now| now.keys > keys);
+        wait_until(&copy, "it reads", PATIENCE, |now| now.keys > keys);
     };
     at(500);
     for line in [
@@ -403,9 +400,7 @@ fn flushed_and_swapped_databases() {
     assert_eq!(copy.progress().restarts, 0);
     runtime.block_on(copy.thaw()).unwrap();
     conn.line("SWAPDB 3 20");
-    wait_until(&copy, "it begins again", Duration::from_secs(10), |now| {
-        now.restarts == 1
-    });
+    wait_until(&copy, "it begins again", PATIENCE, |now| now.restarts == 1);
     runtime.block_on(copy.until_streaming()).unwrap();
     conn.line("FLUSHALL");
     conn.line("SET last 1");

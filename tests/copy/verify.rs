@@ -9,7 +9,7 @@ use preshard::resp::Value;
 use tokio::sync::watch;
 
 use crate::data::{EXPIRING, FIELDS, PLAIN, fill};
-use crate::kit::{Conn, MOVED, Writer, plan, runtime, wait_streaming, wait_until};
+use crate::kit::{Conn, MOVED, PATIENCE, Writer, plan, runtime, wait_streaming, wait_until};
 use crate::server::{Server, at_hand};
 
 fn verify(runtime: &tokio::runtime::Runtime, copy: &Copy, sample: Sample) -> Checked {
@@ -287,9 +287,7 @@ fn a_busy_source_is_compared_and_the_copy_goes_on() {
     for _ in 0..5 {
         let before = copy.progress().applied_offset;
         assert_same(&verify(&runtime, &copy, Sample::All), "under writes");
-        wait_until(&copy, "it goes on", Duration::from_secs(10), |now| {
-            now.applied_offset > before
-        });
+        wait_until(&copy, "it goes on", PATIENCE, |now| now.applied_offset > before);
     }
     writers.iter_mut().for_each(Writer::stop);
     let mut copy = copy;

@@ -6,7 +6,7 @@ use preshard::store::{
     Ballot, FleetStore, Lease, ProxyRecord, RECORD_BYTES_MAX, RECORDS_MAX, Revision, StoreError, Term,
 };
 
-use crate::harness::{Etcd, wait_until};
+use crate::harness::{Etcd, Metronome, PATIENCE, wait_until};
 use crate::{at, fleet_store};
 
 const TTL: Duration = Duration::from_secs(3);
@@ -156,15 +156,13 @@ fn a_leader_that_dies_is_followed_within_five_seconds() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = fleet_store(&[etcd.address(0)]);
     let (_, first) = runtime.block_on(win(store.as_ref(), "a"));
-    let start = std::time::Instant::now();
-    wait_until("the lead is free", Duration::from_secs(10), || {
+    let (start, metronome) = (std::time::Instant::now(), Metronome::start());
+    wait_until("the lead is free", PATIENCE, || {
         let (_, ballot) = runtime.block_on(campaign(store.as_ref(), "b"));
         matches!(ballot, Ballot::Won(term, _) if term > first)
     });
-    println!("free after {:?}", start.elapsed());
-    assert!(
-        start.elapsed() >= Duration::from_secs(2),
-        "not before its lease was over"
-    );
-    assert!(start.elapsed() < Duration::from_secs(5));
+    let took = start.elapsed();
+    println!("free after {took:?}");
+    assert!(took >= Duration::from_secs(2), "not before its lease was over");
+    assert!(took < Duration::from_secs(5) + metronome.late());
 }

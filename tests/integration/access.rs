@@ -11,10 +11,10 @@ use preshard::store::Term;
 
 use crate::faults::FAULT_EVENTS;
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, lacks, small, wait_for, wait_until,
+    Client, Etcd, Metronome, Node, NodeOptions, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, lacks, small,
+    wait_for, wait_until,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// What the operator is promised.
 const SERVED_WITHIN: Duration = Duration::from_secs(2);
 
@@ -54,19 +54,22 @@ fn after_the_start_requests_run_as_a_user_that_may_what_they_need_and_no_more() 
     let (nodes, proxy) = small();
     let key = key_in(0, 8, "k");
     proxy.client().call(&["SET", &key, "v"]).expect_ok();
+    wait_until("users are in force", PATIENCE, || {
+        column(&proxy, "access") == ["ps-g1", "ps-g1"]
+    });
     for node in &nodes {
         assert_eq!(users(node), ["default", "ps-feed", "ps-g1"]);
     }
-    let list = nodes[0].client().ask("CLIENT LIST").text();
-    let of_proxy: Vec<&str> = list
-        .lines()
-        .filter(|line| line.contains("name=preshard-"))
-        .collect();
-    assert!(!of_proxy.is_empty(), "{list}");
-    assert!(of_proxy.iter().all(|line| line.contains(" user=ps-g1")), "{list}");
-    assert_eq!(column(&proxy, "access"), ["ps-g1", "ps-g1"]);
-    assert_eq!(proxy.metric("preshard_node_users"), 2);
-    assert_eq!(proxy.metric("preshard_node_users_made_total"), 2);
+    wait_until("the workers' links are theirs", PATIENCE, || {
+        let list = nodes[0].client().ask("CLIENT LIST").text();
+        let mut of_proxy = list
+            .lines()
+            .filter(|line| line.contains("name=preshard-"))
+            .peekable();
+        of_proxy.peek().is_some() && of_proxy.all(|line| line.contains(" user=ps-g1"))
+    });
+    proxy.await_metric("preshard_node_users", 2);
+    proxy.await_metric("preshard_node_users_made_total", 2);
     assert_eq!(proxy.metric("preshard_node_users_failed_total"), 0);
     // The tests' nodes let everybody in.
     let told = checks(&proxy);
@@ -157,7 +160,7 @@ fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
         // Clients take turns with the workers.
         (0..4).all(|_| proxy.client().call(&["SET", key, "0"]).is_ok())
     });
-    let done = AtomicBool::new(false);
+    let (done, metronome) = (AtomicBool::new(false), Metronome::start());
     let counted = std::thread::scope(|scope| {
         let counts = scope.spawn(|| count_up(&mut proxy.client(), key, &done));
         let mut client = proxy.client();
@@ -183,7 +186,11 @@ fn served_through(proxy: &Proxy, key: &str, what: &str, happen: impl FnOnce()) {
     });
     let possible = counted.acknowledged..=counted.acknowledged + counted.uncertain;
     assert!(possible.contains(&value), "{what}: {value} of {counted:?}");
-    assert!(counted.gap < SERVED_WITHIN, "{what}: {counted:?}");
+    let late = metronome.late();
+    assert!(
+        counted.gap < SERVED_WITHIN + late,
+        "{what}: {counted:?}, late {late:?}"
+    );
 }
 
 #[test]
@@ -237,7 +244,7 @@ fn a_node_that_is_started_anew_has_its_users_at_once() {
         proxy.client().call(&["SET", &key, "v"]).expect_ok();
         node.kill();
         node.restart();
-        let begin = Instant::now();
+        let (begin, metronome) = (Instant::now(), Metronome::start());
         let mut client = proxy.client();
         wait_until("served again", PATIENCE, || {
             client.call(&["GET", &key]) == Reply::Null
@@ -246,7 +253,8 @@ fn a_node_that_is_started_anew_has_its_users_at_once() {
             "restart without data: served {:?} after it was up",
             begin.elapsed()
         );
-        assert!(begin.elapsed() < SERVED_WITHIN, "{:?}", begin.elapsed());
+        let took = begin.elapsed();
+        assert!(took < SERVED_WITHIN + metronome.late(), "{took:?}");
         assert_eq!(users(&node), ["default", "ps-feed", "ps-g1"]);
     }
 }
@@ -329,7 +337,9 @@ fn with_acl_users_off_nodes_are_left_alone_also_when_users_were_there_before() {
     assert_eq!(term, Reply::Null, "not taken over");
     assert!(proxy.stop().success());
     let mut with_users = setup.store(&proxy.store).start();
-    assert_eq!(column(&with_users, "access"), ["ps-g1"]);
+    wait_until("it has a user", PATIENCE, || {
+        column(&with_users, "access") == ["ps-g1"]
+    });
     assert!(with_users.stop().success());
     served_as_configured(&node, &off.store(&proxy.store).start(), "ok");
 }
@@ -358,7 +368,9 @@ fn what_is_no_node_of_the_cluster_gets_no_users() {
     client.call(&["GET", &key]).expect_error("CLUSTERDOWN");
     assert_eq!(users(&node), ["default"]);
     assert!(node.all_keys(16).is_empty(), "nothing was written to it");
-    assert!(proxy.metric("preshard_node_users_failed_total") > 0);
+    wait_until("it is counted", PATIENCE, || {
+        proxy.metric("preshard_node_users_failed_total") > 0
+    });
 }
 
 #[test]
@@ -375,9 +387,7 @@ fn only_who_leads_makes_users() {
     let key = key_in(3, 8, "k");
     for round in 1..=3 {
         assert_eq!(operator.ask("ACL DELUSER ps-g1"), Reply::Int(1));
-        wait_until("the leader has made them anew", PATIENCE, || {
-            made(&first) == 1 + round
-        });
+        wait_until("the leader has made them anew", PATIENCE, || made(&first) > round);
         for proxy in [&first, &second] {
             wait_until("served", PATIENCE, || {
                 proxy.client().call(&["SET", &key, "v"]).is_ok()
@@ -408,7 +418,9 @@ fn clients_do_not_notice_that_the_user_of_their_node_is_another_one() {
     let mut makes_users = setup.start();
     // The next leader is told to make none: the topology goes back to the configured login, while clients are served.
     let proxy = setup.nodes("acl_users = \"off\"").start();
-    assert_eq!(column(&proxy, "access"), ["ps-g1"]);
+    wait_until("it has a user", PATIENCE, || {
+        column(&proxy, "access") == ["ps-g1"]
+    });
     let done = AtomicBool::new(false);
     let keys: Vec<String> = (0..8).map(|shard| key_in(shard, 8, "count")).collect();
     std::thread::scope(|scope| {
@@ -462,17 +474,13 @@ fn clients_do_not_notice_that_the_user_of_their_node_is_another_one() {
                 .for_each(|(sum, count)| *sum += count);
         }
         for (key, sum) in keys.iter().zip(sums) {
-            let value = proxy.client().call(&["GET", key]);
-            let value = if value == Reply::Null {
-                0
-            } else {
-                value.text().parse().unwrap()
-            };
-            assert_eq!(value, sum, "{key}");
+            // A number also where nothing was counted.
+            assert_eq!(proxy.client().call(&["INCRBY", key, "0"]).int(), sum, "{key}");
         }
     });
-    let list = node.client().ask("CLIENT LIST").text();
-    assert!(!list.contains(" user=ps-g1"), "{list}");
+    wait_until("no link is as that user any more", PATIENCE, || {
+        !node.client().ask("CLIENT LIST").text().contains(" user=ps-g1")
+    });
 }
 
 #[test]

@@ -3,10 +3,9 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use crate::clients::{python, run, script};
-use crate::harness::{Client, Node, Scratch, run_to_end, sys, wait_for};
+use crate::harness::{Client, Node, PATIENCE, Scratch, run_to_end, sys, wait_for};
 
 /// A running audit.
 struct Audit {
@@ -207,13 +206,9 @@ fn a_client_that_leaves_and_a_server_that_ends_are_passed_on() {
     let mut waiting = audit.client();
     waiting.command(&["BLPOP", "nothing", "0"]);
     let blocked = || node.info("blocked_clients");
-    wait_for("it waits", Duration::from_secs(10), || {
-        (blocked() == 1).then_some(())
-    });
+    wait_for("it waits", PATIENCE, || (blocked() == 1).then_some(()));
     drop(waiting);
-    wait_for("it is gone", Duration::from_secs(10), || {
-        (blocked() == 0).then_some(())
-    });
+    wait_for("it is gone", PATIENCE, || (blocked() == 0).then_some(()));
     let mut last = audit.client();
     last.ask("SET a 1").expect_ok();
     node.kill();

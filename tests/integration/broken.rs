@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::faults::{FAULT_EVENTS, Failure, failure, fill, keys_on, read_until, value_of};
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Proxy, Reply, Setup, wait_for, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, wait_for, wait_until};
 
 /// A proxy with one worker, whose first node is behind a relay.
 struct Broken {
@@ -24,7 +24,7 @@ impl Broken {
         let relay = Relay::to(nodes[0].socket());
         let proxy = Setup::of(&[relay.address(), nodes[1].address()])
             .proxy("workers = 1")
-            .proxy("request_timeout = \"400ms\"")
+            .proxy("request_timeout = \"1s\"")
             .announce(FAULT_EVENTS)
             .start();
         let keys = keys_on(1, 12);
@@ -41,7 +41,7 @@ impl Broken {
     fn strike(&self, name: &str, marker: &str, fault: Fault) -> Vec<Reply> {
         let struck = self.relay.fired();
         let mut client = self.proxy.client();
-        wait_until("all well before", Duration::from_secs(5), || {
+        wait_until("all well before", PATIENCE, || {
             client.call(&["GET", &self.keys[1]]) == Reply::from(value_of(&self.keys[1]).as_str())
         });
         self.relay.arm(marker, fault);
@@ -58,22 +58,18 @@ impl Broken {
                 failure(reply);
             }
         }
-        wait_until(
-            &format!("well again after: {name}"),
-            Duration::from_secs(9),
-            || {
-                let reply = client.call(&["GET", &self.keys[1]]);
-                if reply.error().is_none() {
-                    assert_eq!(
-                        reply,
-                        Reply::from(value_of(&self.keys[1]).as_str()),
-                        "after {name}"
-                    );
-                    return true;
-                }
-                false
-            },
-        );
+        wait_until(&format!("well again after: {name}"), PATIENCE, || {
+            let reply = client.call(&["GET", &self.keys[1]]);
+            if reply.error().is_none() {
+                assert_eq!(
+                    reply,
+                    Reply::from(value_of(&self.keys[1]).as_str()),
+                    "after {name}"
+                );
+                return true;
+            }
+            false
+        });
         replies
     }
 
@@ -90,9 +86,7 @@ impl Broken {
                     })
                 })
                 .collect();
-            wait_until("the load runs", Duration::from_secs(5), || {
-                running.load(Ordering::Relaxed) == 3
-            });
+            wait_until("the load runs", PATIENCE, || running.load(Ordering::Relaxed) == 3);
             during(self);
             done.store(true, Ordering::Relaxed);
             for reader in readers {
@@ -136,7 +130,7 @@ fn a_reply_after_the_deadline_is_nobody_elses_reply() {
     let broken = Broken::new();
     let marker = broken.marker();
     broken.under_load(|broken| {
-        for late in [450, 900, 1500] {
+        for late in [1_100, 1_500, 2_500] {
             let replies = broken.strike("late", &marker, Fault::Delay(Duration::from_millis(late)));
             assert_eq!(
                 failure(&replies[1]),
@@ -205,12 +199,12 @@ fn a_reply_too_many_closes_the_connection() {
     let marker = value_of(&broken.keys[2]);
     let links = broken.relay.accepted();
     broken.strike("a reply twice", &marker, Fault::Duplicate);
-    wait_until("a new connection is made", Duration::from_secs(5), || {
+    wait_until("a new connection is made", PATIENCE, || {
         broken.relay.accepted() > links
     });
     let mut client = broken.proxy.client();
     for key in &broken.keys {
-        let reply = wait_for("a good reply", Duration::from_secs(5), || {
+        let reply = wait_for("a good reply", PATIENCE, || {
             Some(client.call(&["GET", key])).filter(|reply| reply.error().is_none())
         });
         assert_eq!(reply, Reply::from(value_of(key).as_str()));
@@ -230,7 +224,7 @@ fn what_stands_behind_a_failed_select_is_never_believed() {
                 .relay
                 .arm(&select, Fault::Rewrite(b"SELECT\r\n$2\r\n99\r\n".to_vec()));
             let mut client = broken.proxy.client();
-            wait_until("a SELECT has failed", Duration::from_secs(5), || {
+            wait_until("a SELECT has failed", PATIENCE, || {
                 for key in &broken.keys {
                     let reply = client.call(&["GET", key]);
                     if reply != Reply::from(value_of(key).as_str()) {
@@ -242,7 +236,7 @@ fn what_stands_behind_a_failed_select_is_never_believed() {
         }
     });
     let mut client = Client::connect(broken.proxy.data);
-    wait_until("well again", Duration::from_secs(5), || {
+    wait_until("well again", PATIENCE, || {
         client.call(&["GET", &broken.keys[0]]) == Reply::from(value_of(&broken.keys[0]).as_str())
     });
 }

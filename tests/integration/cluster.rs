@@ -1,8 +1,7 @@
 //! `cluster_emulation`: to clients in cluster mode the proxy is a cluster of one node, in the shapes of a real one.
 
 use crate::clients::{node_js, python, run_script};
-use crate::harness::{Client, Node, NodeOptions, Proxy, Reply, Setup, lacks, left_out, wait_until};
-use std::time::Duration;
+use crate::harness::{Client, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, lacks, left_out, wait_until};
 
 fn emulating(lines: &[&str]) -> ([Node; 2], Proxy) {
     let nodes = [Node::start(), Node::start()];
@@ -21,7 +20,7 @@ fn real_cluster() -> Node {
     });
     let mut client = node.client();
     client.ask("CLUSTER ADDSLOTSRANGE 0 16383").expect_ok();
-    wait_until("the cluster is well", Duration::from_secs(20), || {
+    wait_until("the cluster is well", PATIENCE, || {
         client.ask("CLUSTER INFO").text().contains("cluster_state:ok")
     });
     node
@@ -181,12 +180,12 @@ fn slots_of_a_lost_node_are_told_as_failing() {
             .contains("cluster_slots_ok:16384")
     );
     nodes[1].kill();
-    wait_until("half of the slots fail", Duration::from_secs(20), || {
+    wait_until("half of the slots fail", PATIENCE, || {
         let told = client.ask("CLUSTER INFO").text();
         told.contains("cluster_slots_fail:8192") && told.contains("cluster_state:ok")
     });
     nodes[0].kill();
-    wait_until("all slots fail", Duration::from_secs(20), || {
+    wait_until("all slots fail", PATIENCE, || {
         client.ask("CLUSTER INFO").text().contains("cluster_state:fail")
     });
 }

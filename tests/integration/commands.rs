@@ -1,9 +1,10 @@
 //! Commands over many shards: split and merged where that keeps their meaning, refused otherwise.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use crate::harness::{Client, Node, NodeOptions, Reply, Setup, key_in, shard_of, small, wait_until};
+use crate::harness::{
+    Client, Node, NodeOptions, PATIENCE, Reply, Setup, key_in, shard_of, small, wait_until,
+};
 
 /// Two nodes of 16 databases behind a proxy with 8 shards and 4 pinned databases.
 /// Twenty keys over all eight shards.
@@ -392,7 +393,7 @@ fn what_tools_ask_at_connect_is_answered_locally() {
     let (nodes, proxy) = small();
     let version = format!("redis_version:{}", nodes[0].version());
     // Known from the first probe on.
-    wait_until("the nodes' version is known", Duration::from_secs(10), || {
+    wait_until("the nodes' version is known", PATIENCE, || {
         proxy.client().ask("INFO server").text().contains(&version)
     });
     for mut client in [proxy.client(), proxy.client3()] {
@@ -584,7 +585,7 @@ fn unix_sockets_serve_on_both_sides() {
         .start();
     proxy.client().ask("SET k over-tcp").expect_ok();
     let mut stream = std::os::unix::net::UnixStream::connect(&data_path).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(b"GET k\r\nQUIT\r\n").unwrap();
     let mut got = String::new();
     stream.read_to_string(&mut got).unwrap();

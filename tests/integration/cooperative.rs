@@ -3,18 +3,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, StopAtEnd, bytes_waiting_at, key_in,
-    wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Reply, Setup, bytes_waiting_at, key_in, shard_of, wait_until,
 };
-use crate::moves::{assert_lists, move_shards, state, write_list};
-use crate::moves_faults::Writer;
-
-const PATIENCE: Duration = Duration::from_secs(90);
+use crate::moving::{
+    Arrows, PATIENCE, Pair, can_stop, field, lists, move_shards, move_there, order, roll_back, state, tell,
+    under_writers, under_writes, until_moved, until_users,
+};
 
 /// A server as Redis 5 is one: it knows nothing of users.
 fn without_acl() -> Node {
@@ -29,22 +27,11 @@ fn setup(nodes: &[&Node]) -> Setup {
     Setup::of(&addresses).migration("cooperative = true")
 }
 
-fn wait_for_users(node: &Node) {
-    wait_until("preshard's users are there", PATIENCE, || {
-        let users = node.client().ask("ACL USERS").items();
-        users.iter().any(|user| user.text().starts_with("ps-g"))
-    });
-}
-
-fn field(row: &Reply, name: &str) -> String {
-    row.field(name).unwrap().text()
-}
-
 #[test]
 fn without_the_word_of_an_operator_nothing_is_moved_and_the_answer_says_what_to_do() {
     let (source, target) = (without_acl(), Node::start());
     let proxy = Setup::of(&[source.address(), target.address()]).start();
-    wait_for_users(&target);
+    until_users([&target]);
     let mut admin = proxy.admin_client();
     for order in ["SHARD MOVE 0 TO node-2", "NODE DRAIN node-1"] {
         let error = admin.ask(&format!("PRESHARD {order}")).expect_error("ERR ");
@@ -58,29 +45,26 @@ fn without_the_word_of_an_operator_nothing_is_moved_and_the_answer_says_what_to_
 /// Three moves there, one of which is rolled back, and one back.
 fn move_there_and_back(admin: &mut Client) {
     let mut tasks = Vec::new();
-    for shards in ["0", "1-2", "3"] {
+    for shards in ["0", "1-2"] {
         let row = move_shards(admin, shards, "node-2");
         println!("{shards}: {} ms", field(&row, "pause_ms"));
         assert_eq!(field(&row, "fence"), "cooperative");
         tasks.push(field(&row, "task"));
     }
-    let back = tasks.pop().unwrap();
-    wait_until("the source follows", PATIENCE, || {
-        let (_, row) = state(admin, &back);
-        assert!(!field(&row, "rollback").starts_with("no"), "{row:?}");
-        field(&row, "rollback") == "yes"
-    });
-    admin.ask(&format!("PRESHARD TASK ROLLBACK {back}")).expect_ok();
-    let (now, row) = state(admin, &back);
-    assert_eq!(now, "rolled-back", "{row:?}");
-    println!("3, back: {} ms", field(&row, "rollback_pause_ms"));
+    let back = move_there(admin, "3", "node-2");
+    let row = roll_back(admin, &back);
+    assert_eq!(field(&row, "fence"), "cooperative");
+    println!(
+        "3: {} ms, and back: {} ms",
+        field(&row, "pause_ms"),
+        field(&row, "rollback_pause_ms")
+    );
     for task in tasks {
-        admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+        tell(admin, "FINALIZE", &task);
     }
     let row = move_shards(admin, "0,4-5", "node-1");
-    let task = field(&row, "task");
     println!("0,4-5, back: {} ms", field(&row, "pause_ms"));
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    tell(admin, "FINALIZE", &field(&row, "task"));
 }
 
 /// Shards go there, some back by a rollback with all that was written since, others by a move, under writers who get no error.
@@ -88,10 +72,10 @@ fn there_and_back(nodes: [Node; 2]) {
     let proxy = setup(&[&nodes[0], &nodes[1]]).start();
     for node in &nodes {
         if node.client().ask("ACL USERS").error().is_none() {
-            wait_for_users(node);
+            until_users([node]);
         }
     }
-    let (mut admin, stop) = (proxy.admin_client(), AtomicBool::new(false));
+    let (mut admin, lists) = (proxy.admin_client(), lists(8));
     let row = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 DRY").items().remove(0);
     assert_eq!(
         (field(&row, "fence"), field(&row, "rollback")),
@@ -105,25 +89,7 @@ fn there_and_back(nodes: [Node; 2]) {
     let mut watching = proxy.client();
     let watched = key_in(2, 8, "watched");
     watching.call(&["WATCH", &watched]).expect_ok();
-    let lists = thread::scope(|scope| {
-        let stopping = StopAtEnd(&stop);
-        let writers: Vec<_> = (0..8)
-            .map(|number| {
-                let key = key_in(number % 8, 8, &format!("list{number}-"));
-                let (proxy, stop) = (&proxy, &stop);
-                scope.spawn(move || {
-                    let count = write_list(proxy, &key, usize::from(number), stop);
-                    (key, count)
-                })
-            })
-            .collect();
-        move_there_and_back(&mut admin);
-        drop(stopping);
-        let lists: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
-        lists
-    });
-    assert!(lists.iter().all(|(_, count)| *count > 50), "{lists:?}");
-    assert_lists(&proxy, &lists);
+    under_writes(&proxy, &lists, || move_there_and_back(&mut admin));
     proxy.client().call(&["RPUSH", &queue, "late"]).int();
     assert_eq!(
         waiting.reply().items()[1].text(),
@@ -160,16 +126,15 @@ fn shards_go_between_nodes_without_acl_and_nothing_is_lost_doubled_or_reordered(
 fn a_node_without_acl_is_emptied_by_one_task() {
     let (source, target) = (without_acl(), Node::start());
     let proxy = setup(&[&source, &target]).start();
-    wait_for_users(&target);
+    until_users([&target]);
     let mut admin = proxy.admin_client();
     let key = key_in(3, 8, "k");
     proxy.client().call(&["SET", &key, "v"]).expect_ok();
-    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
-    wait_until("it is empty", PATIENCE, || state(&mut admin, &task).0 == "moved");
-    let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
+    let task = order(&mut admin, "NODE DRAIN node-1");
+    let row = until_moved(&mut admin, &task);
     assert_eq!(field(&row, "fence"), "cooperative");
     for child in row.field("children").unwrap().items() {
-        let row = admin.ask(&format!("PRESHARD TASK STATUS {}", child.text()));
+        let row = state(&mut admin, &child.text()).1;
         assert_eq!(field(&row, "fence"), "cooperative");
     }
     assert_eq!(proxy.client().call(&["GET", &key]).text(), "v");
@@ -179,85 +144,34 @@ fn a_node_without_acl_is_emptied_by_one_task() {
 struct World {
     source: Node,
     target: Node,
-    proxies: Vec<Proxy>,
-    leader: usize,
-    arrows: Scratch,
+    pair: Pair,
+    arrows: Arrows,
 }
 
 impl World {
     fn start(etcd: &Etcd) -> Self {
         let (source, target) = (without_acl(), Node::start());
-        let arrows = Scratch::new("arrows");
+        let arrows = Arrows::new();
         let setup = setup(&[&source, &target])
             .store(&etcd.store(&format!("cooperative-{}", fastrand::u64(..))))
-            .arrows(arrows.path())
+            .arrows(arrows.folder())
             .any_warning();
-        let launched = [setup.launch(), setup.launch()];
-        let proxies: Vec<Proxy> = launched
-            .into_iter()
-            .map(|launch| setup.until_ready(launch))
-            .collect();
-        let leader = wait_for("one of them leads", PATIENCE, || {
-            proxies
-                .iter()
-                .position(|proxy| proxy.metric("preshard_leader") == 1)
-        });
-        wait_for_users(&target);
-        wait_until("they know each other", PATIENCE, || {
-            proxies.iter().all(|proxy| proxy.metric("preshard_proxies") == 2)
-        });
+        let pair = Pair::start(&setup);
+        until_users([&target]);
         Self {
             source,
             target,
-            proxies,
-            leader,
+            pair,
             arrows,
         }
     }
 
-    fn follower(&self) -> &Proxy {
-        &self.proxies[1 - self.leader]
-    }
-
-    fn admin(&self, proxy: usize) -> Client {
-        let mut admin = self.proxies[proxy].admin_client();
-        admin.limit = PATIENCE;
-        admin
-    }
-
     fn order(&self) -> String {
-        let told = self.admin(self.leader).ask("PRESHARD SHARD MOVE 0-3 TO node-2");
-        assert_eq!(told.error(), None);
-        told.text()
+        order(&mut self.pair.admin(self.pair.leader), "SHARD MOVE 0-3 TO node-2")
     }
 
-    fn arm(&self, arrow: &str) {
-        std::fs::write(self.arrows.file(arrow), "").unwrap();
-    }
-
-    fn await_arrow(&self, arrow: &str) {
-        let here = self.arrows.file(&format!("{arrow}.here"));
-        wait_until(&format!("the move reaches '{arrow}'"), PATIENCE, || here.exists());
-    }
-
-    fn let_go(&self, arrow: &str) {
-        std::fs::remove_file(self.arrows.file(&format!("{arrow}.here"))).unwrap();
-    }
-
-    /// Until the other one counts a proxy as gone.
-    fn wait_until_alone(&self, proxy: usize) {
-        wait_until("its lease has ended", PATIENCE, || {
-            self.proxies[proxy].metric("preshard_proxies") == 1
-        });
-    }
-
-    fn wait_until_moved(&self, proxy: usize, task: &str) -> Reply {
-        let mut admin = self.admin(proxy);
-        wait_for("it has moved", PATIENCE, || {
-            let (state, row) = state(&mut admin, task);
-            assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-            (state == "moved").then_some(row)
-        })
+    fn until_moved(&self, proxy: usize, task: &str) -> Reply {
+        until_moved(&mut self.pair.admin(proxy), task)
     }
 }
 
@@ -274,10 +188,10 @@ fn a_proxy_that_stood_still_acknowledges_nothing_that_is_lost() {
     let world = World::start(&etcd);
     let key = key_in(0, 8, "list");
     let db = 0;
-    let mut first = world.follower().client();
+    let mut first = world.pair.other().client();
     first.limit = PATIENCE;
     assert_eq!(first.call(&["RPUSH", &key, "before"]).int(), 1);
-    let mut second = world.follower().client3();
+    let mut second = world.pair.other().client3();
     second.limit = PATIENCE;
     assert_eq!(second.call(&["LLEN", &key]).int(), 1);
     // The source gets a request, and executes it when the proxy does not read any more.
@@ -286,19 +200,19 @@ fn a_proxy_that_stood_still_acknowledges_nothing_that_is_lost() {
     wait_until("the request is at the source", PATIENCE, || {
         bytes_waiting_at(world.source.socket()) > 0
     });
-    world.follower().freeze();
+    world.pair.other().freeze();
     world.source.thaw();
     wait_until("it was executed", PATIENCE, || {
         elements(&mut world.source.client_in(db), &key) == ["before", "sent"]
     });
     second.command(&["RPUSH", &key, "late"]);
     let task = world.order();
-    let row = world.wait_until_moved(world.leader, &task);
+    let row = world.until_moved(world.pair.leader, &task);
     assert_eq!(field(&row, "fence"), "cooperative");
-    let mut other = world.proxies[world.leader].client();
+    let mut other = world.pair.leading().client();
     assert_eq!(elements(&mut other, &key), ["before", "sent"]);
     assert_eq!(other.call(&["RPUSH", &key, "after"]).int(), 3);
-    world.follower().thaw();
+    world.pair.other().thaw();
     assert_eq!(
         first.reply(),
         Reply::Int(2),
@@ -334,17 +248,19 @@ fn who_waits_at_a_proxy_that_stood_still_gets_what_comes_where_the_shards_are() 
     let etcd = Etcd::start(1);
     let world = World::start(&etcd);
     let queue = key_in(0, 8, "queue");
-    let mut waiting = world.follower().client();
+    let mut waiting = world.pair.other().client();
     waiting.limit = PATIENCE;
     waiting.command(&["BLPOP", &queue, "0"]);
     wait_until("it waits", PATIENCE, || world.source.info("blocked_clients") == 1);
-    world.follower().freeze();
+    world.pair.other().freeze();
     let task = world.order();
-    world.wait_until_moved(world.leader, &task);
-    assert_eq!(world.source.info("blocked_clients"), 0, "nobody waits there");
-    let mut other = world.proxies[world.leader].client();
+    world.until_moved(world.pair.leader, &task);
+    wait_until("nobody waits there", PATIENCE, || {
+        world.source.info("blocked_clients") == 0
+    });
+    let mut other = world.pair.leading().client();
     other.call(&["RPUSH", &queue, "one"]).int();
-    world.follower().thaw();
+    world.pair.other().thaw();
     let told = waiting.reply();
     match &told {
         Reply::Array(_) => assert_eq!(other.call(&["LLEN", &queue]).int(), 0),
@@ -374,65 +290,56 @@ const ARROWS: [&str; 7] = [
 /// One fault at one point of a cooperative move, under writers through both proxies.
 fn strike(etcd: &Etcd, arrow: &str, fault: Fault) {
     let mut world = World::start(etcd);
-    let addresses: Vec<SocketAddr> = world.proxies.iter().map(|proxy| proxy.data).collect();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let stopping = StopAtEnd(&stop);
-        let writers: Vec<_> = (0..6)
-            .map(|number| {
-                let key = key_in(number % 4, 8, &format!("list{number}-"));
-                let number = usize::from(number);
-                let writer = Writer::new(number % 2, number / 2 + number % 2, key);
-                let (addresses, stop) = (&addresses, &stop);
-                scope.spawn(move || writer.run(addresses, stop))
-            })
-            .collect();
-        world.arm(arrow);
+    let addresses: Vec<SocketAddr> = world.pair.proxies.iter().map(|proxy| proxy.data).collect();
+    let lists: Vec<String> = lists(12)
+        .into_iter()
+        .filter(|list| shard_of(list, 8) < 4)
+        .take(6)
+        .collect();
+    let (survivor, writers) = under_writers(&addresses, &lists, || {
+        world.arrows.arm(arrow);
         let task = world.order();
-        world.await_arrow(arrow);
-        let (leader, follower) = (world.leader, 1 - world.leader);
+        world.arrows.until_reached(arrow);
+        let (leader, follower) = (world.pair.leader, 1 - world.pair.leader);
         let survivor = match fault {
             Fault::KillLeader => {
-                world.proxies[leader].kill();
+                world.pair.proxies[leader].kill();
                 follower
             }
             Fault::StopLeader => {
-                world.proxies[leader].freeze();
-                world.let_go(arrow);
-                world.wait_until_alone(follower);
-                world.proxies[leader].thaw();
+                world.pair.proxies[leader].freeze();
+                world.arrows.let_go(arrow);
+                world.pair.until_alone(follower);
+                world.pair.proxies[leader].thaw();
                 follower
             }
             Fault::KillFollower => {
-                world.proxies[follower].kill();
-                world.let_go(arrow);
+                world.pair.proxies[follower].kill();
+                world.arrows.let_go(arrow);
                 leader
             }
             Fault::StopFollower => {
-                world.proxies[follower].freeze();
-                world.let_go(arrow);
-                world.wait_until_alone(leader);
-                world.wait_until_moved(leader, &task);
-                world.proxies[follower].thaw();
+                world.pair.proxies[follower].freeze();
+                world.arrows.let_go(arrow);
+                world.pair.until_alone(leader);
+                world.until_moved(leader, &task);
+                world.pair.proxies[follower].thaw();
                 leader
             }
         };
-        world.wait_until_moved(survivor, &task);
-        stop.store(true, Relaxed);
-        let writers: Vec<Writer> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
-        drop(stopping);
-        let mut client = world.proxies[survivor].client();
-        client.limit = PATIENCE;
-        for writer in &writers {
-            writer.check(&mut client);
-        }
+        world.until_moved(survivor, &task);
+        survivor
     });
+    let mut client = world.pair.proxies[survivor].client();
+    client.limit = PATIENCE;
+    for writer in &writers {
+        writer.check(&mut client);
+    }
 }
 
 #[test]
 fn proxies_that_die_or_stand_still_at_any_point_of_a_cooperative_move_lose_nothing() {
-    if !cfg!(debug_assertions) {
-        println!("left out: a release build does not stop at arrows");
+    if !can_stop() {
         return;
     }
     let faults = [

@@ -5,13 +5,9 @@
 mod model;
 mod moves;
 
-use std::time::Duration;
-
 use crate::faults::FAULT_EVENTS;
 use crate::harness::relay::{Fault, Relay};
-use crate::harness::{Client, Node, Reply, Setup, key_in, shard_of, small, wait_for};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::harness::{Client, Node, PATIENCE, Reply, Setup, key_in, shard_of, small, wait_for};
 
 /// A batch as a client gets it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! `PRESHARD NODE DRAIN` and `PLAN APPLY` on real nodes: many moves as one task, carried out under writes, cancelled, taken over.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, small, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Reply, Setup, key_in, small, sys, wait_for, wait_until,
 };
-use crate::moves::{PATIENCE, assert_lists, state, write_list};
+use crate::moving::{
+    PATIENCE, Pair, ask, field, lists, number, order, roll_back, state, tell, under_writes, until_moved,
+    until_ready, until_reversible,
+};
 
 /// More than two cutovers' worth of shards on each of two nodes.
 const SHARDS: u16 = 256;
@@ -20,14 +20,8 @@ fn wide() -> Node {
 
 /// Where every shard lives.
 fn places(admin: &mut Client) -> Vec<String> {
-    let rows = admin.ask("PRESHARD SHOW SHARDS").items();
-    rows.iter().map(|row| row.field("node").unwrap().text()).collect()
-}
-
-fn number(row: &Reply, field: &str) -> i64 {
-    row.field(field)
-        .unwrap_or_else(|| panic!("{field}: {row:?}"))
-        .int()
+    let rows = ask(admin, "SHOW SHARDS").items();
+    rows.iter().map(|row| field(row, "node")).collect()
 }
 
 /// How fast moves that are ordered from now on may copy.
@@ -36,38 +30,11 @@ fn set_rate(admin: &mut Client, rate: &str) {
     assert_eq!(answer.error(), None);
 }
 
-/// Waits for the end of a task that goes well.
-fn until_moved(admin: &mut Client, task: &str) -> Reply {
-    wait_for("the task ends", PATIENCE, || {
-        let (state, row) = state(admin, task);
-        assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-        (state == "moved").then_some(row)
-    })
-}
-
-/// Writes lists through a proxy while something is done; then every list is what was acknowledged.
-fn under_writes(proxy: &Proxy, shards: u16, what: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
-    let lists = thread::scope(|scope| {
-        let writers: Vec<_> = (0..6)
-            .map(|number| {
-                let key = key_in(number * shards / 6, shards, &format!("list{number}-"));
-                let stop = &stop;
-                scope.spawn(move || {
-                    let count = write_list(proxy, &key, usize::from(number), stop);
-                    (key, count)
-                })
-            })
-            .collect();
-        what();
-        stop.store(true, Relaxed);
-        writers
-            .into_iter()
-            .map(|writer| writer.join().unwrap())
-            .collect::<Vec<_>>()
-    });
-    assert!(lists.iter().all(|(_, count)| *count > 20), "{lists:?}");
-    assert_lists(proxy, &lists);
+/// Six lists, all over the shards.
+fn wide_lists() -> Vec<String> {
+    (0..6)
+        .map(|number| key_in(number * SHARDS / 6, SHARDS, &format!("list{number}-")))
+        .collect()
 }
 
 #[test]
@@ -77,8 +44,8 @@ fn a_node_is_emptied_under_writes_and_can_be_removed() {
         .layout(SHARDS, 4)
         .start();
     let mut admin = proxy.admin_client();
-    under_writes(&proxy, SHARDS, || {
-        let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    under_writes(&proxy, &wide_lists(), || {
+        let task = order(&mut admin, "NODE DRAIN node-1");
         let error = admin.ask("PRESHARD SHARD MOVE 3 TO node-2").expect_error("ERR ");
         assert!(error.contains(&format!("is moved by task {task}")), "{error}");
         let error = admin
@@ -89,51 +56,50 @@ fn a_node_is_emptied_under_writes_and_can_be_removed() {
             .ask(&format!("PRESHARD TASK FINALIZE {task}"))
             .expect_error("ERR ");
         let row = until_moved(&mut admin, &task);
-        println!("longest pause: {} ms", row.field("pause_ms").unwrap().text());
+        println!("longest pause: {} ms", field(&row, "pause_ms"));
         // 128 shards and two pinned databases.
         assert_eq!(
             (number(&row, "children_moved"), number(&row, "shards_left")),
             (3, 0)
         );
-        assert_eq!(row.field("of").unwrap().text(), "node-1");
+        assert_eq!(field(&row, "of"), "node-1");
         assert!(places(&mut admin).iter().all(|node| node == "node-2"));
-        admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+        tell(&mut admin, "FINALIZE", &task);
         assert_eq!(state(&mut admin, &task).0, "finalized");
         assert_eq!(nodes[0].all_keys(260).len(), 0, "no copy is left");
         admin.ask("PRESHARD NODE REMOVE node-1").expect_ok();
     });
-    assert_eq!(
-        proxy.metric("preshard_migration_cutovers_total{direction=\"forward\",outcome=\"moved\"}"),
-        3
-    );
-    assert_eq!(proxy.metric("preshard_migration_pause_seconds_count"), 3);
-    assert_eq!(proxy.metric("preshard_migration_tasks{state=\"finalized\"}"), 3);
-    assert!(proxy.metric("preshard_migration_keys_total") >= 1);
+    for (metric, count) in [
+        (
+            "preshard_migration_cutovers_total{direction=\"forward\",outcome=\"moved\"}",
+            3,
+        ),
+        ("preshard_migration_pause_seconds_count", 3),
+        ("preshard_migration_tasks{state=\"finalized\"}", 3),
+    ] {
+        proxy.await_metric(metric, count);
+    }
+    wait_until("keys are counted", PATIENCE, || {
+        proxy.metric("preshard_migration_keys_total") >= 1
+    });
     let error = admin.ask("PRESHARD NODE DRAIN node-2").expect_error("ERR ");
     assert!(error.contains("no other node"), "{error}");
 }
 
 /// Empties `node-1` onto two others, and waits until all can go back: the task, and its children.
 fn drain_reversibly(admin: &mut Client) -> (String, Vec<String>) {
-    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let task = order(admin, "NODE DRAIN node-1");
     let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
     assert!(
         error.expect_error("ERR ").contains("goes on; TASK CANCEL"),
         "{error:?}"
     );
     let row = until_moved(admin, &task);
-    let children: Vec<String> = row
-        .field("children")
-        .unwrap()
-        .items()
-        .iter()
-        .map(Reply::text)
-        .collect();
+    let children = row.field("children").unwrap().items();
+    let children: Vec<String> = children.iter().map(Reply::text).collect();
     assert_eq!(children.len(), 2, "to each of two nodes");
     for child in &children {
-        wait_until("its source follows", PATIENCE, || {
-            state(admin, child).1.field("rollback").unwrap().text() == "yes"
-        });
+        until_reversible(admin, child);
     }
     (task, children)
 }
@@ -141,30 +107,15 @@ fn drain_reversibly(admin: &mut Client) -> (String, Vec<String>) {
 #[test]
 fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said_what_it_does_not() {
     let nodes = [Node::start(), Node::start(), Node::start()];
-    for node in &nodes {
-        // What the writers write while a stream is interrupted must not end the way back.
-        node.client()
-            .ask("CONFIG SET repl-backlog-size 67108864")
-            .expect_ok();
-    }
     let addresses: Vec<String> = nodes.iter().map(Node::address).collect();
     let proxy = Setup::of(&addresses).start();
     let mut admin = proxy.admin_client();
     admin.limit = PATIENCE;
     let before = places(&mut admin);
-    under_writes(&proxy, 8, || {
+    under_writes(&proxy, &lists(8), || {
         let (task, _) = drain_reversibly(&mut admin);
         assert!(!places(&mut admin).contains(&"node-1".to_owned()));
-        // On a busy machine it is answered before it is done.
-        let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
-        let row = wait_for("it is rolled back", PATIENCE, || {
-            let (now, row) = state(&mut admin, &task);
-            assert!(
-                matches!(now.as_str(), "rolling-back" | "rolled-back"),
-                "{answer:?} {row:?}"
-            );
-            (now == "rolled-back").then_some(row)
-        });
+        let row = roll_back(&mut admin, &task);
         assert_eq!(
             (
                 number(&row, "children_moved"),
@@ -187,12 +138,12 @@ fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said
             number(&state(&mut admin, child).1, "finished") == number(&state(&mut admin, last).1, "finished")
         })
         .unwrap();
-    admin.ask(&format!("PRESHARD TASK FINALIZE {last}")).expect_ok();
+    tell(&mut admin, "FINALIZE", last);
     let error = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
     let said = format!("task {last} is over: finalized");
     assert!(error.expect_error("ERR ").contains(&said), "{error:?}");
     let first = children.iter().find(|child| *child != last).unwrap();
-    admin.ask(&format!("PRESHARD TASK ROLLBACK {first}")).expect_ok();
+    roll_back(&mut admin, first);
     // The parent looks at its children from time to time.
     wait_until("the parent counts it", PATIENCE, || {
         number(&state(&mut admin, &task).1, "children_rolled_back") == 1
@@ -215,7 +166,7 @@ fn a_plan_is_carried_out_as_it_was_shown_once_and_only_for_its_topology() {
         })
     };
     let made = plan(&mut admin);
-    let id = made.field("id").unwrap().text();
+    let id = field(&made, "id");
     admin.ask("PRESHARD SHARD PAUSE 7").expect_ok();
     admin.ask("PRESHARD SHARD RESUME 7").expect_ok();
     let error = admin
@@ -227,17 +178,16 @@ fn a_plan_is_carried_out_as_it_was_shown_once_and_only_for_its_topology() {
         0,
         "nothing was ordered"
     );
-    under_writes(&proxy, 8, || {
+    under_writes(&proxy, &lists(8), || {
         let made = plan(&mut admin);
-        let id = made.field("id").unwrap().text();
+        let id = field(&made, "id");
         let mut wanted = places(&mut admin);
         for planned in made.field("moves").unwrap().items() {
-            wanted[usize::try_from(number(&planned, "shard")).unwrap()] =
-                planned.field("target").unwrap().text();
+            wanted[usize::try_from(number(&planned, "shard")).unwrap()] = field(&planned, "target");
         }
-        let task = admin.ask(&format!("PRESHARD PLAN APPLY {id}")).text();
+        let task = order(&mut admin, &format!("PLAN APPLY {id}"));
         let row = until_moved(&mut admin, &task);
-        assert_eq!(row.field("kind").unwrap().text(), "plan");
+        assert_eq!(field(&row, "kind"), "plan");
         assert_eq!(places(&mut admin), wanted);
         let again = admin.ask(&format!("PRESHARD PLAN APPLY {id}"));
         again.expect_error("ERR plan ");
@@ -256,8 +206,8 @@ fn a_cancelled_drain_keeps_what_has_moved_and_leaves_the_rest() {
     let mut client = nodes[0].client_in(100);
     (0..4).for_each(|key| client.call(&["SET", &format!("k{key}"), &value]).expect_ok());
     set_rate(&mut admin, "16KiB");
-    under_writes(&proxy, SHARDS, || {
-        let task = admin.ask("PRESHARD NODE DRAIN node-1 TO node-2").text();
+    under_writes(&proxy, &wide_lists(), || {
+        let task = order(&mut admin, "NODE DRAIN node-1 TO node-2");
         let row = wait_for("the first has moved, the second is under way", PATIENCE, || {
             let (_, row) = state(&mut admin, &task);
             let begun = row.field("children").unwrap().items().len() == 2;
@@ -267,7 +217,7 @@ fn a_cancelled_drain_keeps_what_has_moved_and_leaves_the_rest() {
             (number(&row, "rate"), number(&row, "shards_left")),
             (16 * 1024, 64)
         );
-        admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
+        tell(&mut admin, "CANCEL", &task);
         let (state, row) = state(&mut admin, &task);
         assert_eq!(
             (state.as_str(), number(&row, "shards_left")),
@@ -282,7 +232,7 @@ fn a_cancelled_drain_keeps_what_has_moved_and_leaves_the_rest() {
     assert_eq!(nodes[0].client_in(100).ask("DBSIZE").int(), 4);
     // What is left can be ordered again.
     set_rate(&mut admin, "0");
-    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let task = order(&mut admin, "NODE DRAIN node-1");
     until_moved(&mut admin, &task);
     assert!(places(&mut admin).iter().all(|node| node == "node-2"));
 }
@@ -302,7 +252,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     let mut client = nodes[0].client_in(1);
     client.call(&["SET", "k", &"v".repeat(64 * 1024)]).expect_ok();
     set_rate(&mut admin, "16KiB");
-    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let task = order(&mut admin, "NODE DRAIN node-1");
     wait_until("the first is under way", PATIENCE, || {
         state(&mut admin, &task).0 == "copying"
     });
@@ -314,7 +264,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     });
     let counts = ["children_failed", "children_moved", "shards_left"].map(|field| number(&row, field));
     assert_eq!(counts, [1, 2, 64], "{row:?}");
-    let error = row.field("error").unwrap().text();
+    let error = field(&row, "error");
     assert!(
         error.contains(&format!("{task}-1: database 70 of node 'node-2' has keys")),
         "{error}"
@@ -325,7 +275,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
         "it is left alone"
     );
     nodes[1].client_in(70).ask("DEL foreign").int();
-    let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let task = order(&mut admin, "NODE DRAIN node-1");
     until_moved(&mut admin, &task);
 }
 
@@ -335,22 +285,19 @@ fn a_leader_that_dies_in_the_middle_of_a_drain_loses_nothing_and_the_next_one_en
     let etcd = Etcd::start(1);
     let nodes = [wide(), wide()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    let setup = || {
-        Setup::of(&addresses)
-            .layout(SHARDS, 0)
-            .store(&etcd.store("drain"))
-            // What the one that died was copying begins again.
-            .announce(&["copy_ended", "no_way_back"])
-    };
-    let mut first = setup().start();
-    let second = setup().start();
-    let mut admin = second.admin_client();
-    under_writes(&second, SHARDS, || {
-        let task = admin.ask("PRESHARD NODE DRAIN node-1").text();
+    let setup = Setup::of(&addresses)
+        .layout(SHARDS, 0)
+        .store(&etcd.store("drain"))
+        // What the one that died was copying begins again.
+        .announce(&["copy_ended", "no_way_back"]);
+    let pair = Pair::start(&setup);
+    let mut admin = pair.admin_of_other();
+    under_writes(pair.other(), &wide_lists(), || {
+        let task = order(&mut admin, "NODE DRAIN node-1");
         wait_until("a part has moved", PATIENCE, || {
-            number(&state(&mut admin, &task).1, "children_moved") == 1
+            number(&state(&mut admin, &task).1, "children_moved") >= 1
         });
-        first.kill();
+        sys::send_signal(pair.leading().pid(), libc::SIGKILL);
         let row = until_moved(&mut admin, &task);
         assert_eq!(
             (number(&row, "children_moved"), number(&row, "shards_left")),
@@ -365,23 +312,17 @@ fn nodes_that_have_nothing_to_do_with_each_other_move_shards_at_the_same_time() 
     let addresses = nodes.each_ref().map(Node::address);
     let proxy = Setup::of(&addresses).start();
     let mut admin = proxy.admin_client();
-    let mut order = |line: &str| admin.ask(&format!("PRESHARD SHARD MOVE {line}")).text();
     // Two shards live on each.
-    let apart = [order("0 TO node-2 MANUAL"), order("4 TO node-4 MANUAL")];
-    let behind = order("1 TO node-3");
+    let apart = ["0 TO node-2 MANUAL", "4 TO node-4 MANUAL"]
+        .map(|moved| order(&mut admin, &format!("SHARD MOVE {moved}")));
+    let behind = order(&mut admin, "SHARD MOVE 1 TO node-3");
     for task in &apart {
-        wait_until("both are under way", PATIENCE, || {
-            state(&mut admin, task).0 == "ready"
-        });
+        until_ready(&mut admin, task);
     }
     assert_eq!(state(&mut admin, &behind).0, "planned", "its nodes are taken");
-    assert_eq!(proxy.metric("preshard_migration_tasks{state=\"ready\"}"), 2);
-    admin
-        .ask(&format!("PRESHARD TASK CANCEL {}", apart[0]))
-        .expect_ok();
-    admin
-        .ask(&format!("PRESHARD TASK CUTOVER {}", apart[1]))
-        .expect_ok();
+    proxy.await_metric("preshard_migration_tasks{state=\"ready\"}", 2);
+    tell(&mut admin, "CANCEL", &apart[0]);
+    tell(&mut admin, "CUTOVER", &apart[1]);
     until_moved(&mut admin, &apart[1]);
     until_moved(&mut admin, &behind);
 }
@@ -410,19 +351,17 @@ fn shards_of_several_nodes_are_one_task_which_waits_for_the_word_if_it_is_told_t
     let proxy = Setup::of(&nodes.each_ref().map(Node::address)).start();
     let mut admin = proxy.admin_client();
     let before = places(&mut admin);
-    let task = admin.ask("PRESHARD SHARD MOVE 0-7 TO node-2 MANUAL").text();
+    let task = order(&mut admin, "SHARD MOVE 0-7 TO node-2 MANUAL");
     let sources = before[..8].iter().filter(|node| *node != "node-2");
     assert!(sources.count() > 2, "{before:?}");
     for moved in 1..=2 {
-        wait_until("one waits for the word", PATIENCE, || {
-            state(&mut admin, &task).0 == "ready"
-        });
-        admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
+        until_ready(&mut admin, &task);
+        tell(&mut admin, "CUTOVER", &task);
         wait_until("it has moved", PATIENCE, || {
             number(&state(&mut admin, &task).1, "children_moved") == moved
         });
     }
     let row = until_moved(&mut admin, &task);
-    assert_eq!(row.field("source").unwrap().text(), "node-1,node-3");
+    assert_eq!(field(&row, "source"), "node-1,node-3");
     assert!(places(&mut admin)[..8].iter().all(|node| node == "node-2"));
 }

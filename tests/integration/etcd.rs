@@ -1,8 +1,6 @@
 //! The topology in a real etcd: shared by proxies, guarded against each other, needed by nobody who only serves.
 
-use std::time::Duration;
-
-use crate::harness::{Etcd, Node, Proxy, Reply, Setup, wait_until};
+use crate::harness::{Etcd, Node, PATIENCE, Proxy, Reply, Setup, wait_until};
 
 fn dump(proxy: &Proxy) -> String {
     proxy.admin_client().ask("PRESHARD TOPOLOGY DUMP").text()
@@ -41,11 +39,9 @@ fn clients_do_not_notice_that_etcd_is_gone_and_a_new_proxy_waits_for_it() {
     etcd.kill(0);
     assert_eq!(client.ask("INCR a"), Reply::Int(2));
     let waiting = setup.launch();
-    wait_until(
-        "the new proxy says that it waits",
-        Duration::from_secs(20),
-        || waiting.log().contains("store_unreachable"),
-    );
+    wait_until("the new proxy says that it waits", PATIENCE, || {
+        waiting.log().contains("store_unreachable")
+    });
     assert_eq!(client.ask("INCR a"), Reply::Int(3));
     assert!(!waiting.log().contains("ready"));
     etcd.start_member(0);
@@ -126,7 +122,7 @@ fn etcd_with_users_wants_the_right_password() {
     assert_eq!(status.code(), Some(1), "{said}");
     let proxy = login("secret").start();
     proxy.client().ask("SET a 1").expect_ok();
-    wait_until("a second one joins", Duration::from_secs(10), || {
+    wait_until("a second one joins", PATIENCE, || {
         dump(&login("secret").start()) == dump(&proxy)
     });
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::wire::frame;
 use crate::harness::{
-    Client, Node, NodeOptions, Proxy, Reply, Setup, bytes_waiting_at, key_in, wait_for, wait_until,
+    Client, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, bytes_waiting_at, key_in, wait_for, wait_until,
 };
 
 /// How a failed request may be answered.
@@ -61,7 +61,10 @@ pub(crate) fn value_of(key: &str) -> String {
 pub(crate) fn fill(proxy: &Proxy, keys: &[String]) {
     let mut client = proxy.client();
     for key in keys {
-        client.call(&["SET", key, &value_of(key)]).expect_ok();
+        // On a busy machine a short deadline may be over before it has run.
+        wait_until("it is there", PATIENCE, || {
+            client.call(&["SET", key, &value_of(key)]).is_ok()
+        });
     }
 }
 
@@ -154,7 +157,7 @@ fn a_node_killed_under_a_pipeline_loses_no_reply_and_no_acknowledged_write() {
     nodes[0].restart();
     let back = Instant::now();
     let mut client = proxy.client();
-    wait_until("a good reply", Duration::from_secs(5), || {
+    wait_until("a good reply", PATIENCE, || {
         client.call(&["GET", &counters[0]]).error().is_none()
     });
     assert!(
@@ -191,7 +194,7 @@ fn a_node_that_is_down_is_refused_at_once_and_split_commands_are_never_half_true
     fill(&proxy, &[down.clone(), up.clone()].concat());
     let mut client = proxy.client();
     nodes[0].kill();
-    wait_until("the node is known to be down", Duration::from_secs(5), || {
+    wait_until("the node is known to be down", PATIENCE, || {
         client
             .call(&["GET", &down[0]])
             .error()
@@ -254,17 +257,17 @@ fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
             "a deadline of 1 s took {took:?}"
         );
         // Clients come and go meanwhile, with replies due.
-        wait_until("five seconds of frost", Duration::from_secs(30), || {
+        wait_until("five seconds of frost", PATIENCE, || {
             let mut passing = proxy.client();
             passing.send(&frame(&["GET", &frozen[2]]).repeat(3));
             start.elapsed() > Duration::from_secs(5)
         });
         nodes[0].thaw();
         let thawed = Instant::now();
-        wait_until("good replies again", Duration::from_secs(5), || {
+        wait_until("good replies again", PATIENCE, || {
             client.call(&["GET", &frozen[3]]).error().is_none()
         });
-        wait_until("a second of reads after the thaw", Duration::from_secs(9), || {
+        wait_until("a second of reads after the thaw", PATIENCE, || {
             thawed.elapsed() > Duration::from_secs(1)
         });
         done.store(true, Ordering::Relaxed);
@@ -355,7 +358,7 @@ fn a_node_that_comes_back_empty_is_served_again_and_marked() {
     nodes[0].restart();
     let back = Instant::now();
     let mut client = proxy.client();
-    wait_until("served again", Duration::from_secs(5), || {
+    wait_until("served again", PATIENCE, || {
         client.call(&["GET", &keys[0]]) == Reply::Null
     });
     assert!(
@@ -365,9 +368,7 @@ fn a_node_that_comes_back_empty_is_served_again_and_marked() {
     );
     assert_eq!(mark(&nodes[0]), before, "marked again");
     fill(&proxy, &keys);
-    wait_until("the log says so", Duration::from_secs(5), || {
-        proxy.log().contains("empty")
-    });
+    wait_until("the log says so", PATIENCE, || proxy.log().contains("empty"));
 }
 
 #[test]
@@ -391,7 +392,12 @@ fn assert_never_served(node: &Node, proxy: &Proxy, keys: &[String]) {
     let start = Instant::now();
     let attempts = node.info("total_connections_received");
     let mut client = proxy.client();
-    wait_until("some attempts", Duration::from_secs(10), || {
+    // What comes before the worker knows that its link has gone may be in doubt.
+    wait_until("the loss is noticed", PATIENCE, || {
+        let reply = client.call(&["GET", &keys[0]]);
+        failure(&reply) == Failure::NotRun
+    });
+    wait_until("some attempts", PATIENCE, || {
         for key in keys {
             let reply = client.call(&["SET", key, "must not arrive"]);
             assert_eq!(failure(&reply), Failure::NotRun, "{reply:?}");
@@ -492,7 +498,7 @@ fn a_node_that_became_a_replica_says_so_itself() {
     node.ask("CONFIG SET replica-serve-stale-data no").expect_ok();
     client.call(&["GET", &keys[0]]).expect_error("MASTERDOWN ");
     node.ask("REPLICAOF NO ONE").expect_ok();
-    wait_until("writes again", Duration::from_secs(5), || {
+    wait_until("writes again", PATIENCE, || {
         client.call(&["SET", &keys[0], "x"]).is_ok()
     });
 }
@@ -516,7 +522,7 @@ fn a_node_that_refuses_the_proxy_itself_is_down_and_its_words_stay_inside() {
             assert!(node.ask(line).error().is_none(), "{line}");
         }
         node.ask("CLIENT KILL TYPE normal SKIPME yes");
-        let reply = wait_for("the node is down", Duration::from_secs(5), || {
+        let reply = wait_for("the node is down", PATIENCE, || {
             let reply = client.call(&["GET", &keys[0]]);
             if reply.error().is_some() {
                 failure(&reply);
@@ -529,7 +535,7 @@ fn a_node_that_refuses_the_proxy_itself_is_down_and_its_words_stay_inside() {
         assert!(!reply.text().contains("NOAUTH"), "{reply:?}");
         node.send(format!("{accept}\r\n").as_bytes());
         node.reply().expect_ok();
-        wait_until("well again", Duration::from_secs(5), || {
+        wait_until("well again", PATIENCE, || {
             client.call(&["GET", &keys[0]]).error().is_none()
         });
     }
@@ -552,7 +558,7 @@ fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
     let mut client = proxy.client();
     // The node refuses even SELECT, and what stands behind a refused SELECT must not be believed: so its shards fail
     // fast as those of a node that is down.
-    wait_until("the node's shards fail", Duration::from_secs(8), || {
+    wait_until("the node's shards fail", PATIENCE, || {
         client.call(&["GET", &keys[0]]).error().is_some()
     });
     let start = Instant::now();
@@ -574,7 +580,7 @@ fn a_script_that_does_not_end_keeps_only_its_own_node_busy() {
         Reply::from(value_of(&elsewhere[0]).as_str())
     );
     nodes[0].client().ask("SCRIPT KILL").expect_ok();
-    wait_until("well again", Duration::from_secs(5), || {
+    wait_until("well again", PATIENCE, || {
         client.call(&["GET", &keys[0]]) == Reply::from(value_of(&keys[0]).as_str())
     });
 }
@@ -596,9 +602,7 @@ fn nothing_runs_in_another_database_when_a_script_ends_in_the_middle_of_a_batch(
         let mut clients: Vec<(u16, Client)> = [1, 3].map(|database| (database, proxy.client())).into();
         for (database, client) in &mut clients {
             client.call(&["SELECT", &database.to_string()]).expect_ok();
-            wait_until("well", Duration::from_secs(5), || {
-                client.call(&["GET", "x"]).error().is_none()
-            });
+            wait_until("well", PATIENCE, || client.call(&["GET", "x"]).error().is_none());
         }
         own.command(&["EVAL", script, "0"]);
         for (database, client) in &mut clients {
@@ -633,11 +637,13 @@ fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
     fill(&proxy, &keys);
     let mut client = proxy.client();
     // Its worker is connected: else the request would wait for the connection, and not run.
-    client.call(&["GET", &keys[0]]);
+    wait_until("it is connected", PATIENCE, || {
+        client.call(&["GET", &keys[0]]).error().is_none()
+    });
     nodes[0].client().ask("CLIENT PAUSE 1500 ALL").expect_ok();
     let reply = client.call(&["APPEND", &keys[0], "!"]);
     assert_eq!(failure(&reply), Failure::Uncertain, "{reply:?}");
-    wait_until("well again", Duration::from_secs(8), || {
+    wait_until("well again", PATIENCE, || {
         client.call(&["GET", &keys[1]]).error().is_none()
     });
     for key in &keys[1..] {
@@ -653,13 +659,15 @@ fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
 #[test]
 fn a_split_write_over_a_frozen_node_is_uncertain_and_says_how_far_it_came() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
-        setup.proxy("request_timeout = \"300ms\"")
+        setup.proxy("request_timeout = \"1s\"")
     });
     let (frozen, free) = (keys_on(1, 1), keys_on(2, 2));
     let mut client = proxy.client();
-    client
-        .call(&["MSET", &frozen[0], "0", &free[0], "0", &free[1], "0"])
-        .expect_ok();
+    wait_until("all links are there", PATIENCE, || {
+        client
+            .call(&["MSET", &frozen[0], "0", &free[0], "0", &free[1], "0"])
+            .is_ok()
+    });
     nodes[0].freeze();
     let reply = client.call(&["MSET", &frozen[0], "1", &free[0], "1", &free[1], "1"]);
     let text = reply.expect_error("UNCERTAIN ");
@@ -669,7 +677,7 @@ fn a_split_write_over_a_frozen_node_is_uncertain_and_says_how_far_it_came() {
         [Reply::from("1"), Reply::from("1")]
     );
     nodes[0].thaw();
-    wait_until("well again", Duration::from_secs(8), || {
+    wait_until("well again", PATIENCE, || {
         client.call(&["GET", &frozen[0]]).error().is_none()
     });
 }

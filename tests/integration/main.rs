@@ -52,6 +52,7 @@ mod moves_release;
 mod moves_scan;
 mod moves_secured;
 mod moves_work;
+mod moving;
 mod nodes;
 mod pause;
 mod plan;

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use crate::harness::{Client, Proxy, Reply, key_in, small, wait_until};
-use crate::moves::{PATIENCE, move_shards};
+use crate::harness::{Client, Proxy, Reply, StopAtEnd, key_in, small, wait_until};
+use crate::moving::{PATIENCE, field, move_shards, tell};
 
 const FIELDS: usize = 20_000;
 const OTHERS: usize = 5_000;
@@ -69,15 +69,6 @@ fn fill(proxy: &Proxy) -> [String; 3] {
         pinned.call(&words).expect_ok();
     }
     keys
-}
-
-/// Others stop also when the test fails on its way.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 /// What has come is whole: everything that was there all the time.
@@ -176,8 +167,7 @@ fn an_iteration_whose_shard_moves_to_and_fro_leaves_nothing_out() {
             }
             if target != "none" {
                 let row = move_shards(&mut admin, "0,db:1", target);
-                let task = row.field("task").unwrap().text();
-                admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+                tell(&mut admin, "FINALIZE", &field(&row, "task"));
             }
         }
         for (iteration, count, found) in &under_way {

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 
 use crate::harness::{Client, Etcd, Node, Proxy, Reply, Scratch, Setup, key_in, wait_for, wait_until};
-use crate::moves::{PATIENCE, state};
+use crate::moving::{PATIENCE, state};
 
 /// Shards 0 to 2 move; shard 3 stays on the same node.
 const MOVING: &str = "0-2";

@@ -3,24 +3,24 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Node, Proxy, Scratch, Setup, key_in, wait_until};
-use crate::moves::{PATIENCE, move_shards, state};
+use crate::harness::{Client, Node, Proxy, Setup, key_in, wait_until};
+use crate::moving::{Arrows, PATIENCE, can_stop, field, move_shards, order, state, users_of_moves};
 
 /// How long clients may wait once nothing is in the way any more: the longest pause between two attempts, and some.
 const RESUMED: Duration = Duration::from_secs(5);
 
 struct World {
     nodes: Vec<Node>,
-    arrows: Scratch,
+    arrows: Arrows,
     setup: Setup,
     proxy: Proxy,
 }
 
 impl World {
     fn start() -> Self {
-        let (nodes, arrows) = (vec![Node::start(), Node::start()], Scratch::new("arrows"));
+        let (nodes, arrows) = (vec![Node::start(), Node::start()], Arrows::new());
         let setup = Setup::of(&[nodes[0].address(), nodes[1].address()])
-            .arrows(arrows.path())
+            .arrows(arrows.folder())
             .any_warning();
         let proxy = setup.start();
         Self {
@@ -33,14 +33,10 @@ impl World {
 
     /// A move that stands still where its source refuses everything: its task.
     fn freeze(&self, admin: &mut Client) -> String {
-        std::fs::write(self.arrows.file("frozen"), "").unwrap();
-        let task = admin.ask("PRESHARD SHARD MOVE 0-3 TO node-2").text();
-        wait_until("the shards are frozen", PATIENCE, || self.held().exists());
+        self.arrows.arm("frozen");
+        let task = order(admin, "SHARD MOVE 0-3 TO node-2");
+        self.arrows.until_reached("frozen");
         task
-    }
-
-    fn held(&self) -> PathBuf {
-        self.arrows.file("frozen.here")
     }
 
     /// No topology can be stored; records of tasks can.
@@ -54,8 +50,7 @@ impl World {
 
 #[test]
 fn a_release_that_fails_is_tried_again_until_it_is_done_and_the_task_says_so() {
-    if !cfg!(debug_assertions) {
-        println!("left out: a release build does not stop at arrows");
+    if !can_stop() {
         return;
     }
     let world = World::start();
@@ -65,15 +60,14 @@ fn a_release_that_fails_is_tried_again_until_it_is_done_and_the_task_says_so() {
     let task = world.freeze(&mut admin);
     client.command(&["GETSET", &key, "behind"]);
     let blocked = world.block();
-    std::fs::remove_file(world.held()).unwrap();
+    world.arrows.let_go("frozen");
     wait_until("the task says what it waits for", PATIENCE, || {
         let (state, row) = state(&mut admin, &task);
         assert!(
             !matches!(state.as_str(), "failed" | "moved" | "cancelled"),
             "{row:?}"
         );
-        let error = row.field("error").unwrap().text();
-        error.contains("are not given back to node 'node-1' yet")
+        field(&row, "error").contains("are not given back to node 'node-1' yet")
     });
     // Twice at least.
     wait_until("it is tried again", PATIENCE, || {
@@ -86,21 +80,20 @@ fn a_release_that_fails_is_tried_again_until_it_is_done_and_the_task_says_so() {
     wait_until("the task is over", PATIENCE, || {
         let (state, row) = state(&mut admin, &task);
         if state == "failed" {
-            let error = row.field("error").unwrap().text();
+            let error = field(&row, "error");
             assert!(error.contains("the topology was not changed"), "{error}");
         }
         state == "failed"
     });
     let row = admin.ask("PRESHARD SHARD INFO 0");
-    assert_eq!(row.field("node").unwrap().text(), "node-1");
+    assert_eq!(field(&row, "node"), "node-1");
     move_shards(&mut admin, "0-3", "node-2");
     assert_eq!(client.call(&["GET", &key]).text(), "behind");
 }
 
 #[test]
 fn shards_that_are_held_for_a_task_that_is_over_are_released_by_whoever_leads() {
-    if !cfg!(debug_assertions) {
-        println!("left out: a release build does not stop at arrows");
+    if !can_stop() {
         return;
     }
     let mut world = World::start();
@@ -123,7 +116,7 @@ fn shards_that_are_held_for_a_task_that_is_over_are_released_by_whoever_leads() 
     let again = world.setup.clone().store(&world.proxy.store).start();
     let mut client = again.client();
     // Nobody can log in anew as a user that is frozen: until it is released, the node seems to be down.
-    wait_until("it is served", RESUMED * 2, || {
+    wait_until("it is served", PATIENCE, || {
         let reply = client.call(&["SET", &key, "v"]);
         assert!(
             reply
@@ -135,8 +128,8 @@ fn shards_that_are_held_for_a_task_that_is_over_are_released_by_whoever_leads() 
     });
     assert_eq!(state(&mut again.admin_client(), &task).0, "failed");
     wait_until("the unit's user is gone", PATIENCE, || {
-        let users = world.nodes[0].client().ask("ACL USERS").items();
-        users.iter().all(|user| !user.text().starts_with("ps-u-"))
+        let left = users_of_moves(&world.nodes[0]);
+        left.iter().all(|user| !user.starts_with("ps-u-"))
     });
     move_shards(&mut again.admin_client(), "0-3", "node-2");
     assert_eq!(again.client().call(&["GET", &key]).text(), "v");

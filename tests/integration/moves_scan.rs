@@ -1,45 +1,10 @@
 //! Moves that copy without a fork (`COPY SCAN`), on real nodes under writes: verified, cut over, and taken up by another leader.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-
-use crate::harness::{Client, Etcd, Node, Proxy, Setup, key_in, small, wait_for, wait_until};
-use crate::moves::{PATIENCE, assert_lists, state, write_list};
-
-/// Tells the writers to stop, however the test ends.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-/// Writes lists while something is done; then every list is what was acknowledged.
-fn under_writes(proxy: &Proxy, what: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
-    let lists = thread::scope(|scope| {
-        let ending = Ending(&stop);
-        let writers: Vec<_> = (0..8)
-            .map(|number| {
-                let key = key_in(number % 8, 8, &format!("list{number}-"));
-                let stop = &stop;
-                scope.spawn(move || {
-                    let count = write_list(proxy, &key, usize::from(number), stop);
-                    (key, count)
-                })
-            })
-            .collect();
-        what();
-        drop(ending);
-        writers
-            .into_iter()
-            .map(|writer| writer.join().unwrap())
-            .collect::<Vec<_>>()
-    });
-    assert!(lists.iter().all(|(_, count)| *count > 20), "{lists:?}");
-    assert_lists(proxy, &lists);
-}
+use crate::harness::{Client, Etcd, Node, Setup, key_in, small, sys, wait_until};
+use crate::moving::{
+    PATIENCE, Pair, field, lists, number, order, roll_back, state, tell, under_writes, until_moved,
+    until_reversible,
+};
 
 fn fill(client: &mut Client) {
     for number in 0..1_600 {
@@ -50,13 +15,10 @@ fn fill(client: &mut Client) {
     }
 }
 
-fn until_moved(admin: &mut Client, task: &str) {
-    wait_for("the move ends", PATIENCE, || {
-        let (state, row) = state(admin, task);
-        assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-        assert_eq!(row.field("copy").unwrap().text(), "scan");
-        (state == "moved").then_some(())
-    });
+/// It goes well, and without a snapshot.
+fn until_moved_by_scan(admin: &mut Client, task: &str) {
+    let row = until_moved(admin, task);
+    assert_eq!(field(&row, "copy"), "scan");
 }
 
 fn forks(node: &Node) -> String {
@@ -77,27 +39,24 @@ fn shards_go_there_and_back_without_a_fork_and_are_the_same_before_the_cutover()
         .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN DRY")
         .items();
     assert_eq!(dry[0].field("refused").unwrap().items().len(), 0, "{dry:?}");
-    under_writes(&proxy, || {
+    under_writes(&proxy, &lists(8), || {
         for (shards, target) in [("0-3", "node-2"), ("2-5", "node-1"), ("1,3,5", "node-2")] {
-            let task = admin
-                .ask(&format!(
-                    "PRESHARD SHARD MOVE {shards} TO {target} VERIFY COPY SCAN"
-                ))
-                .text();
-            until_moved(&mut admin, &task);
+            let task = order(
+                &mut admin,
+                &format!("SHARD MOVE {shards} TO {target} VERIFY COPY SCAN"),
+            );
+            until_moved_by_scan(&mut admin, &task);
             let row = state(&mut admin, &task).1;
             let verify = row.field("verify").unwrap();
-            assert_eq!(verify.field("state").unwrap().text(), "same", "{verify:?}");
-            println!("{shards}: {} ms", row.field("pause_ms").unwrap().text());
-            admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+            assert_eq!(field(&verify, "state"), "same", "{verify:?}");
+            println!("{shards}: {} ms", field(&row, "pause_ms"));
+            tell(&mut admin, "FINALIZE", &task);
         }
         // And back with what was written since.
-        let task = admin.ask("PRESHARD SHARD MOVE 6-7 TO node-1 COPY SCAN").text();
-        until_moved(&mut admin, &task);
-        wait_until("the way back is there", PATIENCE, || {
-            state(&mut admin, &task).1.field("rollback").unwrap().text() == "yes"
-        });
-        admin.ask(&format!("PRESHARD TASK ROLLBACK {task}")).expect_ok();
+        let task = order(&mut admin, "SHARD MOVE 6-7 TO node-1 COPY SCAN");
+        until_moved_by_scan(&mut admin, &task);
+        until_reversible(&mut admin, &task);
+        roll_back(&mut admin, &task);
     });
     assert_eq!(nodes.iter().map(forks).collect::<Vec<_>>(), ["0", "0"]);
 }
@@ -108,22 +67,20 @@ fn drains_go_by_the_setting_and_a_copy_can_be_cancelled() {
     let (nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     fill(&mut client);
-    let task = admin
-        .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 2000")
-        .text();
+    let task = order(&mut admin, "SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 2000");
     wait_until("it copies", PATIENCE, || {
-        state(&mut admin, &task).1.field("keys").unwrap().int() > 0
+        number(&state(&mut admin, &task).1, "keys") > 0
     });
     assert_eq!(state(&mut admin, &task).0, "copying");
-    admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
+    tell(&mut admin, "CANCEL", &task);
     assert_eq!(state(&mut admin, &task).0, "cancelled");
     assert_eq!(nodes[1].client_in(0).ask("DBSIZE").int(), 0);
     let set = admin.ask("PRESHARD CONFIG SET migration.copy scan");
     assert_eq!(set.error(), None);
-    under_writes(&proxy, || {
-        let task = admin.ask("PRESHARD NODE DRAIN node-1 TO node-2").text();
-        until_moved(&mut admin, &task);
-        until_moved(&mut admin, &format!("{task}-0"));
+    under_writes(&proxy, &lists(8), || {
+        let task = order(&mut admin, "NODE DRAIN node-1 TO node-2");
+        until_moved_by_scan(&mut admin, &task);
+        until_moved_by_scan(&mut admin, &format!("{task}-0"));
     });
     assert_eq!(forks(&nodes[0]), "0");
 }
@@ -134,35 +91,19 @@ fn another_leader_begins_the_copy_again() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    let setup = || {
-        Setup::of(&addresses)
-            .store(&etcd.store("scan"))
-            .announce(&["copy_ended", "no_way_back"])
-    };
-    let mut first = setup().start();
-    let second = setup().start();
-    let mut admin = second.admin_client();
-    fill(&mut second.client());
-    under_writes(&second, || {
-        let task = admin
-            .ask("PRESHARD SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 60000")
-            .text();
+    let setup = Setup::of(&addresses)
+        .store(&etcd.store("scan"))
+        .announce(&["copy_ended", "no_way_back"]);
+    let pair = Pair::start(&setup);
+    let mut admin = pair.admin_of_other();
+    fill(&mut pair.other().client());
+    under_writes(pair.other(), &lists(8), || {
+        let task = order(&mut admin, "SHARD MOVE 0-3 TO node-2 COPY SCAN RATE 60000");
         wait_until("it copies", PATIENCE, || {
-            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-            row.error().is_none() && row.field("keys").unwrap().int() > 0
+            number(&state(&mut admin, &task).1, "keys") > 0
         });
-        first.kill();
-        // The store may be slow to answer while leases end.
-        wait_for("the move ends", PATIENCE, || {
-            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-            let state = row
-                .error()
-                .is_none()
-                .then(|| row.field("state").unwrap().text())?;
-            assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-            (state == "moved").then_some(())
-        });
-        until_moved(&mut admin, &task);
+        sys::send_signal(pair.leading().pid(), libc::SIGKILL);
+        until_moved_by_scan(&mut admin, &task);
     });
     assert_eq!(forks(&nodes[0]), "0");
 }

@@ -1,70 +1,39 @@
 //! Moves between nodes that speak TLS only, and a source that comes back with users of the past.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-use std::time::Duration;
-
 use crate::harness::{
-    Certificates, Client, Etcd, Node, NodeOptions, Proxy, Scratch, Setup, key_in, wait_for, wait_until,
+    Certificates, Client, Etcd, Node, NodeOptions, Reply, Scratch, Setup, key_in, wait_for, wait_until,
 };
-use crate::moves_faults::Writer;
+use crate::moving::{
+    Arrows, PATIENCE, Pair, ask, can_stop, field, lists, order, state, under_writers, until_users,
+};
 use crate::tls::{node, towards_nodes};
 
-const PATIENCE: Duration = Duration::from_secs(120);
-
 /// Orders a move and waits until it has moved; it may be ordered again when it has failed.
-fn move_shards(admin: &mut Client, shards: &str, target: &str) {
+fn move_at_last(admin: &mut Client, shards: &str, target: &str) {
     admin.limit = PATIENCE;
-    let mut last = (String::new(), crate::harness::Reply::Null);
+    let mut last = (String::new(), String::new());
     wait_until("the shards are there", PATIENCE, || {
-        let said = admin.ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}"));
-        if let Some(error) = said.error() {
+        let told = ask(admin, &format!("SHARD MOVE {shards} TO {target}"));
+        if let Some(error) = told.error() {
             return error.contains("live on node");
         }
-        let task = said.text();
-        let state = wait_for("the move ends", PATIENCE, || {
-            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-            let state = row.field("state")?.text();
-            matches!(state.as_str(), "moved" | "failed").then(|| (state, row.field("error").unwrap()))
-        });
+        let row = end_of(admin, &told.text());
+        let now = (field(&row, "state"), field(&row, "error"));
         assert!(
-            state.0 == "moved" || last != state,
-            "it fails the same way twice: {state:?}"
+            now.0 == "moved" || last != now,
+            "it fails the same way twice: {now:?}"
         );
-        last = state.clone();
-        state.0 == "moved"
+        last = now;
+        last.0 == "moved"
     });
 }
 
-/// Writers of one list each through these proxies, while something is done.
-fn under_writes(proxies: &[&Proxy], work: impl FnOnce()) -> Vec<Writer> {
-    let (addresses, stop): (Vec<_>, _) = (
-        proxies.iter().map(|proxy| proxy.data).collect(),
-        AtomicBool::new(false),
-    );
-    thread::scope(|scope| {
-        let writers: Vec<_> = (0..4)
-            .map(|number| {
-                let key = key_in(number, 8, &format!("list{number}-"));
-                let number = usize::from(number);
-                let writer = Writer::new(number % proxies.len(), number, key);
-                let (addresses, stop) = (&addresses, &stop);
-                scope.spawn(move || writer.run(addresses, stop))
-            })
-            .collect();
-        let guard = StopAtEnd(&stop);
-        work();
-        drop(guard);
-        writers.into_iter().map(|writer| writer.join().unwrap()).collect()
+/// Waits until a task has moved or failed.
+fn end_of(admin: &mut Client, task: &str) -> Reply {
+    wait_for("the task is over", PATIENCE, || {
+        let (state, row) = state(admin, task);
+        matches!(state.as_str(), "moved" | "failed").then_some(row)
     })
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]
@@ -80,17 +49,17 @@ fn shards_move_between_nodes_that_speak_tls_only() {
         words.extend((first..first + 100).map(|number| format!("{number:0>60}")));
         client.call(&words).int();
     }
-    let writers = under_writes(&[&proxy], || {
+    let ((), writers) = under_writers(&[proxy.data], &lists(4), || {
         let mut admin = proxy.admin_client();
-        move_shards(&mut admin, "0-3", "node-2");
-        move_shards(&mut admin, "1,2", "node-1");
+        move_at_last(&mut admin, "0-3", "node-2");
+        move_at_last(&mut admin, "1,2", "node-1");
     });
     for writer in &writers {
         writer.check_all(&mut client);
     }
     let found = client.call(&["LRANGE", &large, "0", "-1"]).items();
     assert_eq!(found.len(), 3_000);
-    let is_there = |(number, item): (usize, &crate::harness::Reply)| item.text() == format!("{number:0>60}");
+    let is_there = |(number, item): (usize, &Reply)| item.text() == format!("{number:0>60}");
     assert!(found.iter().enumerate().all(is_there));
 }
 
@@ -98,8 +67,7 @@ fn shards_move_between_nodes_that_speak_tls_only() {
 /// all rights. One proxy has stood still since before the move, and wakes up when the source is back.
 #[test]
 fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
-    if !cfg!(debug_assertions) {
-        println!("left out: a release build does not stop at arrows");
+    if !can_stop() {
         return;
     }
     let (etcd, folder) = (Etcd::start(1), Scratch::new("users"));
@@ -115,50 +83,34 @@ fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
             ..NodeOptions::default()
         })
     });
-    let arrows = Scratch::new("arrows");
+    let arrows = Arrows::new();
     let setup = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .store(&etcd.store("users"))
-        .arrows(arrows.path())
+        .arrows(arrows.folder())
         .any_warning();
-    let proxies = [setup.start(), setup.start()];
-    let leads = |proxy: &Proxy| proxy.metric("preshard_leader") == 1;
-    let leader = wait_for("one of them leads", PATIENCE, || proxies.iter().position(leads));
-    let (leader, other) = (&proxies[leader], &proxies[1 - leader]);
-    let reached = |arrow: &str| {
-        let file = arrows.file(&format!("{arrow}.here"));
-        wait_until(arrow, PATIENCE, || file.exists());
-    };
-    let let_go = |arrow: &str| std::fs::remove_file(arrows.file(&format!("{arrow}.here"))).unwrap();
-    wait_until("preshard's users are on the nodes", PATIENCE, || {
-        nodes.iter().all(|node| {
-            let users = node.client().ask("ACL USERS").items();
-            users.iter().any(|user| user.text().starts_with("ps-g"))
-        })
-    });
-    let writers = under_writes(&[leader, other], || {
-        for arrow in ["users-made", "frozen"] {
-            std::fs::write(arrows.file(arrow), "").unwrap();
-        }
+    let pair = Pair::start(&setup);
+    let (leader, other) = (pair.leading(), pair.other());
+    until_users(&nodes);
+    let ((), writers) = under_writers(&[leader.data, other.data], &lists(6), || {
+        ["users-made", "frozen"]
+            .into_iter()
+            .for_each(|arrow| arrows.arm(arrow));
         let mut admin = leader.admin_client();
-        let task = admin.ask("PRESHARD SHARD MOVE 0-3 TO node-2").text();
-        reached("users-made");
+        let task = order(&mut admin, "SHARD MOVE 0-3 TO node-2");
+        arrows.until_reached("users-made");
         nodes[0].client().ask("ACL SAVE").expect_ok();
         other.freeze();
-        let_go("users-made");
-        reached("frozen");
+        arrows.let_go("users-made");
+        arrows.until_reached("frozen");
         nodes[0].kill();
         nodes[0].restart();
         let users = users_on(&nodes[0]);
         assert!(users.iter().any(|user| user.starts_with("ps-u-")), "{users:?}");
         other.thaw();
-        let_go("frozen");
-        wait_until("the task is over", PATIENCE, || {
-            let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-            row.field("state")
-                .is_some_and(|state| matches!(state.text().as_str(), "moved" | "failed"))
-        });
-        move_shards(&mut admin, "0-3", "node-2");
-        move_shards(&mut admin, "0-3", "node-1");
+        arrows.let_go("frozen");
+        end_of(&mut admin, &task);
+        move_at_last(&mut admin, "0-3", "node-2");
+        move_at_last(&mut admin, "0-3", "node-1");
     });
     let mut client = other.client();
     for writer in &writers {
@@ -172,11 +124,10 @@ fn a_source_that_comes_back_with_users_of_the_past_takes_no_write_of_theirs() {
 /// in service again before the commit: then the shards stay there, with what was written meanwhile.
 #[test]
 fn a_source_that_is_in_service_again_before_the_commit_keeps_its_shards() {
-    if !cfg!(debug_assertions) {
-        println!("left out: a release build does not stop at arrows");
+    if !can_stop() {
         return;
     }
-    let (folder, arrows) = (Scratch::new("users"), Scratch::new("arrows"));
+    let (folder, arrows) = (Scratch::new("users"), Arrows::new());
     let file = folder.file("one.acl");
     std::fs::write(&file, "user default on nopass ~* &* +@all\n").unwrap();
     let mut source = Node::with(NodeOptions {
@@ -186,25 +137,20 @@ fn a_source_that_is_in_service_again_before_the_commit_keeps_its_shards() {
     });
     let target = Node::start();
     let proxy = Setup::of(&[source.address(), target.address()])
-        .arrows(arrows.path())
+        .arrows(arrows.folder())
         .any_warning()
         .start();
-    let reached = |arrow: &str| {
-        let file = arrows.file(&format!("{arrow}.here"));
-        wait_until(arrow, PATIENCE, || file.exists());
-    };
-    let let_go = |arrow: &str| std::fs::remove_file(arrows.file(&format!("{arrow}.here"))).unwrap();
-    for arrow in ["quiesced", "sealed"] {
-        std::fs::write(arrows.file(arrow), "").unwrap();
-    }
+    ["quiesced", "sealed"]
+        .into_iter()
+        .for_each(|arrow| arrows.arm(arrow));
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = key_in(0, 8, "list");
     assert_eq!(client.call(&["RPUSH", &key, "before"]).int(), 1);
-    let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2").text();
-    reached("quiesced");
+    let task = order(&mut admin, "SHARD MOVE 0 TO node-2");
+    arrows.until_reached("quiesced");
     source.client().ask("ACL SAVE").expect_ok();
-    let_go("quiesced");
-    reached("sealed");
+    arrows.let_go("quiesced");
+    arrows.until_reached("sealed");
     source.kill();
     source.restart();
     let users = users_on(&source);
@@ -217,19 +163,15 @@ fn a_source_that_is_in_service_again_before_the_commit_keeps_its_shards() {
         written += i64::from(reply.error().is_none());
         reply.error().is_none()
     });
-    let_go("sealed");
-    let row = wait_for("the task is over", PATIENCE, || {
-        let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-        let state = row.field("state")?.text();
-        matches!(state.as_str(), "moved" | "failed").then_some(row)
-    });
+    arrows.let_go("sealed");
+    let row = end_of(&mut admin, &task);
     // What had no answer may be there as well.
     let found = client.call(&["LLEN", &key]).int();
     assert!(found >= written, "{found} of {written}: {row:?}");
-    let error = row.field("error").unwrap().text();
+    let error = field(&row, "error");
     assert!(error.contains("node 'node-1' has been started anew"), "{error}");
     // Nothing is in the way of another one.
-    move_shards(&mut admin, "0", "node-2");
+    move_at_last(&mut admin, "0", "node-2");
     assert_eq!(client.call(&["LLEN", &key]).int(), found);
 }
 

@@ -3,9 +3,7 @@
 mod events;
 mod load;
 
-use std::time::Duration;
-
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 /// What is logged when a node goes and comes.
 const NODE_AWAY: &[&str] = &[
@@ -16,7 +14,6 @@ const NODE_AWAY: &[&str] = &[
     "link_closed",
     "probe_failed",
 ];
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A message, push or confirmation as its words: `message news hello`.
 fn words(reply: &Reply) -> String {
@@ -403,8 +400,10 @@ fn subscribers_are_closed_with_a_node_if_the_operator_wants_it_so() {
     nodes[1].kill();
     assert_eq!(listener.until_closed(), b"");
     assert_eq!(other.ask("PING"), Reply::Simple("PONG".into()));
-    let (_, page) = proxy.http_get("/metrics");
-    assert!(page.contains("preshard_client_disconnects_total{reason=\"subscription_gap\"} 1"));
+    proxy.await_metric(
+        "preshard_client_disconnects_total{reason=\"subscription_gap\"}",
+        1,
+    );
 }
 
 #[test]
@@ -457,12 +456,11 @@ fn whoever_leaves_in_whatever_way_leaves_nothing() {
         proxy.metric("preshard_pubsub_clients") == 4
     });
     let mut other = proxy.client();
-    let list = other.ask("CLIENT LIST").text();
-    let line = list
-        .lines()
-        .find(|line| line.contains("name=listener-0 "))
-        .unwrap();
-    assert!(line.contains(" sub=2 psub=1 ssub=1 "), "{line}");
+    wait_until("its subscriptions are listed", PATIENCE, || {
+        let list = other.ask("CLIENT LIST").text();
+        list.lines()
+            .any(|line| line.contains("name=listener-0 ") && line.contains(" sub=2 psub=1 ssub=1 "))
+    });
     assert_eq!(other.call(&["CLIENT", "KILL", "ID", &id]), Reply::Int(1));
     let _ = clients[1].ask("RESET");
     clients[2].ask("QUIT").expect_ok();

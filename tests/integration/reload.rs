@@ -4,11 +4,12 @@ mod users;
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use crate::harness::sys::send_signal;
 use crate::harness::wire::frame;
-use crate::harness::{Certificates, Client, Node, Proxy, Reply, Scratch, Setup, key_in, wait_until};
+use crate::harness::{
+    Certificates, Client, Node, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, wait_until,
+};
 
 fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
     let nodes = [Node::start(), Node::start()];
@@ -210,11 +211,9 @@ fn a_wrong_file_changes_nothing_and_says_where() {
             .contains("cannot read the config")
     );
     send_signal(proxy.pid(), libc::SIGHUP);
-    wait_until(
-        "the signal's reload has failed too",
-        Duration::from_secs(5),
-        || reloads(&proxy, "failed") == 4,
-    );
+    wait_until("the signal's reload has failed too", PATIENCE, || {
+        reloads(&proxy, "failed") == 4
+    });
     assert!(proxy.log().contains("config_reload_failed"));
     fs::write(proxy.config(), good).unwrap();
     assert_eq!(lines(&reload(&proxy), "applied"), [""; 0]);
@@ -295,7 +294,7 @@ fn values_are_found_by_pattern_and_checked_when_they_are_set() {
     let before = proxy.log().len();
     admin.ask("PRESHARD CONFIG SET log.level debug");
     drop(proxy.client());
-    wait_until("a client's leaving is logged", Duration::from_secs(5), || {
+    wait_until("a client's leaving is logged", PATIENCE, || {
         proxy.log()[before..].contains("client_left")
     });
 }
@@ -467,7 +466,7 @@ fn reloads_by_many_under_load_lose_no_request() {
             .collect();
         admins.into_iter().for_each(|admin| admin.join().unwrap());
         let before = asked.load(Relaxed);
-        wait_until("they go on afterwards", Duration::from_secs(10), || {
+        wait_until("they go on afterwards", PATIENCE, || {
             asked.load(Relaxed) > before + 1000
         });
         stop.store(true, Relaxed);

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::harness::{Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, wait_until};
 
 fn with(more: &[&str]) -> Node {
     Node::with(NodeOptions {

@@ -5,48 +5,23 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, StopAtEnd, key_in, small, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Setup, StopAtEnd, key_in, small, sys, wait_for, wait_until,
 };
-use crate::moves::{PATIENCE, assert_lists, move_shards, state, write_list};
+use crate::moving::{
+    PATIENCE, Pair, ask, field, lists, move_there, order, roll_back, state, tell, under_writes, until_moved,
+    until_ready, until_reversible, users_of_moves,
+};
 
-fn field(admin: &mut Client, task: &str, name: &str) -> String {
-    state(admin, task).1.field(name).unwrap().text()
+/// A field of what is told of a task.
+fn told(admin: &mut Client, task: &str, name: &str) -> String {
+    field(&state(admin, task).1, name)
 }
 
-/// Waits until the source follows.
-pub(crate) fn wait_reversible(admin: &mut Client, task: &str) {
-    wait_until("the source follows", PATIENCE, || {
-        let rollback = field(admin, task, "rollback");
-        assert!(matches!(rollback.as_str(), "yes" | "soon"), "{rollback}");
-        rollback == "yes"
+/// It is told that there is no way back, and why.
+fn until_irreversible(admin: &mut Client, task: &str) {
+    wait_until("it is told", PATIENCE, || {
+        told(admin, task, "rollback").starts_with("no (")
     });
-}
-
-/// Moves shards and waits until they can go back: the task's id.
-pub(crate) fn move_there(admin: &mut Client, shards: &str, target: &str) -> String {
-    let task = move_shards(admin, shards, target).field("task").unwrap().text();
-    wait_reversible(admin, &task);
-    task
-}
-
-pub(crate) fn roll_back(admin: &mut Client, task: &str) {
-    let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
-    wait_for("it is rolled back", PATIENCE, || {
-        let (state, row) = state(admin, task);
-        assert!(
-            matches!(state.as_str(), "moved" | "rolling-back" | "rolled-back"),
-            "{answer:?} {row:?}"
-        );
-        (state == "rolled-back").then_some(())
-    });
-}
-
-fn users_of_moves(node: &Node) -> Vec<String> {
-    let users = node.client().ask("ACL USERS").items();
-    let users = users.iter().map(Reply::text);
-    users
-        .filter(|user| user.starts_with("ps-u-") || user.starts_with("ps-a-"))
-        .collect()
 }
 
 /// Waits until a key that is set now has lived for so long: as long as the expiries that this is about, by the same clock.
@@ -64,40 +39,21 @@ fn let_pass(proxy: &Proxy, time: Duration) {
 #[test]
 fn shards_go_back_under_writes_with_all_that_was_written_since() {
     let (nodes, proxy) = small();
-    let (mut admin, stop) = (proxy.admin_client(), AtomicBool::new(false));
-    let lists = thread::scope(|scope| {
-        let stopping = StopAtEnd(&stop);
-        let writers: Vec<_> = (0..8)
-            .map(|number| {
-                let key = key_in(number % 8, 8, &format!("list{number}-"));
-                let (proxy, stop) = (&proxy, &stop);
-                scope.spawn(move || {
-                    let count = write_list(proxy, &key, usize::from(number), stop);
-                    (key, count)
-                })
-            })
-            .collect();
+    let (mut admin, lists) = (proxy.admin_client(), lists(8));
+    under_writes(&proxy, &lists, || {
         for round in 0..4 {
             let task = move_there(&mut admin, "0-3", "node-2");
             // Longer than a batch, a second of idle notes and a walk.
             let_pass(&proxy, Duration::from_millis(1 + 300 * round));
-            roll_back(&mut admin, &task);
+            let row = roll_back(&mut admin, &task);
             println!(
                 "there: {} ms, back: {} ms",
-                field(&mut admin, &task, "pause_ms"),
-                field(&mut admin, &task, "rollback_pause_ms")
+                field(&row, "pause_ms"),
+                field(&row, "rollback_pause_ms")
             );
-            let row = admin.ask("PRESHARD SHARD INFO 0");
-            assert_eq!(row.field("node").unwrap().text(), "node-1");
+            assert_eq!(field(&ask(&mut admin, "SHARD INFO 0"), "node"), "node-1");
         }
-        drop(stopping);
-        writers
-            .into_iter()
-            .map(|writer| writer.join().unwrap())
-            .collect::<Vec<_>>()
     });
-    assert!(lists.iter().all(|(_, count)| *count > 100), "{lists:?}");
-    assert_lists(&proxy, &lists);
     let kept = nodes[0].all_keys(12).len() + nodes[1].all_keys(12).len();
     assert_eq!(kept, lists.len(), "no copy is left");
     for node in &nodes {
@@ -108,11 +64,11 @@ fn shards_go_back_under_writes_with_all_that_was_written_since() {
     for direction in ["forward", "back"] {
         let cutovers =
             format!("preshard_migration_cutovers_total{{direction=\"{direction}\",outcome=\"moved\"}}");
-        assert_eq!(proxy.metric(&cutovers), 4);
+        proxy.await_metric(&cutovers, 4);
         let pauses = format!("preshard_migration_pause_seconds_count{{direction=\"{direction}\"}}");
-        assert_eq!(proxy.metric(&pauses), 4);
+        proxy.await_metric(&pauses, 4);
     }
-    assert_eq!(proxy.metric("preshard_migration_tasks{state=\"rolled-back\"}"), 4);
+    proxy.await_metric("preshard_migration_tasks{state=\"rolled-back\"}", 4);
 }
 
 /// Writes into the record of a task that it was over at another time.
@@ -143,7 +99,7 @@ fn the_sources_copy_goes_when_its_time_is_over_and_not_before() {
     set_finished(&proxy, &task, Duration::from_secs(120));
     let proxy = proxy.setup.clone().store(&proxy.store).start();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
-    wait_reversible(&mut admin, &task);
+    until_reversible(&mut admin, &task);
     assert_eq!(left(&nodes), 4);
     client.call(&["SET", &keys[0], "w"]).expect_ok();
     wait_until("the source follows", PATIENCE, || {
@@ -158,7 +114,7 @@ fn the_sources_copy_goes_when_its_time_is_over_and_not_before() {
         state == "finalized"
     });
     assert_eq!(left(&nodes), 0, "it is cleared before the task says so");
-    assert_eq!(field(&mut admin, &task, "rollback"), "no (its time is over)");
+    assert_eq!(told(&mut admin, &task, "rollback"), "no (its time is over)");
     assert_eq!(users_of_moves(&nodes[0]), Vec::<String>::new());
     assert_eq!(client.call(&["GET", &keys[0]]).text(), "w");
     assert_eq!(client.call(&["GET", &keys[3]]).text(), "v");
@@ -232,23 +188,21 @@ fn a_word_or_another_move_ends_the_way_back() {
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = key_in(0, 8, "k");
     client.call(&["SET", &key, "v"]).expect_ok();
-    let task = admin.ask("PRESHARD SHARD MOVE 0-1 TO node-2 MANUAL").text();
-    assert_eq!(field(&mut admin, &task, "rollback"), "expected");
+    let task = order(&mut admin, "SHARD MOVE 0-1 TO node-2 MANUAL");
+    assert_eq!(told(&mut admin, &task, "rollback"), "expected");
     let error = admin
         .ask(&format!("PRESHARD TASK ROLLBACK {task}"))
         .expect_error("ERR ");
     assert!(error.contains("has not moved its shards"), "{error}");
-    wait_until("it waits for the word", PATIENCE, || {
-        state(&mut admin, &task).0 == "ready"
-    });
-    admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
-    wait_until("it has moved", PATIENCE, || state(&mut admin, &task).0 == "moved");
-    wait_reversible(&mut admin, &task);
+    until_ready(&mut admin, &task);
+    tell(&mut admin, "CUTOVER", &task);
+    until_moved(&mut admin, &task);
+    until_reversible(&mut admin, &task);
     client.call(&["RPUSH", &key_in(1, 8, "l"), "a"]).int();
     wait_until("it is followed", PATIENCE, || {
         nodes[0].client_in(1).ask("DBSIZE").int() == 1
     });
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    tell(&mut admin, "FINALIZE", &task);
     assert_eq!(nodes[0].client_in(1).ask("DBSIZE").int(), 0);
     let error = admin
         .ask(&format!("PRESHARD TASK ROLLBACK {task}"))
@@ -258,12 +212,11 @@ fn a_word_or_another_move_ends_the_way_back() {
     let second = move_there(&mut admin, "4-5", "node-1");
     let third = move_there(&mut admin, "0", "node-1");
     let fourth = move_there(&mut admin, "5", "node-2");
-    assert_eq!(state(&mut admin, &second).0, "finalized");
-    assert_eq!(
-        field(&mut admin, &third, "rollback"),
-        "yes",
-        "the others are not concerned"
-    );
+    wait_until("the way back of what has moved on is over", PATIENCE, || {
+        state(&mut admin, &second).0 == "finalized"
+    });
+    // The others are not concerned.
+    until_reversible(&mut admin, &third);
     client.call(&["RPUSH", &key_in(5, 8, "l"), "a"]).int();
     roll_back(&mut admin, &fourth);
     roll_back(&mut admin, &third);
@@ -290,10 +243,7 @@ fn a_node_that_follows_is_not_removed_and_one_that_has_lost_its_memory_is_no_way
     let mut source = source;
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let shards: Vec<String> = (0..12)
-        .filter(|shard| {
-            let info = admin.ask(&format!("PRESHARD SHARD INFO {shard}"));
-            info.field("node").unwrap().text() == "node-1"
-        })
+        .filter(|shard| field(&ask(&mut admin, &format!("SHARD INFO {shard}")), "node") == "node-1")
         .map(|shard| shard.to_string())
         .collect();
     let key = key_in(0, 8, "k");
@@ -304,14 +254,12 @@ fn a_node_that_follows_is_not_removed_and_one_that_has_lost_its_memory_is_no_way
     source.kill();
     client.call(&["RPUSH", &key_in(0, 8, "l"), "a"]).int();
     source.restart();
-    wait_until("it is told", PATIENCE, || {
-        field(&mut admin, &task, "rollback").starts_with("no (")
-    });
+    until_irreversible(&mut admin, &task);
     let error = admin
         .ask(&format!("PRESHARD TASK ROLLBACK {task}"))
         .expect_error("ERR ");
     assert!(error.contains("has lost its memory"), "{error}");
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    tell(&mut admin, "FINALIZE", &task);
     admin.ask("PRESHARD NODE REMOVE node-1").expect_ok();
     assert_eq!(client.call(&["GET", &key]).text(), "v");
 }
@@ -346,7 +294,7 @@ fn a_source_that_comes_back_with_its_memory_follows_on() {
     wait_until("it has followed", PATIENCE, || {
         source.client_in(0).call(&["LLEN", &key]).int() == 200
     });
-    wait_reversible(&mut admin, &task);
+    until_reversible(&mut admin, &task);
     roll_back(&mut admin, &task);
     assert_eq!(client.call(&["RPUSH", &key, "after"]).int(), 201);
 }
@@ -370,9 +318,7 @@ fn a_target_that_has_died_is_no_way_back_and_is_said_so() {
     let task = move_there(&mut admin, "0", "node-2");
     target.kill();
     target.restart();
-    wait_until("it is told", PATIENCE, || {
-        field(&mut admin, &task, "rollback").starts_with("no (")
-    });
+    until_irreversible(&mut admin, &task);
     let error = admin
         .ask(&format!("PRESHARD TASK ROLLBACK {task}"))
         .expect_error("ERR ");
@@ -385,103 +331,63 @@ fn another_leader_goes_on_with_the_way_back_or_says_that_there_is_none() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    // Enough history for a change of the leader.
-    for node in &nodes {
-        node.client().ask("CONFIG SET repl-backlog-size 64mb").expect_ok();
-    }
-    let setup = || {
-        Setup::of(&addresses).store(&etcd.store("rollback")).announce(&[
-            "copy_ended",
-            "no_way_back",
-            "rollback_given_up",
-        ])
-    };
-    let mut first = setup().start();
-    let second = setup().start();
-    let stop = AtomicBool::new(false);
-    let mut admin = second.admin_client();
-    let lists = thread::scope(|scope| {
-        let stopping = StopAtEnd(&stop);
-        let writers: Vec<_> = (0..4)
-            .map(|number| {
-                let key = key_in(number, 8, &format!("list{number}-"));
-                let (proxy, stop) = (&second, &stop);
-                scope.spawn(move || (key.clone(), write_list(proxy, &key, usize::from(number), stop)))
-            })
-            .collect();
+    let setup = Setup::of(&addresses).store(&etcd.store("rollback")).announce(&[
+        "copy_ended",
+        "no_way_back",
+        "rollback_given_up",
+    ]);
+    let pair = Pair::start(&setup);
+    let mut admin = pair.admin_of_other();
+    under_writes(pair.other(), &lists(4), || {
         let task = move_there(&mut admin, "0-3", "node-2");
-        first.kill();
+        sys::send_signal(pair.leading().pid(), libc::SIGKILL);
         let begin = Instant::now();
-        let outcome = wait_for("it goes back, or cannot", PATIENCE, || {
-            let answer = admin.ask(&format!("PRESHARD TASK ROLLBACK {task}"));
-            let (state, row) = state(&mut admin, &task);
-            let rollback = row.field("rollback").unwrap().text();
-            assert!(begin.elapsed() < PATIENCE, "{answer:?} {row:?}");
-            (state == "rolled-back" || rollback.starts_with("no (")).then_some((state, rollback))
-        });
-        println!("{outcome:?} after {:?}", begin.elapsed());
-        assert_eq!(outcome.0, "rolled-back", "the history reaches back: {outcome:?}");
-        drop(stopping);
-        writers
-            .into_iter()
-            .map(|writer| writer.join().unwrap())
-            .collect::<Vec<_>>()
+        // The history reaches back.
+        roll_back(&mut admin, &task);
+        println!("rolled back {:?} after the leader's death", begin.elapsed());
     });
-    assert_lists(&second, &lists);
-    assert_eq!(
-        admin.ask("PRESHARD SHARD INFO 0").field("node").unwrap().text(),
-        "node-1"
-    );
+    assert_eq!(field(&ask(&mut admin, "SHARD INFO 0"), "node"), "node-1");
 }
 
 /// The leader dies while the shards go back, somewhere: they are on one side, and nothing is lost.
 #[test]
 fn a_leader_that_dies_while_it_goes_back_loses_no_write() {
-    for delay in [0, 20, 60, 150, 400] {
-        let etcd = Etcd::start(1);
-        let nodes = [Node::start(), Node::start()];
-        let addresses = [nodes[0].address(), nodes[1].address()];
-        let setup = || {
-            Setup::of(&addresses).store(&etcd.store("rollback")).announce(&[
-                "copy_ended",
-                "no_way_back",
-                "rollback_given_up",
-                "cutover_given_up",
-                "move_not_recorded",
-            ])
-        };
-        let mut first = setup().start();
-        let second: Proxy = setup().start();
-        let stop = AtomicBool::new(false);
-        let mut admin = second.admin_client();
-        let lists = thread::scope(|scope| {
-            let stopping = StopAtEnd(&stop);
-            let writers: Vec<_> = (0..4)
-                .map(|number| {
-                    let key = key_in(number, 8, &format!("list{number}-"));
-                    let (proxy, stop) = (&second, &stop);
-                    scope.spawn(move || (key.clone(), write_list(proxy, &key, usize::from(number), stop)))
-                })
-                .collect();
-            let task = move_there(&mut admin, "0-3", "node-2");
-            admin.command(&["PRESHARD", "TASK", "ROLLBACK", &task]);
-            let_pass(&second, Duration::from_millis(1_000 + delay));
-            first.kill();
-            let mut admin = second.admin_client();
-            let found = wait_for("it is decided", PATIENCE, || {
-                let (state, row) = state(&mut admin, &task);
-                let rollback = row.field("rollback").unwrap().text();
-                (state == "rolled-back" || state == "moved" && rollback != "soon")
-                    .then_some((state, rollback))
-            });
-            println!("after {delay} ms: {found:?}");
-            let_pass(&second, Duration::from_millis(300));
-            drop(stopping);
-            writers
-                .into_iter()
-                .map(|writer| writer.join().unwrap())
-                .collect::<Vec<_>>()
+    let etcd = Etcd::start(1);
+    thread::scope(|scope| {
+        // Most of the time each of them waits for a lease to end.
+        for delay in [0, 20, 60, 150, 400] {
+            let etcd = &etcd;
+            scope.spawn(move || leader_dies(etcd, delay));
+        }
+    });
+}
+
+fn leader_dies(etcd: &Etcd, delay: u64) {
+    let nodes = [Node::start(), Node::start()];
+    let addresses = [nodes[0].address(), nodes[1].address()];
+    let setup = Setup::of(&addresses)
+        .store(&etcd.store(&format!("rollback-{delay}")))
+        .announce(&[
+            "copy_ended",
+            "no_way_back",
+            "rollback_given_up",
+            "cutover_given_up",
+            "move_not_recorded",
+        ]);
+    let pair = Pair::start(&setup);
+    let mut admin = pair.admin_of_other();
+    under_writes(pair.other(), &lists(4), || {
+        let task = move_there(&mut admin, "0-3", "node-2");
+        admin.command(&["PRESHARD", "TASK", "ROLLBACK", &task]);
+        let_pass(pair.other(), Duration::from_millis(1_000 + delay));
+        sys::send_signal(pair.leading().pid(), libc::SIGKILL);
+        let mut admin = pair.admin_of_other();
+        let found = wait_for("it is decided", PATIENCE, || {
+            let (state, row) = state(&mut admin, &task);
+            let rollback = field(&row, "rollback");
+            (state == "rolled-back" || state == "moved" && rollback != "soon").then_some((state, rollback))
         });
-        assert_lists(&second, &lists);
-    }
+        println!("after {delay} ms: {found:?}");
+        let_pass(pair.other(), Duration::from_millis(300));
+    });
 }

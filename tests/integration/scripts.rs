@@ -1,8 +1,6 @@
 //! Scripts and functions on real nodes: routed by their keys, found by their sum, harmless to everybody else.
 
-use std::time::Duration;
-
-use crate::harness::{Node, NodeOptions, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
+use crate::harness::{Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 const GET: &str = "return redis.call('GET', KEYS[1])";
 
@@ -95,15 +93,13 @@ fn a_script_called_by_its_sum_is_found_on_every_node_and_after_a_restart() {
     nodes[0].kill();
     nodes[0].restart();
     for key in &keys {
-        wait_until("the node is back", Duration::from_secs(10), || {
+        wait_until("the node is back", PATIENCE, || {
             client.call(&["GET", key]) == Reply::Null
         });
     }
-    wait_until(
-        "scripts have their connection again",
-        Duration::from_secs(10),
-        || client.call(&["EVAL", "return 1", "1", &keys[0]]) == Reply::Int(1),
-    );
+    wait_until("scripts have their connection again", PATIENCE, || {
+        client.call(&["EVAL", "return 1", "1", &keys[0]]) == Reply::Int(1)
+    });
     for key in &keys {
         assert_eq!(client.call(&["EVALSHA", &sum, "1", key]), Reply::Null);
     }
@@ -238,7 +234,7 @@ fn a_script_that_does_not_end_is_killed_and_one_that_wrote_is_not() {
     for shard in [0, 7] {
         let key = key_in(shard, 8, "endless:");
         runs.command(&["EVAL", "while true do end", "1", &key]);
-        wait_until("the script is killed", Duration::from_secs(20), || {
+        wait_until("the script is killed", PATIENCE, || {
             kills.ask("SCRIPT KILL").is_ok()
         });
         assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
@@ -252,7 +248,7 @@ fn a_script_that_does_not_end_is_killed_and_one_that_wrote_is_not() {
         "1",
         &key,
     ]);
-    wait_until("the script cannot be killed", Duration::from_secs(20), || {
+    wait_until("the script cannot be killed", PATIENCE, || {
         let reply = kills.ask("SCRIPT KILL");
         assert!(!reply.is_ok(), "{reply:?}");
         reply.error().is_some_and(|line| line.starts_with("UNKILLABLE "))
@@ -269,7 +265,7 @@ fn a_function_that_does_not_end_is_killed() {
     let code = "#!lua name=l\nredis.register_function('endless', function() while true do end end)";
     assert_eq!(runs.call(&["FUNCTION", "LOAD", code]), Reply::from("l"));
     runs.command(&["FCALL", "endless", "1", "a"]);
-    wait_until("the function is killed", Duration::from_secs(20), || {
+    wait_until("the function is killed", PATIENCE, || {
         kills.ask("FUNCTION KILL").is_ok()
     });
     assert!(runs.reply().expect_error("ERR").contains("Script killed by user"));
@@ -307,7 +303,7 @@ fn a_node_that_comes_back_empty_has_the_functions_before_it_is_asked_for_them() 
         nodes[1].kill();
         nodes[1].restart();
         let mut reply = Reply::Null;
-        wait_until("the node serves again", Duration::from_secs(20), || {
+        wait_until("the node serves again", PATIENCE, || {
             reply = client.call(&["FCALL", "where", "1", &key]);
             !["CLUSTERDOWN", "UNCERTAIN", "TRYAGAIN"]
                 .iter()

@@ -1,12 +1,9 @@
 //! `CLIENT REPLY`: what is left out, and what is not, as one Redis has it; and nothing else gets out of place.
 
-use std::time::Duration;
-
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Reply, Setup, key_in, lacks, left_out, small, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Reply, Setup, key_in, lacks, left_out, small, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const END: &[u8] = b"$3\r\nend\r\n";
 
 fn words(line: &str) -> Vec<u8> {
@@ -288,7 +285,6 @@ fn a_script_that_a_node_has_forgotten_runs_once_and_in_silence() {
 fn errors_of_a_dead_node_are_left_out_too() {
     let mut nodes = [Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
-        .proxy("request_timeout = \"500ms\"")
         .announce(&["link_closed", "link_down", "node_down", "node_unreachable"])
         .start();
     let mut client = proxy.client();

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, wait_until};
 
 fn started(lines: &[&str]) -> (Vec<Node>, Proxy) {
     let nodes = vec![Node::start(), Node::start()];
@@ -13,14 +11,20 @@ fn started(lines: &[&str]) -> (Vec<Node>, Proxy) {
     (nodes, setup.start())
 }
 
-/// Asks while the node stands still for more than 50 ms.
+/// What is slow here: an answer that is not late on purpose takes less on a busy machine, too.
+const SLOW: &str = "slower_than = \"300ms\"";
+const LATE: Duration = Duration::from_millis(310);
+
+fn go_by() {
+    let begin = Instant::now();
+    wait_until("time goes by", PATIENCE, || begin.elapsed() > LATE);
+}
+
+/// Asks while the node stands still for longer.
 fn ask_slowly(node: &Node, client: &mut Client, words: &[&str]) -> Reply {
     node.freeze();
     client.command(words);
-    let begin = Instant::now();
-    wait_until("time goes by", PATIENCE, || {
-        begin.elapsed() > Duration::from_millis(60)
-    });
+    go_by();
     node.thaw();
     client.reply()
 }
@@ -31,7 +35,7 @@ fn args_of(entry: &Reply) -> Vec<String> {
 
 #[test]
 fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
-    let (nodes, proxy) = started(&["slower_than = \"50ms\""]);
+    let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
     client.ask("CLIENT SETNAME reports").expect_ok();
     let key = key_in(0, 8, "secret:");
@@ -46,7 +50,7 @@ fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
     assert_eq!(entry[0].int(), 0);
     let now = other.ask("TIME").items()[0].text().parse::<i64>().unwrap();
     assert!((now - 20..=now).contains(&entry[1].int()), "{entry:?}");
-    assert!((50_000..20_000_000).contains(&entry[2].int()), "{entry:?}");
+    assert!((300_000..20_000_000).contains(&entry[2].int()), "{entry:?}");
     let size = crate::harness::wire::frame(&["GET", &key]).len();
     assert_eq!(
         args_of(&bytes.items()[0]),
@@ -58,8 +62,7 @@ fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
         (address, "reports".to_owned())
     );
     assert!(!format!("{bytes:?}").contains("secret"));
-    let (_, metrics) = proxy.http_get("/metrics");
-    assert!(metrics.contains("preshard_slowlog_entries_total 1"), "{metrics}");
+    proxy.await_metric("preshard_slowlog_entries_total", 1);
     let rows = proxy.admin_client().ask("PRESHARD SHOW SLOWLOG").items();
     let row = format!("{rows:?}");
     assert!(
@@ -71,7 +74,7 @@ fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
 
 #[test]
 fn arguments_are_shown_on_demand_as_redis_shows_them() {
-    let (nodes, proxy) = started(&["slower_than = \"50ms\"", "show_args = true"]);
+    let (nodes, proxy) = started(&[SLOW, "show_args = true"]);
     let plain = Node::with(crate::harness::NodeOptions {
         more: ["--slowlog-log-slower-than", "0"].map(str::to_owned).to_vec(),
         ..Default::default()
@@ -101,7 +104,7 @@ fn arguments_are_shown_on_demand_as_redis_shows_them() {
 
 #[test]
 fn the_log_is_bounded_and_can_be_emptied() {
-    let (nodes, proxy) = started(&["slower_than = \"50ms\"", "entries_max = 3"]);
+    let (nodes, proxy) = started(&[SLOW, "entries_max = 3"]);
     let mut client = proxy.client();
     let key = key_in(0, 8, "k:");
     for command in ["GET", "TTL", "TYPE", "STRLEN", "EXISTS"] {
@@ -133,7 +136,7 @@ fn the_log_is_bounded_and_can_be_emptied() {
 
 #[test]
 fn each_request_of_a_pipeline_has_its_own_time() {
-    let (nodes, proxy) = started(&["slower_than = \"50ms\""]);
+    let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
     let (slow, fast) = (key_in(0, 8, "k:"), key_in(6, 8, "k:"));
     client.call(&["MGET", &slow, &fast]);
@@ -144,10 +147,7 @@ fn each_request_of_a_pipeline_has_its_own_time() {
     client.command(&["PING"]);
     let mut other = proxy.client();
     wait_until("the fast one runs", PATIENCE, || nodes[1].calls_of("strlen") == 1);
-    let begin = Instant::now();
-    wait_until("time goes by", PATIENCE, || {
-        begin.elapsed() > Duration::from_millis(60)
-    });
+    go_by();
     nodes[0].thaw();
     (0..4).for_each(|_| drop(client.reply()));
     let entries = other.ask("SLOWLOG GET").items();
@@ -158,10 +158,10 @@ fn each_request_of_a_pipeline_has_its_own_time() {
 
 #[test]
 fn who_waits_on_purpose_is_not_slow_and_a_transaction_may_be() {
-    let (nodes, proxy) = started(&["slower_than = \"50ms\""]);
+    let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
-    assert_eq!(client.ask("BLPOP {t}q 0.1"), Reply::Null);
-    assert_eq!(client.ask("XREAD BLOCK 100 STREAMS {t}s $"), Reply::Null);
+    assert_eq!(client.ask("BLPOP {t}q 0.4"), Reply::Null);
+    assert_eq!(client.ask("XREAD BLOCK 400 STREAMS {t}s $"), Reply::Null);
     assert_eq!(client.ask("SLOWLOG LEN").int(), 0);
     let node = &nodes[usize::from(crate::harness::shard_of("{t}", 8)) / 4];
     for watched in [false, true] {

@@ -1,8 +1,6 @@
 //! `MULTI` to `EXEC` on real nodes: all of it or nothing, on one shard, whoever else uses the same connections.
 
-use std::time::Duration;
-
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, small, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, small, wait_until};
 
 fn queue(client: &mut Client, lines: &[&str]) {
     client.ask("MULTI").expect_ok();
@@ -286,7 +284,7 @@ fn a_watch_whose_connection_is_lost_runs_nothing() {
     client.call(&["WATCH", &key]).expect_ok();
     nodes[0].kill();
     nodes[0].restart();
-    wait_until("the node is back", Duration::from_secs(20), || {
+    wait_until("the node is back", PATIENCE, || {
         client.call(&["GET", &key]) == Reply::Null
     });
     client.ask("MULTI").expect_ok();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{python, run, run_script};
 use crate::harness::wire::frame;
-use crate::harness::{Node, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Node, PATIENCE, Proxy, Reply, Setup, key_in, wait_until};
 
 const LATER: Duration = Duration::from_secs(1);
 
@@ -54,9 +54,9 @@ fn nobody_is_somebody_without_a_password() {
     );
     assert_eq!(client.ask("ACL WHOAMI").text(), "app");
     assert_eq!(client.ask("SET app:1 x").text(), "OK");
-    assert_eq!(proxy.metric("preshard_auth_failures_total{listener=\"data\"}"), 4);
-    assert_eq!(proxy.metric("preshard_user_clients{user=\"app\"}"), 1);
-    assert_eq!(proxy.metric("preshard_user_clients{user=\"default\"}"), 0);
+    proxy.await_metric("preshard_auth_failures_total{listener=\"data\"}", 4);
+    proxy.await_metric("preshard_user_clients{user=\"app\"}", 1);
+    proxy.await_metric("preshard_user_clients{user=\"default\"}", 0);
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_password_in_the_middle_of_a_pipeline_counts_from_there_on() {
         };
         assert_eq!(found, expected, "{line}");
     }
-    assert_eq!(proxy.metric("preshard_acl_refusals_total{kind=\"key\"}"), 2);
+    proxy.await_metric("preshard_acl_refusals_total{kind=\"key\"}", 2);
 }
 
 #[test]
@@ -200,10 +200,10 @@ fn guessing_is_slow_and_nobody_else_waits() {
         leaving.send(&frame(&["AUTH", "root", "z"]));
     }
     assert_eq!(app.ask("GET app:1").text(), "1");
-    wait_until("those who have left are gone", Duration::from_secs(20), || {
+    wait_until("those who have left are gone", PATIENCE, || {
         proxy.metric("preshard_client_connections") == 2
     });
-    assert_eq!(proxy.metric("preshard_user_clients{user=\"root\"}"), 1);
+    proxy.await_metric("preshard_user_clients{user=\"root\"}", 1);
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn preshard_is_answered_on_the_data_port_for_who_may_and_in_its_turn() {
         matches!(root.ask("PRESHARD VERSION"), Reply::Error(_)),
         "it cannot be queued"
     );
-    assert_eq!(proxy.metric("preshard_acl_refusals_total{kind=\"right\"}"), 1);
+    proxy.await_metric("preshard_acl_refusals_total{kind=\"right\"}", 1);
 }
 
 #[test]
@@ -277,10 +277,7 @@ fn the_admin_port_knows_the_same_users() {
     assert_eq!(admin.ask("RESET").text(), "RESET");
     assert!(error(&admin.ask("PRESHARD VERSION")).starts_with("NOAUTH"));
     assert!(error(&admin.ask("AUTH root p1")).starts_with("WRONGPASS"));
-    assert_eq!(
-        proxy.metric("preshard_auth_failures_total{listener=\"admin\"}"),
-        1
-    );
+    proxy.await_metric("preshard_auth_failures_total{listener=\"admin\"}", 1);
 }
 
 #[test]
@@ -346,9 +343,6 @@ fn more_preshard_requests_than_are_taken_at_once_are_told_so_and_delay_nobody() 
         (20..=56).contains(&refused),
         "16 run and 64 wait: {refused} of 120 refused"
     );
-    assert_eq!(
-        proxy.metric("preshard_limits_reached_total{limit=\"admin_requests\"}"),
-        refused
-    );
+    proxy.await_metric("preshard_limits_reached_total{limit=\"admin_requests\"}", refused);
     assert_eq!(roots[0].ask(&format!("GET {key}")).text(), "1");
 }

@@ -4,54 +4,29 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Client, Etcd, Node, Reply, Setup, key_in, lacks, small, wait_for, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(120);
-
-fn status(admin: &mut Client, task: &str) -> Reply {
-    admin.ask(&format!("PRESHARD TASK STATUS {task}"))
-}
-
-fn state(admin: &mut Client, task: &str) -> String {
-    status(admin, task).field("state").unwrap().text()
-}
+use crate::harness::{
+    Client, Etcd, Node, Reply, Setup, StopAtEnd, key_in, lacks, small, sys, wait_for, wait_until,
+};
+use crate::moving::{
+    PATIENCE, Pair, ask, field, move_shards, number, order, state, tell, until_moved, until_ready,
+};
 
 /// Orders a move that waits for the word, and waits until it does.
 fn manual(admin: &mut Client, shards: &str) -> String {
-    let task = admin
-        .ask(&format!("PRESHARD SHARD MOVE {shards} TO node-2 MANUAL"))
-        .text();
-    wait_until("it waits for the word", PATIENCE, || {
-        state(admin, &task) == "ready"
-    });
+    let task = order(admin, &format!("SHARD MOVE {shards} TO node-2 MANUAL"));
+    until_ready(admin, &task);
     task
 }
 
 /// Orders a verification and waits for its end.
 fn verify(admin: &mut Client, words: &str, task: &str) -> Reply {
-    assert_eq!(admin.ask(&format!("PRESHARD SHARD VERIFY {words}")).text(), task);
+    assert_eq!(ask(admin, &format!("SHARD VERIFY {words}")).text(), task);
     wait_for("it is verified", PATIENCE, || {
-        let row = status(admin, task);
+        let (state, row) = state(admin, task);
         let verify = row.field("verify").unwrap();
-        let is_over = !matches!(
-            verify.field("state").unwrap().text().as_str(),
-            "asked" | "running"
-        );
-        (is_over && row.field("state").unwrap().text() == "ready").then_some(verify)
+        let is_over = !matches!(field(&verify, "state").as_str(), "asked" | "running");
+        (is_over && state == "ready").then_some(verify)
     })
-}
-
-fn number(row: &Reply, name: &str) -> i64 {
-    row.field(name).unwrap().int()
-}
-
-/// Tells the writers to stop, however the test ends.
-struct Ending<'a>(&'a AtomicBool);
-
-impl Drop for Ending<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]
@@ -66,7 +41,7 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
     }
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
-        let ending = Ending(&stop);
+        let ending = StopAtEnd(&stop);
         for writer in 0..4_u16 {
             let (proxy, stop, written) = (&proxy, &stop, &written);
             scope.spawn(move || {
@@ -94,23 +69,19 @@ fn equal_shards_are_found_equal_under_writes_and_cut_over() {
             format!("{task} SAMPLE 500"),
         ] {
             let verify = verify(&mut admin, &words, &task);
-            assert_eq!(
-                verify.field("state").unwrap().text(),
-                "same",
-                "{words}: {verify:?}"
-            );
+            assert_eq!(field(&verify, "state"), "same", "{words}: {verify:?}");
             assert!(number(&verify, "keys") >= 400, "{words}: {verify:?}");
         }
-        admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
-        wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
-        admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+        tell(&mut admin, "CUTOVER", &task);
+        until_moved(&mut admin, &task);
+        tell(&mut admin, "FINALIZE", &task);
         let error = admin
             .ask(&format!("PRESHARD SHARD VERIFY {task}"))
             .expect_error("ERR ");
         assert!(error.contains("it is finalized"), "{error}");
+        wait_until("much was written", PATIENCE, || written.load(Relaxed) > 1_000);
         drop(ending);
     });
-    assert!(written.load(Relaxed) > 1_000, "{written:?}");
 }
 
 #[test]
@@ -128,18 +99,18 @@ fn a_difference_is_named_to_the_operator_and_keeps_the_shards_where_they_are() {
     let mut at_target = nodes[1].client_in(0);
     at_target.call(&["LSET", &key, "1", "X"]).expect_ok();
     let found = verify(&mut admin, &task, &task);
-    assert_eq!(found.field("state").unwrap().text(), "different", "{found:?}");
+    assert_eq!(field(&found, "state"), "different", "{found:?}");
     assert_eq!(number(&found, "mismatches"), 1, "{found:?}");
     let told = found.field("found").unwrap().items()[0].text();
     assert!(told.contains(&key) && told.contains("values differ"), "{told}");
-    let row = status(&mut admin, &task);
-    assert!(row.field("error").unwrap().text().contains(&key), "{row:?}");
+    let row = state(&mut admin, &task).1;
+    assert!(field(&row, "error").contains(&key), "{row:?}");
     let error = admin
         .ask(&format!("PRESHARD TASK CUTOVER {task}"))
         .expect_error("ERR ");
     assert!(error.contains("does not cut over"), "{error}");
     assert_eq!(
-        state(&mut admin, &task),
+        state(&mut admin, &task).0,
         "ready",
         "and what was copied stays there to be looked at"
     );
@@ -147,9 +118,9 @@ fn a_difference_is_named_to_the_operator_and_keeps_the_shards_where_they_are() {
     // Put right, and compared again.
     at_target.call(&["LSET", &key, "1", "b"]).expect_ok();
     let found = verify(&mut admin, &format!("{task} ALL"), &task);
-    assert_eq!(found.field("state").unwrap().text(), "same", "{found:?}");
-    admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
-    wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
+    assert_eq!(field(&found, "state"), "same", "{found:?}");
+    tell(&mut admin, "CUTOVER", &task);
+    until_moved(&mut admin, &task);
     assert_eq!(client.call(&["LRANGE", &key, "0", "-1"]).items().len(), 3);
 }
 
@@ -162,10 +133,9 @@ fn a_move_that_is_told_to_verify_does_so_before_its_cutover() {
             .call(&["SET", &key_in(number % 2, 8, &format!("k{number}-")), "v"])
             .expect_ok();
     }
-    let task = admin.ask("PRESHARD SHARD MOVE 0-1 TO node-2 VERIFY").text();
-    wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
-    let verify = status(&mut admin, &task).field("verify").unwrap();
-    assert_eq!(verify.field("state").unwrap().text(), "same", "{verify:?}");
+    let task = order(&mut admin, "SHARD MOVE 0-1 TO node-2 VERIFY");
+    let verify = until_moved(&mut admin, &task).field("verify").unwrap();
+    assert_eq!(field(&verify, "state"), "same", "{verify:?}");
     assert_eq!(
         (number(&verify, "keys"), number(&verify, "of")),
         (300, 300),
@@ -200,12 +170,12 @@ fn a_verification_can_be_cancelled_and_what_makes_no_sense_is_refused() {
             .is_none_or(|error| error.contains("verified already")),
         "{error:?}"
     );
-    admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
-    let row = status(&mut admin, &task);
-    assert_eq!(row.field("state").unwrap().text(), "cancelled", "{row:?}");
+    tell(&mut admin, "CANCEL", &task);
+    let row = state(&mut admin, &task).1;
+    assert_eq!(field(&row, "state"), "cancelled", "{row:?}");
     let verify = row.field("verify").unwrap();
     assert_ne!(
-        verify.field("state").unwrap().text(),
+        field(&verify, "state"),
         "running",
         "nothing is compared any more: {verify:?}"
     );
@@ -218,27 +188,19 @@ fn any_proxy_takes_the_order_and_the_next_leader_carries_it_out() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    let setup = || Setup::of(&addresses).store(&etcd.store("verify"));
-    let mut first = setup().start();
-    let second = setup().start();
-    let mut admin = second.admin_client();
-    second
-        .client()
-        .call(&["SET", &key_in(0, 8, "k"), "v"])
-        .expect_ok();
+    let pair = Pair::start(&Setup::of(&addresses).store(&etcd.store("verify")));
+    let mut admin = pair.admin_of_other();
+    let mut client = pair.other().client();
+    client.call(&["SET", &key_in(0, 8, "k"), "v"]).expect_ok();
     let task = manual(&mut admin, "0");
     let found = verify(&mut admin, &task, &task);
-    assert_eq!(found.field("state").unwrap().text(), "same", "{found:?}");
-    first.kill();
-    let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-    assert_eq!(order.text(), task);
-    wait_until("the other one verifies", PATIENCE, || {
-        let row = status(&mut admin, &task);
-        let verify = row.field("verify").unwrap();
-        verify.field("state").unwrap().text() == "same" && row.field("state").unwrap().text() == "ready"
-    });
-    admin.ask(&format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
-    wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
+    assert_eq!(field(&found, "state"), "same", "{found:?}");
+    sys::send_signal(pair.leading().pid(), libc::SIGKILL);
+    // The other one verifies.
+    let found = verify(&mut admin, &format!("{task} ALL"), &task);
+    assert_eq!(field(&found, "state"), "same", "{found:?}");
+    tell(&mut admin, "CUTOVER", &task);
+    until_moved(&mut admin, &task);
 }
 
 // === before a move is ordered ===
@@ -290,18 +252,15 @@ fn a_dry_move_tells_what_would_come_of_it_and_warnings_stay_with_the_task() {
     let row = &rows[0];
     assert_eq!(rows.len(), 1);
     assert_eq!(
-        (
-            row.field("source").unwrap().text(),
-            row.field("target").unwrap().text()
-        ),
+        (field(row, "source"), field(row, "target")),
         ("node-1".into(), "node-2".into())
     );
     assert_eq!(
-        (number(row, "keys"), row.field("shards").unwrap().text()),
+        (number(row, "keys"), field(row, "shards")),
         (100, "0".into()),
         "{row:?}"
     );
-    assert_eq!(row.field("rollback").unwrap().text(), "yes", "{row:?}");
+    assert_eq!(field(row, "rollback"), "yes", "{row:?}");
     assert_eq!(row.field("refused").unwrap().items().len(), 0, "{row:?}");
     let warned = row.field("warnings").unwrap().items();
     assert!(warned[0].text().contains("users app"), "{warned:?}");
@@ -310,9 +269,7 @@ fn a_dry_move_tells_what_would_come_of_it_and_warnings_stay_with_the_task() {
         Reply::Array(Vec::new()),
         "nothing is ordered"
     );
-    let task = admin.ask("PRESHARD SHARD MOVE 0 TO node-2").text();
-    wait_until("it has moved", PATIENCE, || state(&mut admin, &task) == "moved");
-    let row = status(&mut admin, &task);
+    let row = move_shards(&mut admin, "0", "node-2");
     assert_eq!(row.field("warnings").unwrap().items(), warned);
     assert!(number(&row, "estimated_seconds") >= 1, "{row:?}");
 }

@@ -1,18 +1,13 @@
 //! `PRESHARD SHARD VERIFY` while a move can be rolled back: the source follows, and is compared with the target, on real nodes.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread;
-
-use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, wait_for, wait_until};
-use crate::moves::{PATIENCE, assert_lists, state, write_list};
-use crate::rollback::{move_there, roll_back, wait_reversible};
+use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, sys, wait_for, wait_until};
+use crate::moving::{
+    PATIENCE, Pair, ask, field as text, lists, move_there, number, order, roll_back, state, tell,
+    under_writes, until_reversible,
+};
 
 fn verify_of(admin: &mut Client, task: &str) -> Reply {
     state(admin, task).1.field("verify").unwrap()
-}
-
-fn text(row: &Reply, name: &str) -> String {
-    row.field(name).unwrap().text()
 }
 
 fn is_open(verify: &Reply) -> bool {
@@ -29,7 +24,7 @@ fn verified(admin: &mut Client, task: &str) -> Reply {
 
 /// Orders a verification and waits for its end.
 fn verify(admin: &mut Client, words: &str, task: &str) -> Reply {
-    assert_eq!(admin.ask(&format!("PRESHARD SHARD VERIFY {words}")).text(), task);
+    assert_eq!(ask(admin, &format!("SHARD VERIFY {words}")).text(), task);
     verified(admin, task)
 }
 
@@ -38,7 +33,7 @@ fn wait_comparing(admin: &mut Client, task: &str) {
     wait_until("keys are compared", PATIENCE, || {
         let verify = verify_of(admin, task);
         assert!(is_open(&verify), "it was over too soon: {verify:?}");
-        verify.field("keys").unwrap().int() > 0
+        number(&verify, "keys") > 0
     });
 }
 
@@ -54,36 +49,6 @@ fn fill(proxy: &Proxy, shard: u16) {
     }
 }
 
-/// Runs something under writers of one list each, and looks at what they have written.
-fn under_writes<T>(proxy: &Proxy, work: impl FnOnce() -> T) -> T {
-    let stop = AtomicBool::new(false);
-    let (done, lists) = thread::scope(|scope| {
-        let writers: Vec<_> = (0..4)
-            .map(|number| {
-                let key = key_in(number, 8, &format!("list{number}-"));
-                let stop = &stop;
-                scope.spawn(move || (key.clone(), write_list(proxy, &key, usize::from(number), stop)))
-            })
-            .collect();
-        let guard = StopAtEnd(&stop);
-        let done = work();
-        drop(guard);
-        let lists: Vec<_> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
-        (done, lists)
-    });
-    assert!(lists.iter().all(|(_, count)| *count > 20), "{lists:?}");
-    assert_lists(proxy, &lists);
-    done
-}
-
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 #[test]
 fn what_follows_is_found_equal_under_writes_and_goes_back() {
     let (_nodes, proxy) = small();
@@ -94,7 +59,7 @@ fn what_follows_is_found_equal_under_writes_and_goes_back() {
         let hash = key_in(number % 4, 8, &format!("h{number}-"));
         client.call(&["HSET", &hash, "f", "v", "g", "w"]).int();
     }
-    let row = under_writes(&proxy, || {
+    let row = under_writes(&proxy, &lists(4), || {
         let task = move_there(&mut admin, "0-3", "node-2");
         for number in 0..100 {
             let key = key_in(number % 4, 8, &format!("k{number}-"));
@@ -108,18 +73,14 @@ fn what_follows_is_found_equal_under_writes_and_goes_back() {
         ] {
             let verify = verify(&mut admin, &words, &task);
             assert_eq!(text(&verify, "state"), "same", "{words}: {verify:?}");
-            assert!(
-                verify.field("keys").unwrap().int() >= least,
-                "{words}: {verify:?}"
-            );
+            assert!(number(&verify, "keys") >= least, "{words}: {verify:?}");
             assert_eq!(
                 (text(&verify, "owner"), text(&verify, "follower")),
                 ("node-2".to_owned(), "node-1".to_owned())
             );
             assert_eq!(text(&state(&mut admin, &task).1, "rollback"), "yes");
         }
-        roll_back(&mut admin, &task);
-        state(&mut admin, &task).1
+        roll_back(&mut admin, &task)
     });
     assert_eq!(text(&row.field("verify").unwrap(), "state"), "same", "{row:?}");
     assert_eq!(
@@ -215,7 +176,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
         .ask(&format!("PRESHARD SHARD VERIFY {task}"))
         .expect_error("ERR ");
     assert!(error.contains("verified already"), "{error}");
-    admin.ask(&format!("PRESHARD TASK CANCEL {task}")).expect_ok();
+    tell(&mut admin, "CANCEL", &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(
         (text(&verify, "state"), text(&verify, "error")),
@@ -241,7 +202,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     // Once more, to its end and to another one.
     let task = move_there(&mut admin, "0", "node-2");
     begun(&mut admin, &task);
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    tell(&mut admin, "FINALIZE", &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(text(&verify, "state"), "failed", "{verify:?}");
     assert!(text(&verify, "error").contains("it is finalized"), "{verify:?}");
@@ -250,7 +211,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     // Another move takes the shards.
     let task = move_there(&mut admin, "0", "node-1");
     begun(&mut admin, &task);
-    let other = admin.ask("PRESHARD SHARD MOVE 0 TO node-2 MANUAL").text();
+    let other = order(&mut admin, "SHARD MOVE 0 TO node-2 MANUAL");
     let verify = verified(&mut admin, &task);
     assert!(text(&verify, "error").contains(&other), "{verify:?}");
 }
@@ -277,7 +238,7 @@ fn values_of_megabytes_are_compared_in_part_and_a_node_without_one_is_found_out(
     client.call(&["SETRANGE", &key("string"), "500", "x"]).int();
     let found = verify(&mut admin, &task, &task);
     assert_eq!(text(&found, "state"), "same", "{found:?}");
-    assert_eq!(found.field("large").unwrap().int(), 4, "{found:?}");
+    assert_eq!(number(&found, "large"), 4, "{found:?}");
     nodes[0].client_in(0).call(&["ZREM", &names[1], "member17"]).int();
     let found = verify(&mut admin, &task, &task);
     assert_eq!(text(&found, "state"), "different", "{found:?}");
@@ -294,25 +255,19 @@ fn the_next_leader_compares_anew() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    // Enough history for a change of the leader.
-    for node in &nodes {
-        node.client().ask("CONFIG SET repl-backlog-size 64mb").expect_ok();
-    }
-    let setup = || {
-        let setup = Setup::of(&addresses).store(&etcd.store("verify"));
-        setup.announce(&["copy_ended", "no_way_back"])
-    };
-    let mut first = setup().start();
-    let second = setup().start();
-    let mut admin = second.admin_client();
-    fill(&second, 0);
-    under_writes(&second, || {
+    let setup = Setup::of(&addresses)
+        .store(&etcd.store("verify"))
+        .announce(&["copy_ended", "no_way_back"]);
+    let pair = Pair::start(&setup);
+    let mut admin = pair.admin_of_other();
+    fill(pair.other(), 0);
+    under_writes(pair.other(), &lists(4), || {
         let task = move_there(&mut admin, "0-3", "node-2");
-        let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
+        let order = ask(&mut admin, &format!("SHARD VERIFY {task} ALL"));
         assert_eq!(order.text(), task);
         wait_comparing(&mut admin, &task);
         let before = text(&verify_of(&mut admin, &task), "copy");
-        first.kill();
+        sys::send_signal(pair.leading().pid(), libc::SIGKILL);
         let verify = verified(&mut admin, &task);
         assert_eq!(text(&verify, "state"), "same", "{verify:?}");
         assert_ne!(text(&verify, "copy"), before, "it was the next leader's");
@@ -324,9 +279,6 @@ fn the_next_leader_compares_anew() {
 #[test]
 fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again() {
     let nodes = [Node::start(), Node::start()];
-    for node in &nodes {
-        node.client().ask("CONFIG SET repl-backlog-size 64mb").expect_ok();
-    }
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .announce(&["copy_ended", "node_down", "link_closed", "node_not_provisioned"])
         .start();
@@ -351,7 +303,7 @@ fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again()
     });
     assert!(is_open(&verify_of(&mut admin, &task)), "it is begun anew later");
     nodes[0].thaw();
-    wait_reversible(&mut admin, &task);
+    until_reversible(&mut admin, &task);
     let verify = verified(&mut admin, &task);
     assert_eq!(text(&verify, "state"), "same", "{verify:?}");
     roll_back(&mut admin, &task);

@@ -32,12 +32,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Proxy, Reply, Setup, key_in, wait_for, wait_until};
+use harness::{Metronome, PATIENCE, Proxy, Reply, Setup, key_in, wait_for, wait_until};
 use node::{FakeNode, Trick};
 
 const SHARDS: u16 = 8;
 const PINNED: u16 = 4;
-const DEADLINE: Duration = Duration::from_millis(200);
+const DEADLINE: Duration = Duration::from_millis(500);
 
 /// A proxy before a node that will misbehave and one that will not.
 struct Scene {
@@ -92,7 +92,7 @@ impl Scene {
     }
 
     fn with_deadline() -> Self {
-        Self::new(|setup| setup.proxy("request_timeout = \"200ms\""))
+        Self::new(|setup| setup.proxy("request_timeout = \"500ms\""))
     }
 
     /// Watches keys of these shards. `errors` says whether failures with an honest word are borne.
@@ -145,10 +145,8 @@ impl Scene {
     /// Waits until the bad node's shards answer well again; what they answer until then is honest.
     fn await_good(&self) {
         let mut client = self.proxy.client();
-        wait_until(
-            "the node serves again",
-            Duration::from_secs(20),
-            || match client.call(&["GET", &key(0)]) {
+        wait_until("the node serves again", PATIENCE, || {
+            match client.call(&["GET", &key(0)]) {
                 Reply::Error(line) => {
                     assert!(is_honest(&line), "{line}");
                     false
@@ -157,8 +155,8 @@ impl Scene {
                     assert_eq!(reply, Reply::from(value_of(&key(0)).as_str()));
                     true
                 }
-            },
-        );
+            }
+        });
     }
 
     fn metric(&self, series: &str) -> u64 {
@@ -170,7 +168,7 @@ impl Scene {
     }
 
     fn await_metric(&self, series: &str, least: u64) {
-        wait_until(series, Duration::from_secs(10), || self.metric(series) >= least);
+        wait_until(series, PATIENCE, || self.metric(series) >= least);
     }
 }
 
@@ -191,7 +189,7 @@ impl Watchers {
     /// Waits until this many more right values were seen.
     fn see(&self, more: u32) {
         let until = self.good.load(Ordering::SeqCst) + more;
-        wait_until("watchers see right values", Duration::from_secs(20), || {
+        wait_until("watchers see right values", PATIENCE, || {
             self.good.load(Ordering::SeqCst) >= until
                 || self.threads.iter().any(|thread| thread.is_finished())
         });
@@ -339,29 +337,30 @@ fn a_missing_reply_is_uncertain_at_its_deadline_and_the_silent_link_is_closed() 
     let scene = Scene::with_deadline();
     let start = Instant::now();
     let watchers = scene.watch(SHARDS / 2..SHARDS, false);
-    let asked = Instant::now();
+    let (asked, metronome) = (Instant::now(), Metronome::start());
     scene.bad.arm(&key(0), Trick::Nothing);
     scene
         .proxy
         .client()
         .call(&["GET", &key(0)])
         .expect_error("UNCERTAIN ");
-    assert_deadline(asked.elapsed());
+    assert_deadline(asked.elapsed(), &metronome);
     let refused = scene.proxy.client().call(&["GET", &key(1)]);
     refused.expect_error("CLUSTERDOWN ");
     scene.await_good();
-    assert_eq!(scene.metric(&closed("timeout")), 1);
+    scene.await_metric(&closed("timeout"), 1);
     println!("good again after {:?}", start.elapsed());
     watchers.see(20);
     watchers.end();
 }
 
-/// Ten parts in a hundred early or late; on a machine that is busy, late is not the proxy's fault alone.
-fn assert_deadline(took: Duration) {
+/// Ten parts in a hundred early or late, and by what the machine itself was late.
+fn assert_deadline(took: Duration, metronome: &Metronome) {
+    let late = metronome.late();
     assert!(took >= DEADLINE.mul_f64(0.9), "early: {took:?}");
     assert!(
-        took <= DEADLINE.mul_f64(1.1) + Duration::from_millis(150),
-        "late: {took:?}"
+        took <= DEADLINE.mul_f64(1.1) + Duration::from_millis(150) + late,
+        "late: {took:?}, the machine by {late:?}"
     );
 }
 
@@ -372,12 +371,12 @@ fn a_late_reply_is_eaten_and_the_next_one_is_right() {
     for round in 1..=3 {
         scene.bad.arm(&key(0), Trick::Hold);
         let mut client = scene.proxy.client();
-        let asked = Instant::now();
+        let (asked, metronome) = (Instant::now(), Metronome::start());
         client.call(&["GET", &key(0)]).expect_error("UNCERTAIN ");
-        assert_deadline(asked.elapsed());
+        assert_deadline(asked.elapsed(), &metronome);
         assert_eq!(scene.bad.played(), round);
         scene.bad.release();
-        let reply = wait_for("the node is heard again", Duration::from_secs(4), || {
+        let reply = wait_for("the node is heard again", PATIENCE, || {
             let reply = client.call(&["GET", &key(1)]);
             reply.error().is_none_or(|line| !is_honest(line)).then_some(reply)
         });
@@ -418,7 +417,7 @@ fn a_select_that_fails_after_the_handshake_passes_nothing_off_as_done() {
             "nothing was written there"
         );
     }
-    assert_eq!(scene.metric(&closed("select_failed")), 3);
+    scene.await_metric(&closed("select_failed"), 3);
     watchers.see(20);
     watchers.end();
 }
@@ -464,7 +463,7 @@ fn bytes_that_are_no_reply_close_the_link() {
         let reply = scene.play(Trick::Instead(Arc::new(bytes.to_vec())), true);
         reply.expect_error("UNCERTAIN ");
     }
-    assert_eq!(scene.metric(&closed("bad_reply")), 7);
+    scene.await_metric(&closed("bad_reply"), 7);
 }
 
 #[test]
@@ -496,7 +495,7 @@ fn a_reply_too_many_while_a_connection_is_made_is_not_believed() {
     client.call(&["GET", &key(0)]).expect_error("CLUSTERDOWN ");
     scene.await_good();
     scene.bad.double_names(false);
-    wait_until("the node is served again", Duration::from_secs(10), || {
+    wait_until("the node is served again", PATIENCE, || {
         client.call(&["GET", &key(0)]) == Reply::from(value_of(&key(0)).as_str())
     });
 }

@@ -6,18 +6,11 @@ use std::thread;
 
 use super::{Batch, PATIENCE, batches, take};
 use crate::harness::{Client, Proxy, Reply, key_in, small, wait_for};
+use crate::moving;
 
 fn move_shards(admin: &mut Client, shards: &str, target: &str) {
-    let task = admin
-        .ask(&format!("PRESHARD SHARD MOVE {shards} TO {target}"))
-        .text();
-    wait_for("the move ends", PATIENCE * 2, || {
-        let row = admin.ask(&format!("PRESHARD TASK STATUS {task}"));
-        let state = row.field("state").unwrap().text();
-        assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-        (state == "moved").then_some(())
-    });
-    admin.ask(&format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
+    let row = moving::move_shards(admin, shards, target);
+    moving::tell(admin, "FINALIZE", &moving::field(&row, "task"));
 }
 
 /// Counts until it is told to stop; gives what was acknowledged, by member.

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use super::Knowing;
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, seed, sys, wait_until};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, seed, sys, wait_until};
 
 /// A metric, summed over its labels.
 fn waiting(proxy: &Proxy) -> Vec<Client> {
@@ -113,10 +111,7 @@ fn a_thousand_that_wait_and_a_thousand_that_listen_leave_nothing_behind() {
             assert_eq!(client.reply().items()[2].text(), number.to_string());
         }
     }
-    assert_eq!(
-        proxy.metric("preshard_pubsub_deliveries_total"),
-        1000 * messages as u64
-    );
+    proxy.await_metric("preshard_pubsub_deliveries_total", 1000 * messages as u64);
 
     // Half of them say goodbye, half are cut off.
     for (number, client) in waiting.into_iter().chain(listening).enumerate() {

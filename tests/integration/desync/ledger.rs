@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use super::plan::Plan;
 use crate::faults::Failure;
-use crate::harness::{Client, Proxy, Reply, wait_for};
+use crate::harness::{Client, PATIENCE, Proxy, Reply, wait_for};
 
 /// Shared keys of each sort; each lives on a shard of its own, or about so.
 pub(super) const SHARED: usize = 6;
@@ -71,7 +70,7 @@ pub(super) fn queue(number: usize) -> String {
 
 /// Asks until it is answered: a node may have to come back first.
 fn served(client: &mut Client, words: &[&str]) -> Reply {
-    wait_for("a reply that is no failure", Duration::from_secs(30), || {
+    wait_for("a reply that is no failure", PATIENCE, || {
         Some(client.call(words)).filter(|reply| reply.error().is_none())
     })
 }

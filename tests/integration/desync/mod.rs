@@ -24,7 +24,7 @@ use self::listener::Listener;
 use self::model::{BY_SUM, LIBRARY};
 use self::plan::{Plan, Stage};
 use crate::harness::{
-    CHAOS, Chaos, Node, NodeOptions, Proxy, Reply, Setup, lacks, seed, wait_for, wait_until,
+    CHAOS, Chaos, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, lacks, seed, wait_for, wait_until,
 };
 
 /// What may be logged when nodes and connections fail.
@@ -57,7 +57,7 @@ fn run(plan: Plan, seed: u64, proxy: &Proxy, faults: impl FnOnce(&Stage<'_>) + S
     let mut client = proxy.client();
     // On a machine that does much else even this may be too slow for a short deadline.
     let mut told = |words: &[&str]| {
-        wait_for("all nodes have it", Duration::from_secs(20), || {
+        wait_for("all nodes have it", PATIENCE, || {
             Some(client.call(words)).filter(|reply| reply.error().is_none())
         })
     };
@@ -98,7 +98,7 @@ fn run(plan: Plan, seed: u64, proxy: &Proxy, faults: impl FnOnce(&Stage<'_>) + S
     stage.counts.print(&plan, start.elapsed().as_secs_f64());
     heal();
     let mut client = proxy.client();
-    wait_until("all shards are served", Duration::from_secs(20), || {
+    wait_until("all shards are served", PATIENCE, || {
         client.ask("DBSIZE").error().is_none()
     });
     stage.ledger.judge(proxy);
@@ -112,7 +112,7 @@ fn nothing_is_left(proxy: &Proxy) {
         "preshard_pubsub_clients",
         "preshard_node_queue_commands",
     ] {
-        wait_until(name, Duration::from_secs(20), || {
+        wait_until(name, PATIENCE, || {
             let (_, page) = proxy.http_get("/metrics");
             let values = page
                 .lines()

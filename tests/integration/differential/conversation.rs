@@ -1,11 +1,9 @@
 //! Conversations: transactions, waits, messages, scripts. Two clients on either side say the same, step by step.
 
-use std::time::Duration;
-
 use super::script::Generator;
 use super::{Compare, alike, compare_of, difference};
 use crate::harness::wire::{ReplyScan, decode, frame};
-use crate::harness::{Client, Node, Proxy, Reply, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, wait_until};
 
 /// Commands that are not queued: preshard looks at their keys when they are queued, Redis when they run; and some take
 /// an argument more on a newer server, which preshard lets the node say. Their replies would differ in time, not in
@@ -281,7 +279,7 @@ impl<'a> Conversations<'a> {
             _ => {
                 let command = of(command, "0");
                 self.main.send(&command);
-                wait_until("both wait", Duration::from_secs(10), || {
+                wait_until("both wait", PATIENCE, || {
                     let on_nodes: u64 = self.nodes.iter().map(|node| node.info("blocked_clients")).sum();
                     on_nodes == 1 && self.plain.info("blocked_clients") == 1
                 });

@@ -63,11 +63,11 @@ fn outage(kind: Outage) {
                 proxy.metric("preshard_store_up") == 0 && proxy.log().contains("store_unreachable")
             })
         });
-        assert!(
+        wait_until("nothing is known of the others", PATIENCE, || {
             rows(&proxies[0])
                 .iter()
                 .all(|row| row.state == if row.is_self { "live" } else { "unknown" })
-        );
+        });
         let before = answered.load(Ordering::Relaxed);
         wait_until("clients are served", PATIENCE, || {
             answered.load(Ordering::Relaxed) > before + 1000
@@ -93,12 +93,20 @@ fn outage(kind: Outage) {
         });
         drop(guard);
     });
-    let now = epoch(&proxies[2]);
-    assert!(now > 1 && all.iter().all(|proxy| epoch(proxy) == now));
-    for proxy in all {
+    assert_all_well(&all);
+}
+
+/// All serve one changed topology, and nobody's request has failed.
+fn assert_all_well(proxies: &[&Proxy]) {
+    let now = epoch(proxies[2]);
+    assert!(now > 1);
+    wait_until("all serve it", PATIENCE, || {
+        proxies.iter().all(|proxy| epoch(proxy) == now)
+    });
+    for proxy in proxies {
         assert_eq!(proxy.metric("preshard_request_errors_total"), 0);
         assert!(proxy.metric("preshard_store_errors_total") > 0);
-        assert!(proxy.log().contains("store_reachable"));
+        wait_until("it is told", PATIENCE, || proxy.log().contains("store_reachable"));
     }
 }
 

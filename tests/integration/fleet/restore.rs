@@ -233,10 +233,12 @@ fn etcd_is_restored_under_proxies_that_serve() {
         assert_eq!(epoch(&proxies[0]), before, "served is what was served");
         let (status, said) = restore(&proxies[0], &document, &[]);
         assert_eq!(status, Some(0), "{said}");
-        wait_until("both take it over", Duration::from_secs(20), || {
+        wait_until("both take it over", PATIENCE, || {
             proxies.iter().all(|proxy| epoch(proxy) > before)
         });
-        assert_eq!(dump(&proxies[0]), dump(&proxies[1]));
+        wait_until("they serve the same", PATIENCE, || {
+            dump(&proxies[0]) == dump(&proxies[1])
+        });
     }
     // One that serves can restore what was deleted by itself.
     let before = epoch(&proxies[0]);

@@ -95,14 +95,15 @@ fn shards_move_all_the_time_and_the_sum_is_what_was_counted() {
                 ("0-7", "node-1"),
             ][round % 4];
             moved += usize::from(try_move(&mut admin, shards, target) == Some(true));
-            if moved >= 6 || started.elapsed() > Duration::from_secs(20) {
+            // On a busy machine a few are enough.
+            if moved >= 6 || moved >= 3 && started.elapsed() > Duration::from_secs(20) {
                 break;
             }
+            assert!(started.elapsed() < PATIENCE * 2, "{moved} moves");
         }
         stop.store(true, Relaxed);
         writers.into_iter().map(|writer| writer.join().unwrap()).sum()
     });
-    assert!(moved >= 3, "{moved} moves");
     let mut client = proxy.client3();
     wait_until("all is flushed", PATIENCE, || pending(&mut client) == 0);
     let doubt = doubt.load(Relaxed);

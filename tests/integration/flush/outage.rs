@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::kit::{Flush, PATIENCE, prepare, sum};
 use super::postgres::Postgres;
-use crate::harness::{Client, small, wait_until};
+use crate::harness::{Client, Metronome, small, wait_until};
 
 const MEMBERS: u32 = 100_000;
 
@@ -44,7 +44,7 @@ fn a_long_outage_is_drained_in_pieces_while_others_are_served() {
     postgres.restart();
     // Meanwhile another client's requests to the same shard are answered; the worst time is told, and is bounded.
     let (mut other, mut worst) = (proxy.client3(), Duration::ZERO);
-    let started = Instant::now();
+    let (started, metronome) = (Instant::now(), Metronome::start());
     wait_until("all is drained", PATIENCE, || {
         for _ in 0..100 {
             let asked = Instant::now();
@@ -63,5 +63,5 @@ fn a_long_outage_is_drained_in_pieces_while_others_are_served() {
     assert_eq!(postgres.number("SELECT count(*) FROM event WHERE n <> 3"), 0);
     let batches = flusher.metric("preshard_flush_batches_total{counter=\"events\",outcome=\"applied\"}");
     assert!((15..=40).contains(&batches), "in {batches} pieces");
-    assert!(worst < Duration::from_secs(2), "{worst:?}");
+    assert!(worst < Duration::from_secs(2) + metronome.late(), "{worst:?}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Scratch, free_port, sys, wait_until};
+use crate::harness::{PATIENCE, Scratch, free_port, sys, wait_until};
 
 /// A server; `kill` and `restart` keep its port and folder.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ impl Postgres {
             .stderr(Stdio::null());
         sys::die_with_parent(&mut psql);
         let holder = psql.spawn().unwrap();
-        wait_until("it stays in its transaction", Duration::from_secs(30), || {
+        wait_until("it stays in its transaction", PATIENCE, || {
             self.number("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 1
         });
         holder
@@ -208,9 +208,7 @@ impl Postgres {
     pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().expect("Postgres runs");
         sys::send_signal(child.id(), libc::SIGINT);
-        wait_until("Postgres ends", Duration::from_secs(30), || {
-            child.try_wait().unwrap().is_some()
-        });
+        wait_until("Postgres ends", PATIENCE, || child.try_wait().unwrap().is_some());
     }
 }
 

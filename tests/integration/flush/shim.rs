@@ -10,9 +10,8 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
 
-use crate::harness::wait_until;
+use crate::harness::{PATIENCE, wait_until};
 
 /// Which message of an exchange does not arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +85,7 @@ impl Shim {
 
     /// Waits until the point has been reached, and everything before it has arrived.
     pub(crate) fn await_strike(&self) {
-        wait_until("the flusher reaches the point", Duration::from_secs(20), || {
+        wait_until("the flusher reaches the point", PATIENCE, || {
             self.shared.state.lock().unwrap().reached
         });
     }

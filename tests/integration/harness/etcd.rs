@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::process::{Scratch, free_port, wait_until};
+use super::process::{PATIENCE, Scratch, free_port, wait_until};
 use super::sys;
 
 /// A cluster of etcd; members are stopped and started by number.
@@ -100,7 +100,7 @@ impl Etcd {
 
     /// Waits until it takes writes.
     pub(crate) fn wait(&self) {
-        wait_until("etcd has a leader", Duration::from_secs(30), || {
+        wait_until("etcd has a leader", PATIENCE, || {
             self.post(0, "kv/put", r#"{"key":"cmVhZHk=","value":"MQ=="}"#)
                 .is_some_and(|answer| answer.contains("revision"))
         });

@@ -4,6 +4,7 @@ mod certificates;
 mod chaos;
 mod etcd;
 mod link;
+mod metronome;
 mod node;
 mod process;
 mod proxy;
@@ -15,8 +16,9 @@ pub(crate) use certificates::Certificates;
 pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
 pub(crate) use link::{Link, Weather, Whose};
+pub(crate) use metronome::Metronome;
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
-pub(crate) use process::{Scratch, StopAtEnd, bytes_waiting_at, free_port, wait_for, wait_until};
+pub(crate) use process::{PATIENCE, Scratch, StopAtEnd, bytes_waiting_at, free_port, wait_for, wait_until};
 pub(crate) use proxy::{Log, Proxy, Setup, end_of, run_to_end, spawn};
 pub(crate) use wire::{Client, Reply};
 

@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
-use super::process::{Scratch, free_port, wait_for};
+use super::process::{PATIENCE, Scratch, free_port, wait_for};
 use super::sys;
 use super::wire::Client;
 
@@ -14,7 +13,7 @@ use super::wire::Client;
 #[derive(Debug, Clone)]
 pub(crate) struct NodeOptions {
     pub(crate) databases: u32,
-    /// Every write on disk before it is answered: what was acknowledged survives SIGKILL.
+    /// Every write is in the system's hands before it is answered: what was acknowledged survives SIGKILL, though not the machine's end.
     pub(crate) durable: bool,
     pub(crate) more: Vec<String>,
 }
@@ -110,12 +109,14 @@ impl Node {
                 "--appendonly",
                 if self.options.durable { "yes" } else { "no" },
                 "--appendfsync",
-                "always",
+                "no",
             ])
             .arg("--dir")
             .arg(self.dir.path())
             .arg("--logfile")
             .arg(self.dir.file("redis.log"))
+            // What is written while a stream is interrupted must not be more than its history holds.
+            .args(["--repl-backlog-size", "64mb"])
             .args(&self.options.more)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -125,7 +126,7 @@ impl Node {
             panic!("cannot start '{program}': {error}. These tests need a real redis-server: run ./setup.sh, or set PRESHARD_REDIS_SERVER")
         });
         let address = self.socket();
-        let up = wait_for("redis-server answers PING", Duration::from_secs(20), || {
+        let up = wait_for("redis-server answers PING", PATIENCE, || {
             if child.try_wait().unwrap().is_some() {
                 return Some(false);
             }

@@ -2,8 +2,18 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use super::sys;
+
+/// How long a condition is waited for that becomes true in a moment: for a machine that is busy with other things. Whoever shows how
+/// long something takes measures it.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Some etcds and databases need as much at the same time.
+const MEMORY_MIN: u64 = 4 << 30;
 
 /// A temporary folder, gone when dropped (kept when the test failed, so that logs can be read).
 #[derive(Debug)]
@@ -13,7 +23,7 @@ impl Scratch {
     pub(crate) fn new(what: &str) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("preshard-{what}-{}-{number}", std::process::id()));
+        let path = base().join(format!("preshard-{what}-{}-{number}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -26,6 +36,19 @@ impl Scratch {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
+}
+
+/// Where temporary folders are: in memory if there is much of it, so that no test waits for a disk that others keep busy.
+fn base() -> &'static Path {
+    static BASE: OnceLock<PathBuf> = OnceLock::new();
+    BASE.get_or_init(|| {
+        let memory = PathBuf::from("/dev/shm");
+        if sys::free_bytes(&memory) >= MEMORY_MIN {
+            memory
+        } else {
+            std::env::temp_dir()
+        }
+    })
 }
 
 impl Drop for Scratch {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::process::{Scratch, wait_for};
+use super::process::{PATIENCE, Scratch, wait_for};
 use super::sys;
 use super::wire::{Client, Reply};
 
@@ -309,7 +309,7 @@ impl Setup {
             log.line_after(&format!("listening {what}="))
                 .and_then(|text| text.parse().ok())
         };
-        let (data, admin, http) = wait_for("the proxy says 'ready'", Duration::from_secs(30), || {
+        let (data, admin, http) = wait_for("the proxy says 'ready'", PATIENCE, || {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("the proxy ended with {status}:\n{}", log.text());
             }
@@ -339,7 +339,7 @@ impl Setup {
             dir: _dir,
             ..
         } = self.launch();
-        let status = end_of(&mut child, Duration::from_secs(30), &log);
+        let status = end_of(&mut child, PATIENCE, &log);
         (status, log.text())
     }
 }
@@ -347,7 +347,7 @@ impl Setup {
 /// Runs `preshard` with arguments to its end: exit status and all it printed.
 pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
     let (mut child, log) = spawn(Command::new(env!("CARGO_BIN_EXE_preshard")).args(arguments));
-    (end_of(&mut child, Duration::from_secs(30), &log), log.text())
+    (end_of(&mut child, PATIENCE, &log), log.text())
 }
 
 /// As an operator makes it.
@@ -375,7 +375,7 @@ pub(crate) fn spawn(command: &mut Command) -> (Child, Log) {
 
 pub(crate) fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
     let start = Instant::now();
-    let status = wait_for("the proxy ends", Duration::from_secs(60), || {
+    let status = wait_for("the proxy ends", PATIENCE * 2, || {
         match child.try_wait().unwrap() {
             None if start.elapsed() > limit => {
                 let _ = child.kill();
@@ -474,7 +474,7 @@ impl Proxy {
     /// SIGTERM and wait: its exit status.
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.terminate();
-        self.wait(Duration::from_secs(30))
+        self.wait(PATIENCE)
     }
 
     pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
@@ -490,6 +490,13 @@ impl Proxy {
         });
         let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         values.sum::<f64>() as u64
+    }
+
+    /// Waits until a metric has this value: it is shown a moment after what it counts.
+    pub(crate) fn await_metric(&self, name: &str, value: u64) {
+        wait_for(&format!("{name} is {value}"), PATIENCE, || {
+            (self.metric(name) == value).then_some(())
+        });
     }
 
     /// A GET on the HTTP port: status and body.
@@ -575,7 +582,7 @@ impl Log {
 
     /// Both streams have ended (the two follower threads have let go).
     fn settle(&self) {
-        wait_for("the log is read to its end", Duration::from_secs(5), || {
+        wait_for("the log is read to its end", PATIENCE, || {
             (Arc::strong_count(&self.0) == 1).then_some(())
         });
     }

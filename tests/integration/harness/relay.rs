@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::process::wait_until;
+use super::process::{PATIENCE, wait_until};
 use super::wire::ReplyScan;
 
 /// What happens to the frame that holds the marker.
@@ -103,9 +103,7 @@ impl Relay {
 
     /// Waits until the armed fault has happened.
     pub(crate) fn await_fault(&self, number: u32) {
-        wait_until("the relay's fault happens", Duration::from_secs(10), || {
-            self.fired() >= number
-        });
+        wait_until("the relay's fault happens", PATIENCE, || self.fired() >= number);
     }
 
     /// How many connections the proxy has made.

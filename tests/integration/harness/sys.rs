@@ -1,5 +1,5 @@
 //! The few system calls that the standard library does not have: signals, limits, dying with the parent.
-#![allow(unsafe_code, reason = "three plain system calls, each with its SAFETY note")]
+#![allow(unsafe_code, reason = "four plain system calls, each with its SAFETY note")]
 
 use std::process::Command;
 
@@ -46,6 +46,19 @@ pub(crate) fn raise_open_files() -> u64 {
         assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit), 0);
     }
     limit.rlim_cur
+}
+
+/// What can still be written below a folder; 0 where there is none.
+pub(crate) fn free_bytes(folder: &std::path::Path) -> u64 {
+    use std::os::unix::ffi::OsStrExt as _;
+    let name = std::ffi::CString::new(folder.as_os_str().as_bytes()).unwrap();
+    // SAFETY: all of it is numbers, for which zero is a value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a string that ends in NUL, and a pointer to a statvfs; both live across the call.
+    if unsafe { libc::statvfs(name.as_ptr(), &raw mut found) } != 0 {
+        return 0;
+    }
+    found.f_bavail as u64 * found.f_frsize as u64
 }
 
 /// Resident memory of a process in bytes (Linux; 0 elsewhere, where the tests that ask cannot judge).

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Reply, wire};
+use crate::harness::{Client, Reply, StopAtEnd, key_in, wire};
 
 /// Between two rounds.
 const PACE: Duration = Duration::from_millis(4);
@@ -17,7 +17,7 @@ const REPLY_MAX: Duration = Duration::from_secs(45);
 
 /// What it does again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+enum Way {
     /// `WATCH`, `GET`, `MULTI`, `SET` one more, `EXEC`.
     Watch,
     /// `BLPOP` without end over one connection, then `RPUSH` over another.
@@ -43,8 +43,30 @@ pub(super) struct Claimer {
     pub(super) lost: usize,
 }
 
+/// The proxy that each begins with, and what it does.
+const CLAIMERS: [(usize, Way); 4] = [(0, Way::Watch), (1, Way::Watch), (0, Way::Wait), (1, Way::Wait)];
+
+/// Clients with connections of their own, beside whatever is done: what came of that, and they.
+pub(super) fn under_claimers<T>(proxies: &[SocketAddr], work: impl FnOnce() -> T) -> (T, Vec<Claimer>) {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
+        let claimers: Vec<_> = (CLAIMERS.into_iter().zip(0..))
+            .map(|((home, way), shard)| {
+                let claimer = Claimer::new(home, way, key_in(shard, 8, &format!("claim{shard}-")));
+                let stop = &stop;
+                scope.spawn(move || claimer.run(proxies, stop))
+            })
+            .collect();
+        let done = work();
+        drop(stopping);
+        let claimers = claimers.into_iter().map(|claimer| claimer.join().unwrap());
+        (done, claimers.collect())
+    })
+}
+
 impl Claimer {
-    pub(super) fn new(home: usize, way: Way, key: String) -> Self {
+    fn new(home: usize, way: Way, key: String) -> Self {
         Self {
             home,
             key,
@@ -60,7 +82,7 @@ impl Claimer {
     }
 
     /// Works until it is told to stop; at its own proxy, or at another one while that is away.
-    pub(super) fn run(mut self, proxies: &[SocketAddr], stop: &AtomicBool) -> Self {
+    fn run(mut self, proxies: &[SocketAddr], stop: &AtomicBool) -> Self {
         let mut turn = self.home;
         let mut clients: Option<(Client, Client)> = None;
         while !stop.load(Relaxed) {

@@ -11,7 +11,6 @@
 
 mod case;
 mod claimer;
-mod writer;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,9 +20,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{Etcd, seed};
-pub(crate) use writer::Writer;
+use crate::moving::can_stop;
 
-use case::{ARROWS, Case, FAULTS, can_run, run};
+use case::{ARROWS, Case, FAULTS, run};
 
 /// Cases under way at once; most of the time they wait.
 const AT_ONCE: usize = 5;
@@ -72,7 +71,7 @@ fn named(names: &str) -> Vec<Case> {
 
 #[test]
 fn every_fault_at_every_point_loses_doubles_and_reorders_nothing() {
-    if !can_run() {
+    if !can_stop() {
         return;
     }
     let cases = std::env::var("PRESHARD_FAULTS").map_or_else(|_| chosen(seed()), |names| named(&names));

@@ -15,9 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, wait_for, wait_until};
+use crate::harness::{Client, Etcd, Node, NodeOptions, Proxy, Setup, key_in};
+use crate::moving::{field, order, tell, until_moved, until_ready, until_users};
 
-const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two things that a client does.
 const PACE: Duration = Duration::from_millis(3);
 /// How long the target stands still in a move that lags: longer than the expiries that are refreshed meanwhile.
@@ -57,50 +57,24 @@ fn moves() -> usize {
     named.map_or(6, |number| number.parse().expect("a number of moves"))
 }
 
-/// An operator's word; a store that is slow to answer, on a machine with much to do, is none of his business.
-fn order(admin: &mut Client, words: &str) -> Reply {
-    wait_for("the store answers", PATIENCE, || {
-        let reply = admin.ask(words);
-        let again = reply
-            .error()
-            .is_some_and(|error| error.contains("gives no answer"));
-        (!again).then_some(reply)
-    })
-}
-
 /// Moves shards, and waits until they are there. The target may stand still while it is copied to.
 fn move_shards(proxy: &Proxy, target: &Node, shards: &str, name: &str, lags: bool) -> String {
     let mut admin = proxy.admin_client();
     let manual = if lags { " MANUAL" } else { "" };
-    let task = order(
-        &mut admin,
-        &format!("PRESHARD SHARD MOVE {shards} TO {name}{manual}"),
-    )
-    .text();
-    let state = |admin: &mut Client| {
-        let row = order(admin, &format!("PRESHARD TASK STATUS {task}"));
-        let state = row.field("state").unwrap().text();
-        assert!(!matches!(state.as_str(), "failed" | "cancelled"), "{row:?}");
-        (state, row)
-    };
+    let task = order(&mut admin, &format!("SHARD MOVE {shards} TO {name}{manual}"));
     if lags {
-        wait_until("it waits for the word", PATIENCE, || {
-            state(&mut admin).0 == "ready"
-        });
+        until_ready(&mut admin, &task);
         target.freeze();
         let until = Instant::now() + LAG;
         while let Some(left) = until.checked_duration_since(Instant::now()) {
             thread::park_timeout(left);
         }
         target.thaw();
-        order(&mut admin, &format!("PRESHARD TASK CUTOVER {task}")).expect_ok();
+        tell(&mut admin, "CUTOVER", &task);
     }
-    let row = wait_for("the move ends", PATIENCE, || {
-        let (state, row) = state(&mut admin);
-        (state == "moved").then_some(row)
-    });
-    order(&mut admin, &format!("PRESHARD TASK FINALIZE {task}")).expect_ok();
-    row.field("pause_ms").unwrap().text()
+    let row = until_moved(&mut admin, &task);
+    tell(&mut admin, "FINALIZE", &task);
+    field(&row, "pause_ms")
 }
 
 fn begin<'scope, 'env>(
@@ -126,12 +100,7 @@ fn clients_of_all_kinds_notice_nothing_of_moves() {
         .any_warning();
     let launched = [setup.launch(), setup.launch(), setup.launch()];
     let proxies = launched.map(|launch| setup.until_ready(launch));
-    wait_until("preshard's users are on the nodes", PATIENCE, || {
-        nodes.iter().all(|node| {
-            let users = node.client().ask("ACL USERS").items();
-            users.iter().any(|user| user.text().starts_with("ps-g"))
-        })
-    });
+    until_users(&nodes);
     let site = Site {
         proxies: proxies.iter().map(|proxy| proxy.data).collect(),
         stop: AtomicBool::new(false),

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::Duration;
 
 use super::{Job, Site, key};
 use crate::harness::Reply;
-use crate::moves_faults::Writer;
+use crate::moving::Writer;
 
 /// Queues and streams, each in another shard.
 const SHARDS: [u16; 2] = [1, 6];
@@ -137,7 +136,6 @@ impl Tally {
     fn publish(&self, site: &Site) {
         let (mut client, mut listener) = (site.client(0), site.client(2));
         listener.call(&["SUBSCRIBE", "news"]).items();
-        listener.limit = Duration::from_secs(10);
         while site.goes_on() {
             let number = self.published.fetch_add(1, Relaxed).to_string();
             assert_eq!(client.call(&["PUBLISH", "news", &number]).error(), None);

@@ -2,7 +2,7 @@
 
 use super::{expect, nothing_is_left, subscribe, words};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, Reply, Setup, small};
+use crate::harness::{Client, Node, PATIENCE, Reply, Setup, small, wait_until};
 
 #[test]
 fn a_subscriber_that_does_not_read_is_closed_and_nobody_else_suffers() {
@@ -43,8 +43,7 @@ fn a_subscriber_that_does_not_read_is_closed_and_nobody_else_suffers() {
     for mut client in lazy {
         assert!(client.until_closed().len() < MESSAGES * payload.len());
     }
-    let (_, page) = proxy.http_get("/metrics");
-    assert!(page.contains("preshard_client_disconnects_total{reason=\"slow_subscriber\"} 2"));
+    proxy.await_metric("preshard_client_disconnects_total{reason=\"slow_subscriber\"}", 2);
     assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
     nothing_is_left(&nodes, &proxy);
 }
@@ -100,10 +99,7 @@ fn a_thousand_subscribers_get_everything_while_others_are_served() {
             assert_eq!(words(&client.reply()), format!("message c {number}"));
         }
     }
-    assert_eq!(
-        proxy.metric("preshard_pubsub_deliveries_total"),
-        1000 * MESSAGES as u64
-    );
+    proxy.await_metric("preshard_pubsub_deliveries_total", 1000 * MESSAGES as u64);
     assert_eq!(publisher.ask("PUBSUB NUMSUB c").items()[1], Reply::Int(1000));
     drop(listeners);
     nothing_is_left(&nodes, &proxy);
@@ -134,14 +130,10 @@ fn publishers_wait_for_deliveries_instead_of_losing_them() {
             assert_eq!(words(&client.reply()), format!("message c {number}"));
         }
     }
-    let (_, page) = proxy.http_get("/metrics");
-    let waited = page
-        .lines()
-        .find_map(|line| line.strip_prefix("preshard_limits_reached_total{limit=\"publishers\"} "));
-    assert_ne!(
-        waited,
-        Some("0"),
-        "a burst that no turn can deliver made nobody wait"
+    wait_until(
+        "a burst that no turn can deliver made somebody wait",
+        PATIENCE,
+        || proxy.metric("preshard_limits_reached_total{limit=\"publishers\"}") > 0,
     );
     assert_eq!(proxy.metric("preshard_pubsub_gaps_total"), 0);
 }

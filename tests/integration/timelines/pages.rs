@@ -7,7 +7,7 @@ use std::thread;
 use fastrand::Rng;
 
 use super::page;
-use crate::harness::{Client, Proxy, key_in, seed, small};
+use crate::harness::{Client, PATIENCE, Proxy, key_in, seed, small};
 
 /// Reads a whole timeline page by page.
 fn read_all(
@@ -198,14 +198,10 @@ fn a_timeline_that_cannot_be_read_leaves_no_hole() {
         ["m"]
     );
     nodes[1].kill();
-    crate::harness::wait_until(
-        "the node is known to be down",
-        std::time::Duration::from_secs(20),
-        || {
-            let reply = client.call(&["TIMELINE.MERGE", "2", &here, &there]);
-            let error = reply.error().expect("no page with a hole").to_owned();
-            error.starts_with("CLUSTERDOWN")
-        },
-    );
+    crate::harness::wait_until("the node is known to be down", PATIENCE, || {
+        let reply = client.call(&["TIMELINE.MERGE", "2", &here, &there]);
+        let error = reply.error().expect("no page with a hole").to_owned();
+        error.starts_with("CLUSTERDOWN")
+    });
     assert_eq!(page(&mut client, &["TIMELINE.RANGE", &here]).1, ["m"]);
 }

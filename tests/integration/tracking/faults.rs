@@ -1,7 +1,7 @@
 //! Nodes that cannot tell of changes: whoever tracks drops everything, and caches nothing of such a node meanwhile.
 
 use super::{PATIENCE, expect, invalidated, nothing_is_left, tracking};
-use crate::harness::{Client, Node, Reply, Setup, key_in, lacks, small, wait_until};
+use crate::harness::{Client, Node, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
 
 /// What is logged when a node goes and comes.
 pub(super) const NODE_AWAY: &[&str] = &[
@@ -32,6 +32,13 @@ fn until_it_may_be_cached(client: &mut Client, key: &str) {
                 }
             }
         }
+    });
+}
+
+/// The links of all workers are there; clients take turns with the workers.
+fn until_all_serve(proxy: &Proxy, key: &str) {
+    wait_until("all workers serve it", PATIENCE, || {
+        (0..4).all(|_| proxy.client().call(&["GET", key]).error().is_none())
     });
 }
 
@@ -70,11 +77,14 @@ fn a_node_that_dies_and_comes_back() {
     for client in [&mut reads, &mut late] {
         until_it_may_be_cached(client, &there);
     }
+    until_all_serve(&proxy, &there);
     proxy.client().call(&["SET", &there, "2"]).expect_ok();
     expect(&mut reads, &[&there]);
     expect(&mut late, &[&there]);
     expect(&mut all, &[&there]);
-    assert!(proxy.metric("preshard_tracking_gaps_total") > 0);
+    wait_until("it is counted", PATIENCE, || {
+        proxy.metric("preshard_tracking_gaps_total") > 0
+    });
     assert_eq!(
         proxy.metric("preshard_pubsub_gaps_total"),
         0,
@@ -109,6 +119,7 @@ fn a_connection_that_only_tells_is_lost() {
     until_everything(&mut client);
     until_everything(&mut client);
     until_it_may_be_cached(&mut client, &key);
+    until_all_serve(&proxy, &key);
     proxy.client().call(&["SET", &key, "2"]).expect_ok();
     expect(&mut client, &[&key]);
 }
@@ -134,9 +145,7 @@ fn while_a_node_is_not_heard_its_keys_are_dropped_right_behind_their_replies() {
     until_everything(&mut client);
     until_everything(&mut prefixes);
     let key = key_in(7, 8, "x:there");
-    wait_until("the links are back", PATIENCE, || {
-        proxy.client().call(&["GET", &key]) == Reply::Null
-    });
+    until_all_serve(&proxy, &key);
     for round in 0..10 {
         proxy
             .client()
@@ -190,6 +199,7 @@ fn a_node_that_does_not_answer_is_not_trusted_for_long() {
         until_everything(client);
         until_it_may_be_cached(client, &key);
     }
+    until_all_serve(&proxy, &key);
     proxy.client().call(&["SET", &key, "x"]).expect_ok();
     expect(&mut early, &[&key]);
     expect(&mut late, &[&key]);

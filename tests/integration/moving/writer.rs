@@ -1,11 +1,12 @@
-//! Writers of one list each, which know what was acknowledged, what is in doubt, and how long they waited.
+//! A writer of one list, who knows what was acknowledged, what is in doubt, and how long he waited.
 //!
 //! An error and a lost connection leave a write in doubt: it may be there, once, at any place (a node that stood still reads what
 //! was sent to it before the connection was closed). What was acknowledged is there once, in its order, whatever happens.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::harness::{Client, Reply};
@@ -20,18 +21,19 @@ const SCRIPT: &str = "return redis.call('RPUSH', KEYS[1], ARGV[1])";
 #[derive(Debug)]
 pub(crate) struct Writer {
     /// The proxy it began with.
-    pub(super) home: usize,
-    pub(super) key: String,
+    pub(crate) home: usize,
+    pub(crate) key: String,
     how: usize,
     acknowledged: Vec<i64>,
+    written: Arc<AtomicI64>,
     doubtful: BTreeSet<i64>,
     next: i64,
     /// What it was told instead of a reply to a write, and when.
-    pub(super) errors: Vec<(Instant, String)>,
+    pub(crate) errors: Vec<(Instant, String)>,
     /// Connections that it lost.
-    pub(super) lost: usize,
+    pub(crate) lost: usize,
     /// Waits for one reply that were long: when they ended, and how long they were.
-    pub(super) waits: Vec<(Instant, Duration)>,
+    pub(crate) waits: Vec<(Instant, Duration)>,
 }
 
 impl Writer {
@@ -41,12 +43,18 @@ impl Writer {
             key,
             how,
             acknowledged: Vec::new(),
+            written: Arc::default(),
             doubtful: BTreeSet::new(),
             next: 0,
             errors: Vec::new(),
             lost: 0,
             waits: Vec::new(),
         }
+    }
+
+    /// How much was acknowledged, as it grows.
+    pub(crate) fn written(&self) -> Arc<AtomicI64> {
+        Arc::clone(&self.written)
     }
 
     /// Writes until it is told to stop; to its own proxy, or to another one while that is away.
@@ -148,6 +156,7 @@ impl Writer {
             Reply::Int(length) => {
                 self.doubtful.remove(&number);
                 self.acknowledged.push(number);
+                self.written.fetch_add(1, Relaxed);
                 let least = self.acknowledged.len() as i64;
                 let most = least + self.doubtful.len() as i64;
                 assert!(
