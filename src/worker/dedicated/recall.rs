@@ -1,17 +1,9 @@
-<<<<<<< HEAD
-//! Waits that are given up for the sake of the proxy, and asked again where their shard is then.
-//!
-//! ```text
-//!  its shard, user or node goes ─▶ the node is told to end the wait ─▶ data: to its client
-//!                                                                  └─▶ nothing: kept here while the shard is held ─▶ asked again
-=======
 //! What waits or watches in shards that go elsewhere: ended, and asked again where they are.
 //!
 //! ```text
 //!  its shard, user or node goes ─▶ CLIENT UNBLOCK ─▶ nothing was taken out ─▶ recalled ──its shard is not held──▶ asked again
 //!                                                  └▶ or its reply            (a watch: counts as changed)
 //!  its node refuses the unit ──────────────────────────────────────────────▶ recalled, and the unit held
->>>>>>> main
 //! ```
 
 use std::sync::Arc;
