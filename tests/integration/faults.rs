@@ -322,9 +322,9 @@ fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
 /// everything is read would blame the node.
 #[test]
 fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
-    const DEADLINE: Duration = Duration::from_secs(3);
+    const DEADLINE: Duration = Duration::from_secs(8);
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
-        setup.proxy("workers = 1").proxy("request_timeout = \"3s\"")
+        setup.proxy("workers = 1").proxy("request_timeout = \"8s\"")
     });
     let keys: Vec<String> = keys_on(1, 8);
     let values: Vec<String> = keys.iter().map(|key| key.repeat(65_536 / key.len())).collect();
