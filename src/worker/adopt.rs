@@ -8,7 +8,7 @@
 //! What does not change goes on all the while. A node whose address changes, or that leaves, gets nothing more over its old
 //! connections; they are closed when all is answered. Before that, a node that gets another address and still answers is told to end
 //! what waits for data there, so that nothing is popped for a connection that is closed. The wait is bounded: a reply that does not
-//! come ends its connection (see `link_deadlines`).
+//! come ends its connection (see `link_deadlines`), also where requests have no deadline.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -177,6 +177,15 @@ impl Engine {
         }
         self.recall_waits(&nodes);
         true
+    }
+
+    /// Whether the next topology waits for what was sent over a link.
+    pub(super) fn holds_up_adoption(&self, index: usize) -> bool {
+        self.adoption.as_ref().is_some_and(|adoption| {
+            let awaited = [&adoption.moving, &adoption.closing, &adoption.closed];
+            let is_awaited = |shard| awaited.iter().any(|shards| shards.binary_search(&shard).is_ok());
+            self.links[index].due.iter().any(|entry| is_awaited(entry.shard))
+        })
     }
 
     fn serve_next(&mut self, next: &Arc<Topology>, moving: &[ShardId]) {

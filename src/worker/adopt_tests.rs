@@ -6,7 +6,7 @@ use super::*;
 use crate::ids::Epoch;
 use crate::resp::Protocol;
 use crate::topology::{ChangeError, NodeAccess, Unit};
-use crate::worker::backend::{Entry, Owner};
+use crate::worker::backend::{Batch, Entry, Owner};
 use crate::worker::shared::Limits;
 use crate::worker::testing::{engine, in_runtime, limits};
 
@@ -388,5 +388,38 @@ fn of_a_unit_without_a_user_everything_is_held_and_who_connects_anew_must_have_h
             (other, 1)
         );
         assert!(!engine.is_held(MOVED));
+    });
+}
+
+#[test]
+fn a_node_that_stands_still_does_not_keep_the_next_topology_for_ever_where_requests_have_no_deadline() {
+    in_runtime(async {
+        let mut engine = engine(Limits {
+            request_timeout_us: 0,
+            ..limits()
+        });
+        let silence_max = engine.settings.limits.silence_max_us;
+        let before = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, before);
+        let now = engine.now;
+        let link = &mut engine.links[before];
+        link.state = State::Ready;
+        link.batches.push_back(Batch { end: 1, at: now });
+        let wire = link.wire();
+        link.cells.link_opened(wire);
+        engine.now += 2 * silence_max;
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].state, State::Ready, "nobody waits for it");
+        change(&mut engine, moved);
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].state, State::Silent);
+        assert_eq!(engine.links[before].due[0].owner, Owner::Tombstone);
+        engine.now += silence_max;
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].close, Some(LinkClose::Timeout));
+        engine.link_closed(before, LinkClose::Timeout);
+        engine.end_turn();
+        assert_eq!(engine.topology.epoch, Epoch(2));
     });
 }

@@ -55,6 +55,7 @@ mod moves_work;
 mod moving;
 mod nodes;
 mod pause;
+mod pipelines;
 mod plan;
 mod pubsub;
 mod reload;

@@ -153,6 +153,58 @@ pub(super) struct Faults {
     waiting: Vec<(Moment, Fault, Whom)>,
 }
 
+impl Fault {
+    /// One of a kind, of a node, and for so long where it takes time.
+    fn draw(rng: &mut Rng, kind: u8, node: usize, peer: Peer, ms: u64) -> Self {
+        match kind {
+            0..=2 => Self::Crash,
+            FREEZE..=5 => Self::Freeze { ms },
+            6..=7 => Self::Wall { peer, ms },
+            RESTART..=9 => Self::Restart {
+                node,
+                users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
+                memory: if rng.u8(0..4) == 0 {
+                    Memory::Lost
+                } else {
+                    Memory::Kept
+                },
+                ms: ms.min(3_000),
+            },
+            10 => Self::Stand {
+                node,
+                ms: ms.min(3_000),
+            },
+            CUT => Self::Cut { node },
+            STORE..=13 => Self::StoreForgets {
+                calls: if rng.bool() {
+                    rng.usize(1..4)
+                } else {
+                    rng.usize(1..40)
+                },
+            },
+            14 => Self::UsersSaved { node },
+            BEHIND => Self::Behind {
+                ms: rng.u64(1..20_000),
+            },
+            DEAF => Self::Deaf { ms },
+            STALE => Self::Stale {
+                node,
+                ms: rng.u64(12_000..25_000),
+            },
+            STORE_STANDS => Self::StoreStands { ms },
+            SLOW => Self::Slow {
+                peer,
+                by_ms: rng.u64(5..300),
+                ms,
+            },
+            _ => Self::Wall {
+                peer: Peer::Store,
+                ms: rng.u64(6_000..20_000),
+            },
+        }
+    }
+}
+
 impl Faults {
     /// What a seed has in store. `proxies` and `nodes`: how many there are. Most of it is of the kind that shows the mistake that
     /// was planted, if one was and it takes one kind; and most of that comes while the leader does what the mistake is about.
@@ -191,52 +243,8 @@ impl Faults {
             };
             let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
             let kind = rng.u8(0..=AWAY);
-            let fault = match telling.filter(|_| is_telling).unwrap_or(kind) {
-                0..=2 => Fault::Crash,
-                FREEZE..=5 => Fault::Freeze { ms },
-                6..=7 => Fault::Wall { peer, ms },
-                RESTART..=9 => Fault::Restart {
-                    node,
-                    users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
-                    memory: if rng.u8(0..4) == 0 {
-                        Memory::Lost
-                    } else {
-                        Memory::Kept
-                    },
-                    ms: ms.min(3_000),
-                },
-                10 => Fault::Stand {
-                    node,
-                    ms: ms.min(3_000),
-                },
-                CUT => Fault::Cut { node },
-                STORE..=13 => Fault::StoreForgets {
-                    calls: if rng.bool() {
-                        rng.usize(1..4)
-                    } else {
-                        rng.usize(1..40)
-                    },
-                },
-                14 => Fault::UsersSaved { node },
-                BEHIND => Fault::Behind {
-                    ms: rng.u64(1..20_000),
-                },
-                DEAF => Fault::Deaf { ms },
-                STALE => Fault::Stale {
-                    node,
-                    ms: rng.u64(12_000..25_000),
-                },
-                STORE_STANDS => Fault::StoreStands { ms },
-                SLOW => Fault::Slow {
-                    peer,
-                    by_ms: rng.u64(5..300),
-                    ms,
-                },
-                _ => Fault::Wall {
-                    peer: Peer::Store,
-                    ms: rng.u64(6_000..20_000),
-                },
-            };
+            let kind = telling.filter(|_| is_telling).unwrap_or(kind);
+            let fault = Fault::draw(rng, kind, node, peer, ms);
             let is_away = matches!(fault, Fault::Wall { peer: Peer::Store, ms } if ms >= 6_000);
             let whom = match fault {
                 Fault::Stale { .. } => Whom::Proxy(rng.usize(0..proxies)),

@@ -26,6 +26,8 @@ use crate::resp;
 use crate::worker::engine::Engine;
 
 const QUEUED: &[u8] = b"+QUEUED\r\n";
+/// How the request of a fence begins.
+const ECHO: &[u8] = b"*2\r\n$4\r\nECHO\r\n";
 
 impl Engine {
     /// A frame of the oldest request due has ended, `last` being what came of it with this chunk.
@@ -161,8 +163,13 @@ pub(in crate::worker) fn nonce() -> String {
 
 /// Appends the fence of a link to a request.
 pub(in crate::worker) fn push_fence(fence: &[u8], frame: &mut Vec<u8>) {
-    frame.extend_from_slice(b"*2\r\n$4\r\nECHO\r\n");
+    frame.extend_from_slice(ECHO);
     frame.extend_from_slice(fence);
+}
+
+/// Bytes that [`push_fence`] appends.
+pub(super) const fn fence_bytes(fence: &[u8]) -> usize {
+    ECHO.len() + fence.len()
 }
 
 /// A node's answer to `ECHO nonce`.

@@ -36,7 +36,9 @@ use tokio::io::ReadBuf;
 pub(super) use block::{fence, is_queued, is_step, nonce, push_fence};
 pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
-pub(super) use input::is_refused;
+pub(super) use input::{is_node_fault, is_refused};
+#[cfg(test)]
+pub(super) use link::Batch;
 pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
 pub(super) use tell::NOSCRIPT;

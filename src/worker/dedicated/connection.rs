@@ -19,7 +19,7 @@ use super::{Dedicated, End, Job, RECALLED};
 use crate::ids::{DbIndex, Epoch};
 use crate::resp::{self, ReplyScanner};
 use crate::worker::backend::{
-    ConnectError, Order, Ready, connect, fence, is_queued, is_step, nonce, write_select,
+    ConnectError, Order, Ready, connect, fence, is_node_fault, is_queued, is_step, nonce, write_select,
 };
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
@@ -506,10 +506,4 @@ fn is_nothing(reply: &[u8]) -> bool {
 /// Whether a reply has something in it that was in the database before.
 fn brings_data(reply: &[u8]) -> bool {
     !is_nothing(reply) && !matches!(reply, b"+OK\r\n" | b"*0\r\n") && !matches!(reply.first(), Some(b'-'))
-}
-
-fn is_node_fault(reply: &[u8]) -> bool {
-    [&b"-NOAUTH"[..], b"-WRONGPASS", b"-MOVED ", b"-ASK "]
-        .iter()
-        .any(|fault| reply.starts_with(fault))
 }

@@ -14,7 +14,6 @@ use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
 use crate::worker::backend::{Entry, Lane, Owner, Shape, State};
 use crate::worker::engine::{Attention, Engine};
-use crate::worker::gather::via_of;
 
 /// Whether a shard takes a request now.
 #[derive(Debug, PartialEq, Eq)]
@@ -202,7 +201,7 @@ impl Engine {
             Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
                 self.start_split(index, spec, split, splitting, args)
             }
-            Ok(Plan::FanOut(fan_out)) if self.goes_by(index, via_of(fan_out)) => {
+            Ok(Plan::FanOut(fan_out)) if self.fan_out_goes(index, fan_out) => {
                 self.start_fan_out(index, spec, fan_out, args)
             }
             Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
