@@ -45,16 +45,20 @@ fn is_away(reply: &Reply) -> bool {
         .is_some_and(|line| words.iter().any(|word| line.starts_with(word)))
 }
 
-/// Kills a node; a client calls the script again and again meanwhile; the node comes back empty.
-fn restart_under_calls(node: &mut Node, client: &mut Client, sum: &str, key: &str) {
+/// Kills a node; clients of both protocols, whose connections are not the same, call the script again and again meanwhile; the node
+/// comes back empty.
+fn restart_under_calls(node: &mut Node, proxy: &Proxy, sum: &str, key: &str) {
+    let clients = [proxy.client(), proxy.client3()];
     node.kill();
-    let mut refused = 0;
-    wait_until("calls are refused", PATIENCE, || {
-        let reply = client.call(&["EVALSHA", sum, "1", key, "1"]);
-        assert!(is_away(&reply), "{reply:?}");
-        refused += i32::from(reply.error().is_some_and(|line| line.starts_with("CLUSTERDOWN")));
-        refused >= 5
-    });
+    for mut client in clients {
+        let mut refused = 0;
+        wait_until("calls are refused", PATIENCE, || {
+            let reply = client.call(&["EVALSHA", sum, "1", key, "1"]);
+            assert!(is_away(&reply), "{reply:?}");
+            refused += i32::from(reply.error().is_some_and(|line| line.starts_with("CLUSTERDOWN")));
+            refused >= 5
+        });
+    }
     node.restart();
 }
 
@@ -79,22 +83,22 @@ fn until_back(client: &mut Client, requests: &[&[&str]]) -> Vec<Reply> {
 fn pipelines_and_transactions_find_their_scripts_after_a_restart_that_somebody_retried_through() {
     let mut nodes = [Node::start(), Node::start()];
     let proxy = one_worker(&nodes);
-    let (mut client, mut other) = (proxy.client(), proxy.client());
+    let mut client = proxy.client();
     let sum = known(&mut client);
     let key = key_in(1, 8, "found:");
     let call: &[&str] = &["EVALSHA", &sum, "1", &key, "1"];
     assert_eq!(client.call(call), Reply::Int(1));
-    restart_under_calls(&mut nodes[0], &mut other, &sum, &key);
+    restart_under_calls(&mut nodes[0], &proxy, &sum, &key);
     let replies = until_back(&mut client, &[call, call]);
     assert_eq!(replies[1].int(), replies[0].int() + 1, "{replies:?}");
-    restart_under_calls(&mut nodes[0], &mut other, &sum, &key);
+    restart_under_calls(&mut nodes[0], &proxy, &sum, &key);
     let queued = || Reply::Simple("QUEUED".into());
     let ok = || Reply::Simple("OK".into());
     assert_eq!(
         until_back(&mut client, &[&["MULTI"], &["SET", &key, "5"], call, &["EXEC"]]),
         [ok(), queued(), queued(), Reply::Array(vec![ok(), Reply::Int(6)])]
     );
-    restart_under_calls(&mut nodes[0], &mut other, &sum, &key);
+    restart_under_calls(&mut nodes[0], &proxy, &sum, &key);
     for _ in 0..2 {
         let replies = until_back(
             &mut client,
@@ -202,9 +206,10 @@ fn works_over_a_restart(command: fn() -> Command, name: &str) {
         sum
     };
     let sum = run_once();
-    let mut other = proxy.client();
-    restart_under_calls(&mut nodes[0], &mut other, &sum, &key);
-    until_back(&mut other, &[&["EVAL", "return 1", "1", &key]]);
+    restart_under_calls(&mut nodes[0], &proxy, &sum, &key);
+    for mut client in [proxy.client(), proxy.client3()] {
+        until_back(&mut client, &[&["EVAL", "return 1", "1", &key]]);
+    }
     assert_eq!(run_once(), sum);
 }
 
