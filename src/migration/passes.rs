@@ -291,7 +291,9 @@ impl Walker {
                 return Err(not_redis());
             };
             fields.owed |= matches!(parts.get(1), Some(Value::Int(1)));
-            fields.unsure.extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
+            fields
+                .unsure
+                .extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
             fields.real |= matches!(parts.get(3), Some(Value::Int(1)));
             let next = parts.first().and_then(Value::as_bytes).map(<[u8]>::to_vec);
             cursor = next.ok_or_else(not_redis)?;

@@ -324,6 +324,29 @@ fn the_links_of_a_new_user_are_open_before_anything_is_held() {
 }
 
 #[test]
+fn a_link_that_is_refused_because_its_unit_is_frozen_already_delays_no_topology() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, provisioned);
+        let before = link_of(&engine, MOVED);
+        engine.links[before].state = State::Ready;
+        change(&mut engine, |topology| topology.with_unit(unit(true)));
+        let of_unit = |link: &&usize| engine.links[**link].user.as_deref() == Some("ps-u-m1");
+        let links: Vec<usize> = (0..engine.links.len()).collect();
+        let opening: Vec<usize> = links.iter().filter(of_unit).copied().collect();
+        assert!(engine.links[opening[0]].preopens && !engine.is_held(MOVED));
+        opening.iter().for_each(|&link| engine.is_not_opened(link));
+        let rest = engine
+            .links
+            .iter()
+            .position(|link| link.preopens && link.user.as_deref() == Some("ps-g1"));
+        assert_eq!(rest, None, "all other shards keep their user");
+        engine.end_turn();
+        assert_eq!(engine.shared.epoch_served(), Epoch(3));
+    });
+}
+
+#[test]
 fn of_a_unit_without_a_user_everything_is_held_and_who_connects_anew_must_have_heard_of_it() {
     in_runtime(async {
         let mut engine = engine(limits());

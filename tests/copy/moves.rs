@@ -388,7 +388,13 @@ fn a_stream_alone_is_followed_back() {
     runtime.block_on(attached.until_attached()).unwrap();
     assert_eq!(attached.progress().phase, Phase::Attached);
     // What comes before the place where they are the same is not applied.
-    for line in ["RPUSH list 0", "RPUSH a x", "RENAME a b", "RENAME b c", "RENAME key8 d"] {
+    for line in [
+        "RPUSH list 0",
+        "RPUSH a x",
+        "RENAME a b",
+        "RENAME b c",
+        "RENAME key8 d",
+    ] {
         conn.line(line);
     }
     let drained = runtime.block_on(copy.drain_to(conn.offset())).unwrap();
@@ -410,17 +416,8 @@ fn a_stream_alone_is_followed_back() {
     wait_until(&attached, "it follows", Duration::from_secs(10), |now| {
         now.phase == Phase::Streaming
     });
-    for line in [
-        "MULTI",
-        "RPUSH list 2",
-        "INCR key0",
-        "EXEC",
-        "PEXPIRE key9 70000",
-        "DEL key7",
-        "RENAME c b",
-    ] {
-        back.line(line);
-    }
+    say(&mut back, &["MULTI", "RPUSH list 2", "INCR key0", "EXEC"]);
+    say(&mut back, &["PEXPIRE key9 70000", "DEL key7", "RENAME c b"]);
     // One that ends in the middle of writes, and another one that goes on with what is noted.
     for from in [3, 1_000] {
         for n in from..from + 300 {
@@ -442,6 +439,12 @@ fn a_stream_alone_is_followed_back() {
     assert_eq!(conn.line("LLEN list"), Value::Int(605));
     runtime.block_on(attached.stop()).unwrap();
     assert_lost_is_lost(&runtime, reverse);
+}
+
+fn say(conn: &mut Conn, lines: &[&str]) {
+    for line in lines {
+        conn.line(line);
+    }
 }
 
 /// How far a stream back is, as it has noted it.

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, key_in, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Scratch, Setup, StopAtEnd, bytes_waiting_at, key_in,
+    wait_for, wait_until,
 };
 use crate::moves::{assert_lists, move_shards, state, write_list};
 use crate::moves_faults::Writer;
@@ -260,17 +261,6 @@ impl World {
     }
 }
 
-/// Whether bytes wait to be read at a listener's connections.
-fn bytes_wait_at(socket: SocketAddr) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let port = format!(":{:04X}", socket.port());
-    table.lines().skip(1).any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let waiting = fields[4].split_once(':').map(|(_, queue)| queue);
-        fields[1].ends_with(&port) && waiting != Some("00000000")
-    })
-}
-
 fn elements(client: &mut Client, key: &str) -> Vec<String> {
     let items = client.call(&["LRANGE", key, "0", "-1"]).items();
     items.iter().map(Reply::text).collect()
@@ -294,7 +284,7 @@ fn a_proxy_that_stood_still_acknowledges_nothing_that_is_lost() {
     world.source.freeze();
     first.command(&["RPUSH", &key, "sent"]);
     wait_until("the request is at the source", PATIENCE, || {
-        bytes_wait_at(world.source.socket())
+        bytes_waiting_at(world.source.socket()) > 0
     });
     world.follower().freeze();
     world.source.thaw();
@@ -437,15 +427,6 @@ fn strike(etcd: &Etcd, arrow: &str, fault: Fault) {
             writer.check(&mut client);
         }
     });
-}
-
-/// Stops the writers also when the test fails on its way.
-struct StopAtEnd<'a>(&'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, key_in, small, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Reply, Setup, StopAtEnd, key_in, small, wait_for, wait_until,
 };
 use crate::moves::{PATIENCE, assert_lists, move_shards, state, write_list};
 
@@ -66,6 +66,7 @@ fn shards_go_back_under_writes_with_all_that_was_written_since() {
     let (nodes, proxy) = small();
     let (mut admin, stop) = (proxy.admin_client(), AtomicBool::new(false));
     let lists = thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
         let writers: Vec<_> = (0..8)
             .map(|number| {
                 let key = key_in(number % 8, 8, &format!("list{number}-"));
@@ -89,7 +90,7 @@ fn shards_go_back_under_writes_with_all_that_was_written_since() {
             let row = admin.ask("PRESHARD SHARD INFO 0");
             assert_eq!(row.field("node").unwrap().text(), "node-1");
         }
-        stop.store(true, Relaxed);
+        drop(stopping);
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
@@ -171,6 +172,7 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
     // They expire within the moments of the cutovers, and are renewed all the time.
     let stop = AtomicBool::new(false);
     let counts = thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
         let renewing = scope.spawn(|| {
             let (mut client, mut counts) = (proxy.client(), vec![0; 20]);
             while !stop.load(Relaxed) {
@@ -207,7 +209,7 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
         roll_back(&mut admin, &task);
         assert_eq!(pinned.ask("GET p").text(), "v");
         let_pass(&proxy, Duration::from_millis(500));
-        stop.store(true, Relaxed);
+        drop(stopping);
         renewing.join().unwrap()
     });
     assert!(counts[0] > 50, "{counts:?}");
@@ -399,6 +401,7 @@ fn another_leader_goes_on_with_the_way_back_or_says_that_there_is_none() {
     let stop = AtomicBool::new(false);
     let mut admin = second.admin_client();
     let lists = thread::scope(|scope| {
+        let stopping = StopAtEnd(&stop);
         let writers: Vec<_> = (0..4)
             .map(|number| {
                 let key = key_in(number, 8, &format!("list{number}-"));
@@ -418,7 +421,7 @@ fn another_leader_goes_on_with_the_way_back_or_says_that_there_is_none() {
         });
         println!("{outcome:?} after {:?}", begin.elapsed());
         assert_eq!(outcome.0, "rolled-back", "the history reaches back: {outcome:?}");
-        stop.store(true, Relaxed);
+        drop(stopping);
         writers
             .into_iter()
             .map(|writer| writer.join().unwrap())
@@ -452,6 +455,7 @@ fn a_leader_that_dies_while_it_goes_back_loses_no_write() {
         let stop = AtomicBool::new(false);
         let mut admin = second.admin_client();
         let lists = thread::scope(|scope| {
+            let stopping = StopAtEnd(&stop);
             let writers: Vec<_> = (0..4)
                 .map(|number| {
                     let key = key_in(number, 8, &format!("list{number}-"));
@@ -472,7 +476,7 @@ fn a_leader_that_dies_while_it_goes_back_loses_no_write() {
             });
             println!("after {delay} ms: {found:?}");
             let_pass(&second, Duration::from_millis(300));
-            stop.store(true, Relaxed);
+            drop(stopping);
             writers
                 .into_iter()
                 .map(|writer| writer.join().unwrap())

@@ -148,8 +148,7 @@ impl Engine {
 
     /// Whether a node refuses the requests of a unit that moves: this one has not run.
     fn is_frozen(&self, index: usize, reply: &[u8]) -> bool {
-        let refused = reply.starts_with(b"-NOPERM") || reply.starts_with(EXEC_REFUSED);
-        refused && self.links[index].kept.is_some()
+        is_refused(reply) && self.links[index].kept.is_some()
     }
 
     /// A request was refused because its shard is on its way: it waits for where it will be, with all that come behind it.
@@ -162,14 +161,8 @@ impl Engine {
         if !is_kept {
             self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
         }
-        let user = self.links[index].user.as_deref();
-        let units = self.topology.units.iter();
-        let unit = units.filter(|unit| user.is_some() && unit.user.as_deref() == user);
-        let mut shards: Vec<ShardId> = unit.flat_map(|unit| unit.shards.iter().copied()).collect();
-        shards.push(entry.shard);
-        for shard in shards {
-            self.hold(shard, |hold| hold.frozen = true);
-        }
+        self.hold_unit(self.links[index].user.clone().as_deref());
+        self.hold(entry.shard, |hold| hold.frozen = true);
     }
 
     /// Takes what a node has refused to the gates, in front of what waits there: when all that was sent is answered, since what
@@ -337,6 +330,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether a node says to a command, or to a transaction, that its user may not do this: none of it has run.
+pub(in crate::worker) fn is_refused(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOPERM") || reply.starts_with(EXEC_REFUSED)
 }
 
 /// Errors that the operator must mend; a client must never see them, and the link that brought them is useless.

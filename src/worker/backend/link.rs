@@ -46,6 +46,11 @@ pub(in crate::worker) enum State {
 /// An ACL user of a node that preshard has made; none: the one of the config.
 pub(in crate::worker) type User = Option<Arc<str>>;
 
+/// Whether it is the user of shards that are about to move.
+pub(super) fn is_unit_user(user: Option<&Arc<str>>) -> bool {
+    user.is_some_and(|user| user.starts_with(UNIT_PREFIX))
+}
+
 /// What is done with the bytes of a reply that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::worker) enum Reading {
@@ -176,8 +181,7 @@ impl Link {
 
     /// As whom its connections log in from now on. Nothing may be due.
     pub(in crate::worker) fn set_user(&mut self, user: User) {
-        let moves = user.as_deref().is_some_and(|user| user.starts_with(UNIT_PREFIX));
-        self.kept = moves.then(Box::default);
+        self.kept = is_unit_user(user.as_ref()).then(Box::default);
         self.user = user;
     }
 

@@ -1,19 +1,22 @@
 //! Connections that one client has for itself: while it waits for data, and while it watches keys.
 //!
 //! ```text
-//!                ┌─ idle (by node and protocol) ◀── answered ──┐
-//!  a request ────┤                                             ├── Busy ── client gone: half-closed, read to its end
-//!                └─ none idle, room left: a new one ───────────┘   ▲
-//!                                                        Pinned (its client watches keys, nothing asked)
+//!                ┌─ idle (by node, user, protocol) ◀─ answered ─┐
+//!  a request ────┤                                              ├── Busy ── client gone: half-closed, read to its end
+//!                └─ none idle, room left: a new one ────────────┘   ▲
+//!                                                         Pinned (its client watches keys, nothing asked)
 //! ```
 //!
 //! Each has a task of its own and carries one request at a time. A request is written only when the `SELECT` before it
 //! is confirmed. How many may be in use to one node is bounded over all workers; beyond, clients get `TRYAGAIN`.
 //!
+//! It logs in as the user that its shard's requests have. So a node that was told to refuse a unit refuses what its clients wait for
+//! and watch as well, whatever this proxy has heard of the move: what is refused has not run.
+//!
 //! A wait that has to end for the sake of the proxy is ended by the node, by order of another connection, so that its reply says
 //! whether anything was taken out. A node that reads the end of a connection drops the reply that it is about to write to it.
-//! Only for a client that is gone, or a node that goes, a connection is half-closed: what is popped for a client that is gone
-//! is counted and logged, if its reply comes.
+//! Only for a client that is gone, or a node that goes without having answered that order, a connection is half-closed: what is
+//! popped for a client that is gone is counted and logged, if its reply comes.
 
 mod connection;
 
@@ -27,9 +30,9 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use super::backend::{Lane, Owner, User};
+use super::backend::{Lane, Owner, User, is_refused};
 use super::engine::Engine;
-use crate::command::Waiting;
+use crate::command::{UNIT_PREFIX, Waiting};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics::Limit;
 use crate::resp::Protocol;
@@ -43,12 +46,15 @@ const IDLE_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     slots: Slab<Slot>,
-    idle: BTreeMap<(NodeIndex, bool), Vec<usize>>,
+    idle: BTreeMap<Kind, Vec<usize>>,
     /// Waits that were given up, to be asked again.
     recalled: Vec<Job>,
     /// Where new tasks find the engine.
     engine: Weak<RefCell<Engine>>,
 }
+
+/// Whom an idle connection may serve: its node, who it is there, and whether it speaks RESP3.
+type Kind = (NodeIndex, User, bool);
 
 /// One connection, from the engine's side. Its task has the socket.
 #[derive(Debug)]
@@ -84,12 +90,14 @@ enum End {
     Stop(&'static str),
     /// The same, but what has not run is asked again where its shard is then.
     Unblock,
-    /// Half-closed, because its node goes, and an order might reach another server; asked again.
+    /// Half-closed, because its node is gone, or has not ended the wait, and an order might reach another server; asked again.
     Recall,
 }
 
 /// Not told to anybody: the request is asked again.
 const RECALLED: &str = "TRYAGAIN preshard: it was given up before it was answered; it has not run";
+/// It was for a unit that its node refuses.
+const FROZEN: &str = "TRYAGAIN preshard: its shard is on its way to another node; it has not run";
 const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
 
 /// What is asked over a connection.
@@ -115,6 +123,8 @@ pub(super) struct Job {
     pub(super) again: Option<Box<Waiting>>,
     /// Worker time when it came.
     pub(super) since: u64,
+    /// Worker time when it was given up, to be asked again.
+    pub(super) recalled_at: u64,
     /// Worker time at which its client is told that no answer came. None: it may wait for ever.
     pub(super) deadline: Option<u64>,
 }
@@ -165,10 +175,29 @@ impl Pool {
 }
 
 impl Slot {
+    /// Whether it carries what somebody waits for, at one of these nodes.
+    fn waits_at(&self, nodes: &[NodeIndex]) -> bool {
+        let waits = self.job.as_ref().is_some_and(|job| job.again.is_some());
+        waits && matches!(self.end, End::No | End::Unblock) && nodes.contains(&self.node)
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+
+    fn kind(&self) -> Kind {
+        (self.node, self.user.clone(), self.protocol == Protocol::Resp3)
+    }
+
+    /// Whether it is a reply to a unit that its node was told to refuse: nothing of what was asked has run.
+    fn is_frozen(&self, reply: &[u8]) -> bool {
+        let of_unit = self
+            .user
+            .as_deref()
+            .is_some_and(|user| user.starts_with(UNIT_PREFIX));
+        of_unit && is_refused(reply)
     }
 }
 
@@ -179,10 +208,19 @@ impl Engine {
         shard: ShardId,
         protocol: Protocol,
     ) -> Result<Dedicated, String> {
-        let node = self.topology.placement(shard).node;
+        let user = self.topology.user_of(shard).map(Arc::from);
+        self.acquire_as(self.topology.placement(shard).node, user, protocol)
+    }
+
+    /// The same to a node, for what concerns no shard.
+    pub(super) fn acquire_at(&mut self, node: NodeIndex, protocol: Protocol) -> Result<Dedicated, String> {
+        self.acquire_as(node, self.node_user(node), protocol)
+    }
+
+    fn acquire_as(&mut self, node: NodeIndex, user: User, protocol: Protocol) -> Result<Dedicated, String> {
         let place = Some(self.place_at(node)?);
-        let key = (node, protocol == Protocol::Resp3);
-        if let Some(index) = self.dedicated.idle.get_mut(&key).and_then(Vec::pop)
+        let kind = (node, user.clone(), protocol == Protocol::Resp3);
+        if let Some(index) = self.dedicated.idle.get_mut(&kind).and_then(Vec::pop)
             && let Some(slot) = self.dedicated.slots.get_mut(index)
         {
             slot.idle_since = None;
@@ -196,7 +234,7 @@ impl Engine {
         let index = self.dedicated.slots.insert(Slot {
             generation,
             node,
-            user: self.node_user(node),
+            user: user.clone(),
             protocol,
             waker: None,
             job: None,
@@ -209,7 +247,7 @@ impl Engine {
         });
         let dedicated = Dedicated { index, generation };
         if let Some(engine) = self.dedicated.engine.upgrade() {
-            let order = self.node_order(node, protocol);
+            let order = self.order_as(node, protocol, user);
             tokio::task::spawn_local(connection::keep(engine, dedicated, order));
         }
         Ok(dedicated)
@@ -277,8 +315,26 @@ impl Engine {
         self.recall_dedicated(&concerned, End::Unblock);
     }
 
-    /// The same of all connections to a node that goes, with those that are idle.
+    /// Has nodes end what waits for data there, to be asked again later.
+    pub(super) fn recall_waits(&mut self, nodes: &[NodeIndex]) {
+        let concerned = self.those(|slot| slot.waits_at(nodes));
+        self.recall_dedicated(&concerned, End::Unblock);
+    }
+
+    /// Whether anybody waits for data at these nodes.
+    pub(super) fn is_waited_at(&self, nodes: &[NodeIndex]) -> bool {
+        self.dedicated.slots.iter().any(|(_, slot)| slot.waits_at(nodes))
+    }
+
+    /// The same of all connections to a node that goes, with those that are idle. From here on an order to it would reach another
+    /// server.
     pub(super) fn recall_node(&mut self, node: NodeIndex) {
+        for (_, slot) in &mut self.dedicated.slots {
+            if slot.node == node && slot.end == End::Unblock {
+                slot.end = End::Recall;
+                slot.wake();
+            }
+        }
         let concerned = self.those(|slot| slot.node == node);
         self.recall_dedicated(&concerned, End::Recall);
     }
@@ -306,13 +362,15 @@ impl Engine {
             slot.spoilt = true;
             match &slot.job {
                 Some(job) if job.again.is_some() => slot.end = end,
-                // It is answered soon; then the connection goes.
-                Some(_) => continue,
+                // It is answered soon; then the connection goes. A `WATCH` that is under way watches nothing any more.
+                Some(_) => {
+                    unwatched.extend(slot.pinned.take());
+                    continue;
+                }
                 None => {
                     slot.end = End::Close;
                     unwatched.extend(slot.pinned);
-                    let key = (slot.node, slot.protocol == Protocol::Resp3);
-                    if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+                    if let Some(idle) = self.dedicated.idle.get_mut(&slot.kind()) {
                         idle.retain(|&other| other != index);
                     }
                 }
@@ -349,8 +407,29 @@ impl Engine {
         self.enqueue(lane, Owner::Order, &frame);
     }
 
+    /// A node refuses the unit that a request is for, and has run nothing of it. The unit is held until a topology says where it
+    /// is. What waits for data is asked again there; what is watched counts as changed. The line is for what is neither.
+    fn dedicated_refused(&mut self, dedicated: Dedicated) -> &'static str {
+        let Some(slot) = self.dedicated.slot(dedicated) else {
+            return FROZEN;
+        };
+        let user = slot.user.clone();
+        let waits = slot.job.as_ref().is_some_and(|job| job.again.is_some());
+        let owner = slot.job.take_if(|job| job.transaction).and_then(|job| job.owner);
+        let pinned = slot.pinned.take();
+        self.hold_unit(user.as_deref());
+        if let Some((client, generation)) = pinned {
+            self.watch_moved(client, generation);
+        }
+        if let Some((client, generation, seq)) = owner {
+            let nothing = self.nothing_for(client as usize);
+            self.complete_dedicated(client, generation, seq, nothing, false);
+        }
+        if waits { RECALLED } else { FROZEN }
+    }
+
     /// A wait was given up and has not been answered: it is asked again when its shard is not held.
-    fn dedicated_recalled(&mut self, job: Job) {
+    fn dedicated_recalled(&mut self, mut job: Job) {
         if let Some((client, generation, _)) = job.owner
             && !self.client_is_gone(client as usize, generation)
         {
@@ -358,6 +437,8 @@ impl Engine {
             client.waits_at = None;
             client.info.waits(None);
             client.publish();
+            // How long it has waited for data by then is no matter: only what it waits here is a hold.
+            job.recalled_at = self.now;
             self.dedicated.recalled.push(job);
         }
     }
@@ -374,7 +455,7 @@ impl Engine {
                 continue;
             }
             let line = if self.is_held(job.shard) {
-                if self.now.saturating_sub(job.since) < hold_us || job.deadline.is_none() {
+                if self.now.saturating_sub(job.recalled_at) < hold_us || job.deadline.is_none() {
                     self.dedicated.recalled.push(job);
                     continue;
                 }
@@ -421,8 +502,7 @@ impl Engine {
             let idle = slot.idle_since.is_some_and(|since| now - since >= IDLE_US);
             if idle {
                 slot.end = End::Close;
-                let key = (slot.node, slot.protocol == Protocol::Resp3);
-                if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+                if let Some(idle) = self.dedicated.idle.get_mut(&slot.kind()) {
                     idle.retain(|&other| other != index);
                 }
             }
@@ -468,9 +548,8 @@ impl Engine {
         if slot.pinned.is_none() && slot.end == End::No {
             slot.idle_since = Some(now);
             slot.place = None;
-            let key = (slot.node, slot.protocol == Protocol::Resp3);
-            let spoilt = slot.spoilt;
-            let idle = self.dedicated.idle.entry(key).or_default();
+            let (kind, spoilt) = (slot.kind(), slot.spoilt);
+            let idle = self.dedicated.idle.entry(kind).or_default();
             if idle.len() < IDLE_MAX && !spoilt {
                 idle.push(dedicated.index);
             } else if let Some(slot) = self.dedicated.slot(dedicated) {
@@ -486,9 +565,12 @@ impl Engine {
             return;
         }
         let mut slot = self.dedicated.slots.remove(dedicated.index);
-        let key = (slot.node, slot.protocol == Protocol::Resp3);
-        if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+        let kind = slot.kind();
+        if let Some(idle) = self.dedicated.idle.get_mut(&kind) {
             idle.retain(|&index| index != dedicated.index);
+            if idle.is_empty() {
+                self.dedicated.idle.remove(&kind);
+            }
         }
         if let Some((client, generation)) = slot.pinned {
             self.watch_lost(client, generation);

@@ -12,7 +12,7 @@ use super::local::{number, wrong_subcommand};
 use crate::command::{Spec, Wait, Waiting, wait_of};
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::RequestClass;
-use crate::resp::{self, Args};
+use crate::resp::{self, Args, Protocol};
 use crate::route;
 use crate::worker::backend::Shape;
 use crate::worker::dedicated::{Dedicated, Job};
@@ -189,6 +189,7 @@ impl Engine {
             transaction: false,
             again: None,
             since: self.now,
+            recalled_at: 0,
             deadline: self.answer_limit().map(|limit| self.now + micros(limit)),
         };
         self.ask_dedicated(watching.at, job);
@@ -256,11 +257,23 @@ impl Engine {
         shard: ShardId,
     ) -> Result<Dedicated, String> {
         let protocol = self.clients[index].protocol;
-        let lane = self.lane(shard, protocol);
-        if let Admission::Down(line) = self.admission(lane) {
-            return Err(line);
-        }
+        self.is_reachable(shard, protocol)?;
         self.acquire_dedicated(shard, protocol)
+    }
+
+    /// The same to the node of a shard, for what does not concern the shard.
+    pub(super) fn dedicated_to_node_of(&mut self, index: usize, shard: ShardId) -> Result<Dedicated, String> {
+        let protocol = self.clients[index].protocol;
+        self.is_reachable(shard, protocol)?;
+        self.acquire_at(self.topology.placement(shard).node, protocol)
+    }
+
+    fn is_reachable(&mut self, shard: ShardId, protocol: Protocol) -> Result<(), String> {
+        let lane = self.lane(shard, protocol);
+        match self.admission(lane) {
+            Admission::Down(line) => Err(line),
+            Admission::Yes | Admission::Full => Ok(()),
+        }
     }
 
     fn job(
@@ -298,6 +311,7 @@ impl Engine {
             transaction: false,
             again: None,
             since: self.now,
+            recalled_at: 0,
             deadline: limit.map(|limit| self.now + micros(limit)),
         }
     }
@@ -356,10 +370,11 @@ impl Engine {
         self.forward_block(index, spec, lane, (Shape::Plain, 1), &frame)
     }
 
+    /// The way to a node for what must reach this one and no other: not over links whose requests may be sent elsewhere instead.
     fn some_shard_of(&self, node: NodeIndex) -> Option<ShardId> {
         let mut placements = self.topology.placements_by_shard();
         placements
-            .find(|(_, placement)| placement.node == node)
+            .find(|(shard, placement)| placement.node == node && self.topology.unit_of(*shard).is_none())
             .map(|(shard, _)| shard)
     }
 

@@ -282,11 +282,7 @@ impl Engine {
             self.drop_transaction(index);
             self.release_watch(index);
             if watching.moved {
-                let none: &[u8] = match self.clients[index].protocol {
-                    Protocol::Resp2 => b"*-1\r\n",
-                    Protocol::Resp3 => b"_\r\n",
-                };
-                self.answer(index, none, RequestClass::Multi);
+                self.answer(index, self.nothing_for(index), RequestClass::Multi);
                 return Taken::Yes;
             }
             self.answer_error(
@@ -311,6 +307,14 @@ impl Engine {
         let frames = queued.commands + 2 + u32::from(queued.has_script);
         self.exec_watched(index, spec, watching, (queued.bytes, frames), queued.has_script);
         Taken::Yes
+    }
+
+    /// What `EXEC` answers when something watched has changed.
+    pub(in crate::worker) fn nothing_for(&self, index: usize) -> &'static [u8] {
+        match self.clients.get(index).map(|client| client.protocol) {
+            Some(Protocol::Resp3) => b"_\r\n",
+            Some(Protocol::Resp2) | None => b"*-1\r\n",
+        }
     }
 
     /// `EXEC` will run nothing.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::claimer::{Claimer, Way};
 use super::writer::Writer;
 use crate::harness::{
     Client, Etcd, Link, Node, NodeOptions, Proxy, Reply, Scratch, Setup, Weather, Whose, key_in, wait_for,
@@ -16,6 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const RESUMED: Duration = Duration::from_secs(6);
 /// Longer than the leader's lease.
 const STOPPED: Duration = Duration::from_secs(6);
+
+/// Clients with connections of their own: the proxy that they begin with, and what they do.
+const CLAIMERS: [(usize, Way); 4] = [(0, Way::Watch), (1, Way::Watch), (0, Way::Wait), (1, Way::Wait)];
 
 /// The points of a move, in their order; `src/migration/arrow.rs`.
 pub(super) const ARROWS: [&str; 23] = [
@@ -445,6 +449,13 @@ pub(super) fn run(case: Case, etcd: &Etcd) -> Outcome {
                 scope.spawn(move || writer.run(addresses, stop))
             })
             .collect();
+        let claimers: Vec<_> = (CLAIMERS.into_iter().zip(0..))
+            .map(|((home, way), shard)| {
+                let claimer = Claimer::new(home, way, key_in(shard, 8, &format!("claim{shard}-")));
+                let (addresses, stop) = (&addresses, &stop);
+                scope.spawn(move || claimer.run(addresses, stop))
+            })
+            .collect();
         let task = world.bring_to(case);
         let struck = Instant::now();
         let dead = world.strike(case);
@@ -455,11 +466,18 @@ pub(super) fn run(case: Case, etcd: &Etcd) -> Outcome {
         heal(&mut admin, "node-1");
         stop.store(true, Relaxed);
         let writers: Vec<Writer> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+        let claimers: Vec<Claimer> = claimers
+            .into_iter()
+            .map(|claimer| claimer.join().unwrap())
+            .collect();
         drop(guard);
         let mut longest = Duration::ZERO;
         let survivor = dead.map_or(0, |dead| 1 - dead);
         let mut client = world.proxies[survivor].client();
         client.limit = PATIENCE;
+        claimers
+            .into_iter()
+            .for_each(|claimer| judge(case, leader, claimer, &mut client));
         for writer in &writers {
             writer.check(&mut client);
             if !case.spares_proxy(writer.home == leader) {
@@ -486,6 +504,16 @@ pub(super) fn run(case: Case, etcd: &Etcd) -> Outcome {
         }
         Outcome { ended, longest }
     })
+}
+
+/// What a client with a connection of its own may have noticed.
+fn judge(case: Case, leader: usize, mut claimer: Claimer, client: &mut Client) {
+    claimer.check(client);
+    let spared = case.spares_clients() && case.spares_proxy(claimer.home == leader);
+    assert!(
+        !spared || (claimer.errors.is_empty() && claimer.lost == 0),
+        "a client with a connection of its own noticed it: {claimer:?}"
+    );
 }
 
 /// Stops the writers also when the test fails on its way.
