@@ -24,7 +24,7 @@ example: ## a small application: counters into Postgres, timelines; says what ha
 check: ## format, lints and API documentation, as the tests demand them
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --document-private-items
 
 # The runner comes last, so that its summary is the last line.
 test: ## everything: set-up, format, lints, documentation, all tests

@@ -23,8 +23,8 @@ const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
 
 #[derive(Debug, Args)]
 pub(super) struct Admin {
-    /// The admin listener: host:port, [v6]:port or unix:/path
     #[arg(
+        help = "The admin listener: host:port, [v6]:port or unix:/path",
         long,
         value_name = "ADDRESS",
         env = "PRESHARD_ADMIN",

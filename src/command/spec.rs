@@ -37,7 +37,7 @@ pub struct Spec {
     pub args_min: u32,
     /// The greatest number of arguments, `u32::MAX` where the arity is open.
     pub args_max: u32,
-    /// Whether some argument changes what the command means (`COPY … DB`): judged by [`super::resolve`].
+    /// Whether some argument changes what the command means (`COPY … DB`): judged by [`super::resolve()`].
     pub rules: bool,
     /// Whether the first argument names a subcommand.
     pub container: bool,

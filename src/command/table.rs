@@ -46,7 +46,7 @@ pub fn all() -> &'static [Spec] {
 }
 
 /// The command of this name, case-insensitively and byte by byte. A container is given as such: see
-/// [`super::resolve`].
+/// [`super::resolve()`].
 #[must_use]
 pub fn lookup(name: &[u8]) -> Option<&'static Spec> {
     let built = &*BUILT;

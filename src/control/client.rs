@@ -17,6 +17,54 @@ use crate::worker::shared::NodeCredentials;
 /// Answers to the control side's questions are small; INFO is the largest.
 const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// Room for replies that is kept ready.
+const USUAL_MAX: usize = 256 * 1024;
+
+/// Questions that are asked in one piece, as they go over the wire.
+#[derive(Debug, Default)]
+pub struct Questions {
+    frames: Vec<u8>,
+    count: usize,
+}
+
+impl Questions {
+    /// One more.
+    pub fn push(&mut self, words: &[&[u8]]) {
+        resp::write_request(&mut self.frames, words);
+        self.count += 1;
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// Replies as they came, in the order of the questions.
+#[derive(Debug, Default)]
+pub struct Replies {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Replies {
+    /// The bytes of each.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let begins = std::iter::once(&0).chain(&self.ends);
+        begins
+            .zip(&self.ends)
+            .map(|(&begin, &end)| &self.bytes[begin..end])
+    }
+
+    /// The bytes of the last one; none if nothing was asked.
+    #[must_use]
+    pub fn last(&self) -> &[u8] {
+        let before = self.ends.iter().rev().nth(1).copied().unwrap_or(0);
+        &self.bytes[before..]
+    }
+}
+
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
@@ -41,7 +89,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Socket for T {}
 /// A connection of the control side to a node.
 pub struct NodeClient {
     socket: Box<dyn Socket>,
-    read: Vec<u8>,
+    /// What replies take together, usually.
+    usual: usize,
     reply_max: usize,
     deadline: Duration,
 }
@@ -67,7 +116,7 @@ impl NodeClient {
             .map_err(|_| AskError::Timeout(deadline))?;
         let mut client = Self {
             socket: connected?,
-            read: Vec::new(),
+            usual: 0,
             reply_max: REPLY_BYTES_MAX,
             deadline,
         };
@@ -127,47 +176,58 @@ impl NodeClient {
     /// # Errors
     /// The network or the deadline. The connection is of no use then.
     pub async fn ask_all(&mut self, questions: &[Vec<&[u8]>]) -> Result<Vec<Value>, AskError> {
-        let deadline = self.deadline;
-        let mut frames = Vec::new();
+        let mut asked = Questions::default();
         for words in questions {
-            resp::write_request(&mut frames, words);
+            asked.push(words);
         }
-        let answers = timeout(deadline, self.exchange(&frames, questions.len())).await;
-        answers.map_err(|_| AskError::Timeout(deadline))?
-    }
-
-    /// Sends requests and reads as many replies.
-    async fn exchange(&mut self, frames: &[u8], replies: usize) -> Result<Vec<Value>, AskError> {
-        self.socket.write_all(frames).await?;
-        self.socket.flush().await?;
-        self.read.clear();
         let limits = DecodeLimits {
             bytes: self.reply_max,
             ..DecodeLimits::default()
         };
-        let mut values = Vec::new();
-        let mut scanner = ReplyScanner::default();
-        let (mut start, mut fed) = (0, 0);
-        while values.len() < replies {
-            match scanner.feed(&self.read[fed..]) {
+        let replies = self.ask_raw(&asked).await?;
+        let values = replies.iter().map(|reply| resp::decode(reply, limits));
+        values.collect::<Result<_, _>>().map_err(|_| AskError::NotRedis)
+    }
+
+    /// The same for whoever takes the replies apart himself, since there are very many.
+    ///
+    /// # Errors
+    /// As [`Self::ask_all`].
+    pub async fn ask_raw(&mut self, questions: &Questions) -> Result<Replies, AskError> {
+        let deadline = self.deadline;
+        let replies = timeout(deadline, self.exchange(questions)).await;
+        replies.map_err(|_| AskError::Timeout(deadline))?
+    }
+
+    /// Sends requests and reads as many replies.
+    async fn exchange(&mut self, questions: &Questions) -> Result<Replies, AskError> {
+        self.socket.write_all(&questions.frames).await?;
+        self.socket.flush().await?;
+        let mut replies = Replies {
+            bytes: Vec::with_capacity(self.usual),
+            ends: Vec::with_capacity(questions.count),
+        };
+        let bytes = &mut replies.bytes;
+        let (mut scanner, mut fed) = (ReplyScanner::default(), 0);
+        while replies.ends.len() < questions.count {
+            match scanner.feed(&bytes[fed..]) {
                 Ok(Some(end)) => {
                     fed += end;
-                    let value = resp::decode(&self.read[start..fed], limits);
-                    values.push(value.map_err(|_| AskError::NotRedis)?);
-                    start = fed;
+                    replies.ends.push(fed);
                 }
-                Ok(None) if self.read.len() <= self.reply_max => {
-                    fed = self.read.len();
-                    if self.socket.read_buf(&mut self.read).await? == 0 {
+                Ok(None) if bytes.len() <= self.reply_max => {
+                    fed = bytes.len();
+                    if self.socket.read_buf(bytes).await? == 0 {
                         return Err(AskError::Io(io::ErrorKind::UnexpectedEof.into()));
                     }
                 }
                 Ok(None) | Err(_) => return Err(AskError::NotRedis),
             }
         }
+        self.usual = fed.min(USUAL_MAX);
         // What nobody has asked for is not an answer.
-        if fed == self.read.len() {
-            Ok(values)
+        if fed == bytes.len() {
+            Ok(replies)
         } else {
             Err(AskError::NotRedis)
         }

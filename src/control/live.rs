@@ -167,8 +167,11 @@ impl Live {
         let mut overrides = self.overrides.lock().await;
         let mut wanted = overrides.clone();
         wanted.insert(key.path, value.to_owned());
-        let config = self.config();
-        let new = config.setting(&wanted, std::env::vars_os());
+        let (config, values) = (self.config(), wanted.clone());
+        // The whole config is checked, and with it the files that it names.
+        let checked = move || config.setting(&values, std::env::vars_os());
+        let checked = tokio::task::spawn_blocking(checked).await;
+        let new = checked.map_err(|error| format!("the value could not be checked: {error}"))?;
         let new = new.map_err(|errors| line_of(&errors))?;
         // What the file says of other keys is as it was.
         let change = self.put_in_force(&new, false).await?;

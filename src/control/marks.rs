@@ -82,13 +82,12 @@ async fn raise(
     unmarked: Unmarked,
 ) -> Result<(), AskError> {
     let mut client = NodeClient::connect(&topology.node(node).address, credentials, deadline).await?;
-    client
-        .ask(&["SELECT", &topology.metadata_db().to_string()])
-        .await?;
+    let metadata = topology.metadata_db().to_string();
     let expected = Mark::expected(topology, node);
+    let mark = expected.encode();
     for _ in 0..RACES_MAX {
-        client.ask(&["WATCH", MARK_KEY]).await?;
-        let found = client.ask(&["GET", MARK_KEY]).await?;
+        let look: [&[&str]; 3] = [&["SELECT", &metadata], &["WATCH", MARK_KEY], &["GET", MARK_KEY]];
+        let found = last_of(&mut client, &look).await?;
         match expected.standing(found.as_bytes()) {
             Standing::OlderEpoch(_) => {}
             Standing::Unmarked if unmarked == Unmarked::IsMarked => {}
@@ -100,14 +99,28 @@ async fn raise(
             | Standing::OtherNode(_)
             | Standing::Unreadable(_) => return Ok(()),
         }
-        client.ask(&["MULTI"]).await?;
-        client.ask(&["SET", MARK_KEY, &expected.encode()]).await?;
-        let done = client.ask(&["EXEC"]).await?;
+        let done = last_of(&mut client, &[&["MULTI"], &["SET", MARK_KEY, &mark], &["EXEC"]]).await?;
         if !matches!(done, Value::Null | Value::NullArray) {
             return Ok(());
         }
     }
     Err(AskError::NotRedis)
+}
+
+/// Asks all in one piece; the answer to the last question. None may be an error.
+async fn last_of(client: &mut NodeClient, questions: &[&[&str]]) -> Result<Value, AskError> {
+    let questions: Vec<Vec<&[u8]>> = questions
+        .iter()
+        .map(|question| question.iter().map(|word| word.as_bytes()).collect())
+        .collect();
+    let mut last = Err(AskError::NotRedis);
+    for answer in client.ask_all(&questions).await? {
+        last = match answer {
+            Value::Error(error) => return Err(AskError::Refused(error)),
+            answer => Ok(answer),
+        };
+    }
+    last
 }
 
 /// The highest epoch that the nodes of a saved topology carry, if all of them may serve it. `force`: although some give no answer.

@@ -30,7 +30,7 @@ mod settings;
 pub(crate) mod testing;
 
 pub use admit::{Force, admit_new, admit_successor, release_node};
-pub use client::{AskError, NodeClient};
+pub use client::{AskError, NodeClient, Questions, Replies};
 pub use fleet::{Changed, Fleet, FleetView, PATIENCE};
 pub use live::{Change, Live, Parts, SetLevel, Waiting};
 pub use marks::{highest_epoch, mark_nodes, raise_mark, raise_marks};

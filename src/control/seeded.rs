@@ -21,6 +21,8 @@ pub(crate) enum Mistake {
     FreezeReads,
     /// Who goes on with a way back lets its writer of before write on.
     LeavesWriters,
+    /// Connections of proxies that have not said that they hold a unit stay open behind its freeze.
+    LeavesStrangers,
 }
 
 /// Whether a mistake is to be made.

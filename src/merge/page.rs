@@ -47,7 +47,7 @@ impl Page {
         topology: &Topology,
         out: &mut Vec<u8>,
     ) -> Self {
-        let owner = mark_of(topology, shard);
+        let owner = mark_of(topology, shard, MARK_MAX);
         let cursor = number(args.get(place));
         let own = match cursor {
             Some(cursor) if cursor >> NODE_BITS == owner => Some(cursor & (NODE_CURSOR_MAX - 1)),
@@ -91,7 +91,7 @@ impl Page {
         let mut pair = elements(reply)?;
         let cursor = number(bulk(pair.next()?)?)?;
         let found = pair.rest();
-        let owner = mark_of(topology, self.shard);
+        let owner = mark_of(topology, self.shard, MARK_MAX);
         // It may have been kept in the middle of a move, and answered by a node whose cursor it did not hold.
         let has_moved = owner != self.owner;
         let next = if cursor == 0 && (self.from_start || !has_moved) {
@@ -123,8 +123,8 @@ impl Page {
     }
 }
 
-/// Names the node that has a shard, and its run; never 0.
-fn mark_of(topology: &Topology, shard: ShardId) -> u64 {
+/// Names the node that has a shard, and its run, by a number from 1 to `max`.
+pub(super) fn mark_of(topology: &Topology, shard: ShardId, max: u64) -> u64 {
     let index = topology.placement(shard).node;
     let node = topology.node(index);
     // A node without users of preshard is known by where it is.
@@ -137,7 +137,7 @@ fn mark_of(topology: &Topology, shard: ShardId) -> u64 {
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    1 + hash % MARK_MAX
+    1 + hash % max
 }
 
 /// A cursor as nodes write it.

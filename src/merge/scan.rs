@@ -2,22 +2,27 @@
 //!
 //! ```text
 //!  client cursor (below 2^53, so that it survives a double):
-//!     bits 0..12   shard          bits 12..17   tag of the shard's owner          bits 17..53   the node's cursor
+//!     shard: as many bits as their number needs     mark of its owner: the rest up to bit 21     bits 21..53   the node's cursor
 //! ```
 //!
-//! One call goes on through several shards until `COUNT` elements came or the bound on steps is met. A shard whose
-//! owner changed since the cursor was made (the tag differs) is walked again from its start: a key may be
+//! One call goes on through several shards until `COUNT` elements came or the bound on steps is met. The mark is made of what all
+//! proxies know of a node, its name and its run (`mark_of`), never of its place among others, which changes when nodes are added.
+//! A shard whose owner changed since the cursor was made (the mark differs; with 1,024 shards two nodes have the same one by a
+//! chance of 1 in 2,047) is walked again from its start: a key may be
 //! returned twice, as Redis allows, but none that stays is missed. So it is with one that changes its owner in the middle of a
 //! call: a node's cursor means nothing to another node.
 
+use super::page::mark_of;
 use super::{Outcome, clients_keys};
 use crate::ids::{NodeIndex, ShardId};
 use crate::resp::{self, bulk, elements};
 use crate::topology::Topology;
 
-const SHARD_BITS: u32 = 12;
-const TAG_BITS: u32 = 5;
-const NODE_CURSOR_MAX: u64 = 1 << (53 - SHARD_BITS - TAG_BITS);
+/// A table of so many buckets is beyond any node's memory.
+const NODE_BITS: u32 = 32;
+const NODE_CURSOR_MAX: u64 = 1 << NODE_BITS;
+/// Bits of shard and mark.
+const PLACE_BITS: u32 = 53 - NODE_BITS;
 
 /// Steps (requests to nodes) that one SCAN call may take.
 pub const STEPS_MAX: usize = 128;
@@ -35,38 +40,34 @@ impl Position {
     /// Reads a client's cursor. `None` if preshard never made it.
     #[must_use]
     pub fn decode(cursor: u64, topology: &Topology) -> Option<Self> {
-        let shard = ShardId(u16::try_from(cursor & ((1 << SHARD_BITS) - 1)).ok()?);
-        if shard.0 >= topology.shards {
-            return None;
-        }
-        let tag = (cursor >> SHARD_BITS) & ((1 << TAG_BITS) - 1);
-        let node_cursor = cursor >> (SHARD_BITS + TAG_BITS);
+        let (place, node_cursor) = (cursor & ((1 << PLACE_BITS) - 1), cursor >> PLACE_BITS);
+        let shard = ShardId(u16::try_from(place % u64::from(topology.shards)).ok()?);
         if node_cursor >= NODE_CURSOR_MAX {
             return None;
         }
-        let same_owner = tag == owner_tag(topology, shard);
+        let is_owners = place == place_of(topology, shard);
         Some(Self {
             shard,
-            cursor: if same_owner { node_cursor } else { 0 },
+            cursor: if is_owners { node_cursor } else { 0 },
         })
     }
 
-    /// The client's cursor for this place. `None` if the node's cursor leaves no room in it.
+    /// The client's cursor for this place, never 0. `None` if the node's cursor leaves no room in it.
     #[must_use]
     pub fn encode(self, topology: &Topology) -> Option<u64> {
         if self.cursor >= NODE_CURSOR_MAX {
             return None;
         }
-        let tag = owner_tag(topology, self.shard);
-        Some(u64::from(self.shard.0) | tag << SHARD_BITS | self.cursor << (SHARD_BITS + TAG_BITS))
+        Some(place_of(topology, self.shard) | self.cursor << PLACE_BITS)
     }
 }
 
-/// The place of a shard's owner among all nodes by name: each proxy numbers nodes in a way of its own, and clients go by several.
-fn owner_tag(topology: &Topology, shard: ShardId) -> u64 {
-    let owner = &topology.node(topology.placement(shard).node).name;
-    let before = topology.nodes_by_index().filter(|(_, node)| node.name < *owner);
-    u64::try_from(before.count()).unwrap_or(0) & ((1 << TAG_BITS) - 1)
+/// A shard, and the mark of who has it: each proxy numbers nodes in a way of its own, and clients go by several.
+fn place_of(topology: &Topology, shard: ShardId) -> u64 {
+    // A power of two.
+    let shards = u64::from(topology.shards);
+    let marks = (1 << PLACE_BITS) / shards - 1;
+    u64::from(shard.0) + shards * mark_of(topology, shard, marks)
 }
 
 /// One SCAN call of a client.
@@ -177,7 +178,7 @@ impl Walk {
             Outcome::Reply(reply) => {
                 if self.absorb(reply).is_none() {
                     let line =
-                        "ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^36";
+                        "ERR preshard: a node's SCAN reply cannot be read, or its cursor is beyond 2^32";
                     self.failed = Some(resp::error_line(line));
                 }
                 // It may have been kept in the middle of a move, and answered by a node whose cursor it did not hold.
@@ -213,7 +214,7 @@ impl Walk {
                 cursor,
             }
         };
-        // A table of 2^36 buckets is beyond any node's memory; skipping it silently would lose keys.
+        // Skipping it silently would lose keys.
         (cursor < NODE_CURSOR_MAX).then_some(())
     }
 
@@ -236,10 +237,7 @@ impl Walk {
             if topology.placement(position.shard).node != self.owner {
                 position.cursor = 0;
             }
-            // Zero would say that nothing is left. Any other node's cursor is none, so the shard is walked from its start.
-            position
-                .encode(topology)
-                .map(|next| if next == 0 { 1 << SHARD_BITS } else { next })
+            position.encode(topology)
         };
         resp::write_array_header(out, 2);
         resp::write_bulk(out, next.unwrap_or(0).to_string().as_bytes());

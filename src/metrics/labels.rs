@@ -157,6 +157,14 @@ label! {
     }
 }
 
+impl RequestClass {
+    /// That of a request to one shard.
+    #[must_use]
+    pub const fn of_one_key(writes: bool) -> Self {
+        if writes { Self::Write } else { Self::Read }
+    }
+}
+
 label! {
     /// Why a client's connection ended.
     Disconnect {

@@ -28,6 +28,8 @@ pub struct MigrationFigures {
     pub tasks: Vec<(String, u64)>,
     /// How far the targets are behind, in bytes of the sources' streams.
     pub lag_bytes: u64,
+    /// Moves whose target does not come closer.
+    pub lagging: u64,
 }
 
 /// Reads the figures.
@@ -108,6 +110,13 @@ pub(super) static FAMILIES: &[Family] = &[
         "Bytes of their sources' streams that the targets of all moves under way have not applied, as the store says: the same on \
          every proxy.",
         |s, out| out.count(&[], s.facts.migration().lag_bytes),
+    ),
+    gauge(
+        "preshard_migration_lagging",
+        &[],
+        "Moves whose target follows and has not come closer to its source for a minute or longer, as the store says: the same on \
+         every proxy. Writers are faster than the copy; the warnings in `TASK STATUS` say what can be done.",
+        |s, out| out.count(&[], s.facts.migration().lagging),
     ),
     counter(
         "preshard_migration_keys_total",

@@ -16,13 +16,14 @@
 use std::collections::BTreeSet;
 
 use super::arrow::reached;
-use super::cutover::{Cutover, Failure, freeze_words};
+use super::cutover::{Cutover, Failure};
 use super::drive::Driven;
+use super::freeze::freeze_words;
 use super::plan::Signature;
 use super::task::Fence;
 use crate::command::{APPLIER_PREFIX, USER_PREFIX, applier_rules};
 use crate::control::fence::{Words, words};
-use crate::control::{AskError, NodeClient, make_users, raise_mark};
+use crate::control::{AskError, Mistake, NodeClient, make_users, makes, raise_mark};
 use crate::ids::Epoch;
 use crate::resp::Value;
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
@@ -131,7 +132,7 @@ impl Cutover<'_> {
             }
             let list = connections.as_bytes().map(String::from_utf8_lossy);
             let strangers = strangers(&list.unwrap_or_default(), &heard);
-            if strangers.is_empty() {
+            if strangers.is_empty() || makes(Mistake::LeavesStrangers) {
                 return Ok(replies);
             }
             tracing::info!(

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 #[cfg(not(test))]
 use super::Copy;
@@ -20,10 +20,12 @@ use super::arrow::reached;
 use super::claims::Claims;
 use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
+use super::lag::{self, LagWatch};
 use super::ledger::Ledger;
 use super::reverse::Back;
 #[cfg(test)]
 use super::sim::Copy;
+use super::state::Phase;
 use super::task::{Fence, Move, State, Wish, way_back};
 use super::{CopyLimits, CopyPlan, Endpoint, window};
 use crate::command::APPLIER_PREFIX;
@@ -402,11 +404,16 @@ impl<'a> Driven<'a> {
         running: &mut Running,
         ledger: &mut Ledger<'_>,
     ) -> Result<bool, Failure> {
+        let mut lag = LagWatch::default();
         loop {
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
             let close = timeout(FOLLOW_PACE, copy.until_streaming()).await;
+            let now = copy.progress();
+            let follows = close.is_err() && now.phase == Phase::Streaming;
+            let lagging = lag.note(follows.then(|| now.lag_bytes()), Instant::now());
             self.note(ledger, copy).await?;
+            self.note_lagging(ledger, lagging.unwrap_or_default()).await?;
             if ledger.wish().await? == Some(Wish::Cancel) {
                 return Ok(true);
             }
@@ -456,6 +463,27 @@ impl<'a> Driven<'a> {
             .write(|task| (task.keys, task.bytes, task.lag_bytes) = (keys, bytes, lag))
             .await?;
         Ok(())
+    }
+
+    /// Notes for how long the target has not come closer.
+    async fn note_lagging(&self, ledger: &mut Ledger<'_>, lagging: Duration) -> Result<(), Failure> {
+        let before = ledger.task.lagging_seconds;
+        if lagging.as_secs() == before {
+            return Ok(());
+        }
+        if before == 0 {
+            let bytes = ledger.task.lag_bytes;
+            tracing::warn!(
+                event = "move_lags",
+                task = self.id,
+                bytes,
+                ?lagging,
+                "its target does not come closer: see its TASK STATUS"
+            );
+        } else if lagging.is_zero() {
+            tracing::info!(event = "move_lags_no_more", task = self.id);
+        }
+        Ok(ledger.write(|task| lag::tell(task, lagging)).await?)
     }
 
     async fn cancelled(&self, mut copy: Running, ledger: &mut Ledger<'_>) -> Result<Ended, Failure> {

@@ -220,13 +220,15 @@ impl Keeper {
         })
     }
 
-    /// Looks at all that is owed; what stays so is owed again.
+    /// Looks at all that is owed; what stays so is owed again. What may expire from now on is said: many debts are of keys that
+    /// were only renamed, and have no expiry at all.
     async fn visit_debts(&mut self, walk: Walk) -> Result<Vec<(DbIndex, Vec<u8>)>, CopyError> {
         let debts: Vec<_> = self.shared.take_debts().keys.into_iter().collect();
-        if !debts.is_empty() {
-            self.walker().await?.visit(&debts, walk).await?;
+        if debts.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(debts)
+        let visited = self.walker().await?.visit(&debts, walk).await?;
+        Ok(visited.real)
     }
 
     /// Everything is parked again.

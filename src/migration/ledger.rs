@@ -103,8 +103,7 @@ impl<'a> Ledger<'a> {
     /// A store that gives no answer ends no move: it is asked again for as long as this proxy leads. What was written without an
     /// answer is found by its revision.
     async fn may_ask_again(&self, error: StoreError) -> Result<(), StoreError> {
-        let passes = matches!(error, StoreError::Unreachable { .. });
-        if !passes || self.fleet.leads() != Some(self.term) {
+        if !error.is_unanswered() || self.fleet.leads() != Some(self.term) {
             return Err(error);
         }
         sleep(STORE_PACE).await;

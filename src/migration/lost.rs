@@ -158,6 +158,7 @@ mod tests {
             gone: vec![of(3, "k"), of(4, "other")],
             hashes: vec![of(3, "h"), of(3, "i")],
             fields: vec![(DbIndex(3), b"i".to_vec(), vec![b"f".to_vec()])],
+            real: Vec::new(),
         };
         Lost::new(visited, 100)
     }

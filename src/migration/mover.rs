@@ -428,6 +428,7 @@ fn figures(records: &BTreeMap<String, Arc<Record>>) -> MigrationFigures {
         *tasks.entry(task.encode_state()).or_default() += 1;
         if !task.state.is_over() {
             figures.lag_bytes = figures.lag_bytes.saturating_add(task.lag_bytes);
+            figures.lagging += u64::from(task.lagging_seconds > 0);
         }
     }
     figures.tasks = tasks.into_iter().collect();

@@ -18,8 +18,8 @@ use crate::rdb::{Debt, Family, PARK_FIELD_MS, PARK_KEY_MS, Target};
 use crate::resp::Value;
 
 /// `KEYS`: what to look at; none: what `SCAN` gives. `ARGV`: the constant, `park` or `unpark`, the limit, whether the server
-/// says expiries exactly, whether to name hashes, the cursor. Replies with a cursor, keys that stay parked, hashes, and keys that are
-/// not there or were parked within the limit.
+/// says expiries exactly, whether to name hashes, the cursor. Replies with a cursor, keys that stay parked, hashes, keys that are
+/// not there or were parked within the limit, and keys whose expiry has become real.
 const OF_KEYS: &str = r"
 if redis.replicate_commands then redis.replicate_commands() end
 local far, park, limit = tonumber(ARGV[1]), ARGV[2] == 'park', tonumber(ARGV[3])
@@ -33,7 +33,7 @@ if not exact then
   local time = redis.call('TIME')
   now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 end
-local owed, hashes, gone = {}, {}, {}
+local owed, hashes, gone, real = {}, {}, {}, {}
 for _, key in ipairs(keys) do
   local at
   if exact then
@@ -50,6 +50,7 @@ for _, key in ipairs(keys) do
   elseif at >= far then
     if at - far > limit then
       redis.call('PEXPIREAT', key, string.format('%.0f', at - far))
+      real[#real + 1] = key
     else
       owed[#owed + 1] = key
     end
@@ -57,14 +58,14 @@ for _, key in ipairs(keys) do
   if at == -2 and #KEYS > 0 then gone[#gone + 1] = key end
   if fields and redis.call('TYPE', key).ok == 'hash' then hashes[#hashes + 1] = key end
 end
-return {cursor, owed, hashes, gone}";
+return {cursor, owed, hashes, gone, real}";
 
 /// The same for the fields of one hash. `ARGV`: the constant, `park` or `unpark`, the limit, the cursor. Replies with a cursor,
-/// 1 if a field stays parked, and fields that were parked within the limit.
+/// 1 if a field stays parked, fields that were parked within the limit, and 1 if the expiry of a field has become real.
 const OF_FIELDS: &str = r"
 local far, park, limit, key = tonumber(ARGV[1]), ARGV[2] == 'park', tonumber(ARGV[3]), KEYS[1]
 local found = redis.call('HSCAN', key, ARGV[4], 'COUNT', 250, 'NOVALUES')
-local names, owed, unsure = found[2], 0, {}
+local names, owed, unsure, real = found[2], 0, {}, 0
 for first = 1, #names, 200 do
   local last = math.min(first + 199, #names)
   local times = redis.call('HPEXPIRETIME', key, 'FIELDS', last - first + 1, unpack(names, first, last))
@@ -76,14 +77,19 @@ for first = 1, #names, 200 do
         if at <= limit then unsure[#unsure + 1] = names[first + place - 1] end
       end
     elseif at >= far then
-      if at - far > limit then to = at - far else owed = 1 end
+      if at - far > limit then
+        to = at - far
+        real = 1
+      else
+        owed = 1
+      end
     end
     if to then
       redis.call('HPEXPIREAT', key, string.format('%.0f', to), 'FIELDS', 1, names[first + place - 1])
     end
   end
 end
-return {found[1], owed, unsure}";
+return {found[1], owed, unsure, real}";
 
 /// Keys that one script gets by name.
 const NAMED: usize = 250;
@@ -184,7 +190,7 @@ impl Walker {
                 let seen = reply.and_then(read_keys).ok_or_else(not_redis)?;
                 self.owe(used.db, seen.owed)?;
                 for key in seen.hashes {
-                    if self.walk_fields(&key, walk).await?.0 {
+                    if self.walk_fields(&key, walk).await?.owed {
                         self.owe(used.db, vec![key])?;
                     }
                 }
@@ -198,8 +204,8 @@ impl Walker {
         Ok(seen)
     }
 
-    /// Looks at named keys only. What is not there, or parked within the limit, is said, and what is a hash (where fields may
-    /// expire).
+    /// Looks at named keys only. What is not there, or parked within the limit, is said, what is a hash (where fields may
+    /// expire), and what may expire from now on.
     pub(super) async fn visit(
         &mut self,
         keys: &[(DbIndex, Vec<u8>)],
@@ -230,13 +236,17 @@ impl Walker {
                     let seen = read_keys(reply).ok_or_else(not_redis)?;
                     self.owe(db, seen.owed)?;
                     visited.gone.extend(seen.gone.into_iter().map(|key| (db, key)));
+                    visited.real.extend(seen.real.into_iter().map(|key| (db, key)));
                     for key in seen.hashes {
-                        let (owed, unsure) = self.walk_fields(&key, walk).await?;
-                        if owed {
+                        let fields = self.walk_fields(&key, walk).await?;
+                        if fields.owed {
                             self.owe(db, vec![key.clone()])?;
                         }
-                        if !unsure.is_empty() {
-                            visited.fields.push((db, key.clone(), unsure));
+                        if !fields.unsure.is_empty() {
+                            visited.fields.push((db, key.clone(), fields.unsure));
+                        }
+                        if fields.real {
+                            visited.real.push((db, key.clone()));
                         }
                         visited.hashes.push((db, key));
                     }
@@ -260,11 +270,11 @@ impl Walker {
         self.script(&calls).await.map(|_| ())
     }
 
-    /// Whether a field stays parked, and the fields that were parked within the limit.
-    async fn walk_fields(&mut self, key: &[u8], walk: Walk) -> Result<(bool, Vec<Vec<u8>>), CopyError> {
+    /// Does to the fields of a hash what is done to keys.
+    async fn walk_fields(&mut self, key: &[u8], walk: Walk) -> Result<OfFields, CopyError> {
         let (mode, limit) = walk.words();
         let (limit, far) = (limit.to_string(), PARK_FIELD_MS.to_string());
-        let (mut cursor, mut owed, mut unsure) = (b"0".to_vec(), false, Vec::new());
+        let (mut cursor, mut fields) = (b"0".to_vec(), OfFields::default());
         loop {
             let call: Words<'_> = vec![
                 b"EVAL",
@@ -280,15 +290,18 @@ impl Walker {
             let Some(Value::Array(parts)) = reply else {
                 return Err(not_redis());
             };
-            owed |= matches!(parts.get(1), Some(Value::Int(1)));
-            unsure.extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
+            fields.owed |= matches!(parts.get(1), Some(Value::Int(1)));
+            fields
+                .unsure
+                .extend(parts.get(2).and_then(list).ok_or_else(not_redis)?);
+            fields.real |= matches!(parts.get(3), Some(Value::Int(1)));
             let next = parts.first().and_then(Value::as_bytes).map(<[u8]>::to_vec);
             cursor = next.ok_or_else(not_redis)?;
             if cursor == b"0" {
                 break;
             }
         }
-        Ok((owed, unsure))
+        Ok(fields)
     }
 
     fn owe(&self, db: DbIndex, keys: Vec<Vec<u8>>) -> Result<(), CopyError> {
@@ -363,6 +376,16 @@ pub(super) struct Visited {
     pub(super) hashes: Vec<(DbIndex, Vec<u8>)>,
     /// Fields of hashes.
     pub(super) fields: Vec<(DbIndex, Vec<u8>, Vec<Vec<u8>>)>,
+    /// Keys that may expire from now on, or fields of theirs. A key may stand here twice.
+    pub(super) real: Vec<(DbIndex, Vec<u8>)>,
+}
+
+/// The replies of [`OF_FIELDS`] for one hash.
+#[derive(Debug, Default)]
+struct OfFields {
+    owed: bool,
+    unsure: Vec<Vec<u8>>,
+    real: bool,
 }
 
 /// The reply of [`OF_KEYS`].
@@ -372,6 +395,7 @@ struct OfKeys {
     owed: Vec<Vec<u8>>,
     hashes: Vec<Vec<u8>>,
     gone: Vec<Vec<u8>>,
+    real: Vec<Vec<u8>>,
 }
 
 fn list(value: &Value) -> Option<Vec<Vec<u8>>> {
@@ -387,11 +411,12 @@ fn list(value: &Value) -> Option<Vec<Vec<u8>>> {
 fn read_keys(reply: Value) -> Option<OfKeys> {
     let Value::Array(parts) = reply else { return None };
     match &parts[..] {
-        [cursor, owed, hashes, gone] => Some(OfKeys {
+        [cursor, owed, hashes, gone, real] => Some(OfKeys {
             cursor: cursor.as_bytes()?.to_vec(),
             owed: list(owed)?,
             hashes: list(hashes)?,
             gone: list(gone)?,
+            real: list(real)?,
         }),
         _ => None,
     }

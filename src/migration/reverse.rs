@@ -20,8 +20,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[cfg(not(test))]
 use super::Copy;
-use super::cutover::{Failure, frozen_offset};
+use super::cutover::Failure;
 use super::drive::Driven;
+use super::freeze::frozen_offset;
 use super::keeper::Drained;
 use super::probe::identify;
 #[cfg(test)]

@@ -76,7 +76,7 @@ impl Steps {
     }
 
     /// Waits until the target has answered everything up to an offset, and nothing behind it. The offset must have been
-    /// asked of the source after the last step. It may take long if the target is far behind.
+    /// asked of the source after that of the last step. It may take long if the target is far behind.
     ///
     /// # Errors
     /// The copy has begun again or ended, or has not come any further for as long as `patience`.

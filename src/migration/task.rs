@@ -172,6 +172,9 @@ pub struct Move {
     /// How far the target is behind.
     #[serde(default)]
     pub lag_bytes: u64,
+    /// For how long it has not come closer although it follows, in seconds; 0: it does.
+    #[serde(default)]
+    pub lagging_seconds: u64,
     /// How long the shards were held, in milliseconds.
     #[serde(default)]
     pub pause_ms: f64,
@@ -392,7 +395,7 @@ mod tests {
         let (metrics, tasks) = (metrics.unwrap(), words.clone().map(|word| (word, 1)).to_vec());
         metrics.facts().set_migration(move || MigrationFigures {
             tasks: tasks.clone(),
-            lag_bytes: 0,
+            ..MigrationFigures::default()
         });
         let page = metrics.gather_text();
         for word in words {

@@ -46,6 +46,8 @@ const CONTROL_THREADS: usize = 2;
 
 /// What the leader gets to make its users on the nodes before the first client.
 const PROVISION_MAX: Duration = Duration::from_secs(5);
+/// What is written to disks when the proxy ends gets so long.
+const LAST_WRITES_MAX: Duration = Duration::from_secs(2);
 /// A store that is silent just now does not keep the proxy from serving for longer than this.
 const REGISTRATION_MAX: Duration = Duration::from_secs(1);
 
@@ -103,7 +105,10 @@ pub fn serve(config: Config, logs: Logs, announce: impl FnMut(&str) + Send) -> R
         .thread_name("control")
         .enable_all()
         .build()?;
-    runtime.block_on(Box::pin(run(config, logs, announce)))
+    let served = runtime.block_on(Box::pin(run(config, logs, announce)));
+    // A disk that stands still does not keep the process: what it is at is whole or not there.
+    runtime.shutdown_timeout(LAST_WRITES_MAX);
+    served
 }
 
 async fn run(config: Config, logs: Logs, mut announce: impl FnMut(&str) + Send) -> Result<(), ServeError> {

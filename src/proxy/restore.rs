@@ -70,6 +70,7 @@ fn is_damage(error: &StoreError) -> bool {
         | StoreError::Stale { .. }
         | StoreError::OtherCluster { .. }
         | StoreError::Unreachable { .. }
+        | StoreError::Stalled { .. }
         | StoreError::Refused { .. }
         | StoreError::Changed { .. }
         | StoreError::Deposed { .. }

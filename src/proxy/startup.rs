@@ -105,7 +105,7 @@ async fn join(shared: &Arc<Shared>, store: Box<dyn TopologyStore>) -> Result<Arc
 async fn secret_of(store: &dyn FleetStore) -> Result<Secret, ServeError> {
     loop {
         match store.secret().await {
-            Err(StoreError::Unreachable { .. }) => sleep(STORE_PACE).await,
+            Err(error) if error.is_unanswered() => sleep(STORE_PACE).await,
             found => return found.map_err(|error| ServeError::Refused(error.to_string())),
         }
     }
@@ -245,7 +245,7 @@ async fn load_patiently(store: &mut dyn TopologyStore) -> Result<Option<Topology
     let mut attempt = 0_u32;
     loop {
         match store.load().await {
-            Err(error @ StoreError::Unreachable { .. }) => {
+            Err(error) if error.is_unanswered() => {
                 if attempt.is_multiple_of(STORE_TOLD_EACH) {
                     tracing::warn!(event = "store_unreachable", %error, "waiting for it");
                 }

@@ -5,6 +5,7 @@ use crate::topology::{CodecError, Invalid};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A refusal of the store.
 #[derive(Debug)]
@@ -62,6 +63,13 @@ pub enum StoreError {
         /// Why not.
         why: String,
     },
+    /// The disk of a file store gave no answer. What was asked of it may have been done, or be done yet.
+    Stalled {
+        /// The store.
+        place: String,
+        /// For how long.
+        waited: Duration,
+    },
     /// A store on the network refuses the proxy.
     Refused {
         /// The store.
@@ -107,6 +115,12 @@ pub enum StoreError {
 // === impl StoreError ===
 
 impl StoreError {
+    /// Whether nobody knows what became of it. The same may be asked again, which tells.
+    #[must_use]
+    pub const fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Stalled { .. })
+    }
+
     /// The words for a store on the network.
     fn fmt_of_network(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -144,6 +158,7 @@ impl StoreError {
             | Self::OtherCluster { .. }
             | Self::Limit(_)
             | Self::Invalid(_)
+            | Self::Stalled { .. }
             | Self::Unconfirmed { .. } => Ok(()),
         }
     }
@@ -191,6 +206,11 @@ impl fmt::Display for StoreError {
             | Self::Changed { .. }
             | Self::Deposed { .. }
             | Self::LeaseEnded { .. } => self.fmt_of_network(f),
+            Self::Stalled { place, waited } => write!(
+                f,
+                "the disk of the topology store {place} has not answered for {waited:?}: what was asked of it may be done yet; \
+                 check the disk"
+            ),
             Self::Limit(what) => f.write_str(what),
             Self::Invalid(found) => {
                 f.write_str("refused to store a topology that does not hold together: ")?;

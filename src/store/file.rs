@@ -252,6 +252,7 @@ impl FileStore {
     }
 }
 
+/// At the start, and for a restore, nothing else runs that waiting for the disk could hold up.
 impl TopologyStore for FileStore {
     fn load(&mut self) -> Answer<'_, Option<Topology>> {
         Box::pin(ready(Self::load(self)))

@@ -172,7 +172,8 @@ pub trait Watch: Send + std::fmt::Debug {
 
 /// A store as several proxies use it. Every call may be made by several tasks at a time.
 ///
-/// After [`StoreError::Unreachable`] nobody knows whether a write was done; asking the same again is always allowed, and tells.
+/// Without an answer ([`StoreError::is_unanswered`]) nobody knows whether a write was done; asking the same again is always allowed,
+/// and tells.
 pub trait FleetStore: Send + Sync + std::fmt::Debug {
     /// Where it is, for people.
     fn place(&self) -> String;

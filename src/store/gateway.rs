@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  call ─▶ endpoint that answered last ─▶ down, slow, no leader? ─▶ the next one … ─▶ all tried: the last one's error
-//!              │ "invalid auth token": log in, ask again
+//!              │ "invalid auth token", "revision of auth store is old": log in, ask again
 //! ```
 //!
 //! A call may be tried at several endpoints though an earlier one may have done it, so all that is asked here must bear to
@@ -372,7 +372,13 @@ fn with_sources(error: &dyn std::error::Error) -> String {
 }
 
 fn is_about_token(why: &str) -> bool {
-    why.contains("invalid auth token") || why.contains("user name is empty")
+    const WORDS: [&str; 3] = [
+        "invalid auth token",
+        "user name is empty",
+        // A signed token tells of which change of users and roles it is; etcd refuses it behind the next one.
+        "revision of auth store is old",
+    ];
+    WORDS.iter().any(|words| why.contains(words))
 }
 
 /// Bytes as the gateway wants them.
@@ -395,6 +401,8 @@ pub(super) fn number(value: Option<&Value>) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
@@ -406,5 +414,58 @@ mod tests {
         assert_eq!(decoded(answer.get("value")), Some("hä\n".as_bytes().to_vec()));
         assert_eq!(decoded(answer.get("revision")), None);
         assert_eq!(encoded("hä\n"), "aMOkCg==");
+    }
+
+    /// An etcd whose signed tokens are good until its users change: each call is answered by its path and token.
+    fn scripted(answer: impl Fn(&str, Option<&str>) -> (u16, Value) + Send + 'static) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for mut socket in listener.incoming().map_while(Result::ok) {
+                let (mut asked, mut chunk) = (Vec::new(), [0; 4096]);
+                while !asked.ends_with(b"}") {
+                    let count = socket.read(&mut chunk).unwrap();
+                    asked.extend_from_slice(&chunk[..count]);
+                }
+                let asked = String::from_utf8(asked).unwrap();
+                let path = asked.split(' ').nth(1).unwrap();
+                let token = asked
+                    .lines()
+                    .find_map(|line| line.strip_prefix("authorization: "));
+                let (status, body) = answer(path, token);
+                let body = body.to_string();
+                let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n", body.len());
+                let _ = write!(socket, "{head}connection: close\r\n\r\n{body}");
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_token_that_is_not_taken_any_more_is_exchanged() {
+        for words in [
+            "etcdserver: invalid auth token",
+            "etcdserver: user name is empty",
+            "etcdserver: revision of auth store is old",
+        ] {
+            let logins = AtomicUsize::new(0);
+            let address = scripted(move |path, token| match (path, token) {
+                ("/v3/auth/authenticate", _) => {
+                    let login = logins.fetch_add(1, Relaxed);
+                    (200, json!({ "token": format!("token-{login}") }))
+                }
+                (_, Some("token-1")) => (200, json!({ "count": "7" })),
+                _ => (400, json!({ "error": words, "code": 3, "message": words })),
+            });
+            let gateway = Gateway::new(EtcdAccess {
+                endpoints: vec![address],
+                login: Some(("root".to_owned(), Secret::new("secret".to_owned()))),
+                deadline: Duration::from_secs(10),
+                tls: None,
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let answer = runtime.unwrap().block_on(gateway.call("kv/range", &json!({})));
+            assert_eq!(answer, Ok(json!({ "count": "7" })), "{words}");
+        }
     }
 }

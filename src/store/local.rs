@@ -7,7 +7,8 @@
 //!  PATH.tasks/ID.json     records                   write ID.tmp ▶ fsync ▶ rename ▶ fsync folder
 //! ```
 //!
-//! Nothing changes behind its back: what the watch tells is what this process did.
+//! Nothing changes behind its back: what the watch tells is what this process did. All that touches the file takes its turn
+//! ([`Disk`]); leases and registrations are a matter of memory, and wait for no disk.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::disk::{Disk, Pulse};
 use super::file::{beside, read, sync_folder, write_whole};
 use super::fleet::{
     Ballot, FleetStore, Leader, Lease, ProxyRecord, RECORD_BYTES_MAX, RECORDS_MAX, Record, Revision,
@@ -35,22 +37,23 @@ const FIRST: Revision = Revision(1);
 /// A file, shared by the tasks of its proxy.
 #[derive(Debug)]
 pub(super) struct LocalFleet {
-    state: Mutex<State>,
+    disk: Disk,
+    known: Arc<Known>,
+}
+
+/// What is in the file and beside it, as far as this process has been told that it is.
+#[derive(Debug)]
+struct Known {
+    /// As it is told to whoever watches. What the file has of it changes only in the file's turn.
+    snapshot: Mutex<Snapshot>,
     news: watch::Sender<Arc<Snapshot>>,
     folder: PathBuf,
     term: Term,
     place: String,
 }
 
-#[derive(Debug)]
-struct State {
-    file: FileStore,
-    /// As it is told to whoever watches.
-    snapshot: Snapshot,
-}
-
 impl LocalFleet {
-    /// Counts this start, and reads what is there.
+    /// Counts this start, and reads what is there. Called before anything is served, so it may wait for the disk.
     pub(super) fn open(mut file: FileStore) -> Result<Self, StoreError> {
         let term = next_term(&beside(file.path(), ".term"))?;
         let folder = beside(file.path(), ".tasks");
@@ -63,25 +66,38 @@ impl LocalFleet {
         for record in read_records(&folder)? {
             snapshot.records.insert(record.id.clone(), Arc::new(record));
         }
-        Ok(Self {
+        let known = Known {
             news: watch::Sender::new(Arc::new(snapshot.clone())),
-            state: Mutex::new(State { file, snapshot }),
+            snapshot: Mutex::new(snapshot),
             folder,
             term,
-            place,
+            place: place.clone(),
+        };
+        Ok(Self {
+            disk: Disk::new(file, place),
+            known: Arc::new(known),
         })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is known behind all that was asked before.
+    async fn look<T>(&self, at: impl FnOnce(&Snapshot) -> T) -> Result<T, StoreError> {
+        self.disk.settled().await?;
+        Ok(at(&self.known.snapshot()))
+    }
+}
+
+impl Known {
+    fn snapshot(&self) -> MutexGuard<'_, Snapshot> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes a change known; its revision.
-    fn tell(&self, state: &mut State, change: impl FnOnce(&mut Snapshot, Revision)) -> Revision {
-        let revision = Revision(state.snapshot.revision.0 + 1);
-        state.snapshot.revision = revision;
-        change(&mut state.snapshot, revision);
-        self.news.send_replace(Arc::new(state.snapshot.clone()));
+    fn tell(&self, change: impl FnOnce(&mut Snapshot, Revision)) -> Revision {
+        let mut snapshot = self.snapshot();
+        let revision = Revision(snapshot.revision.0 + 1);
+        snapshot.revision = revision;
+        change(&mut snapshot, revision);
+        self.news.send_replace(Arc::new(snapshot.clone()));
         revision
     }
 
@@ -100,70 +116,72 @@ impl LocalFleet {
         }
     }
 
-    fn save_now(
+    fn save(
         &self,
-        topology: &Topology,
+        file: &mut FileStore,
+        topology: Topology,
         over: Revision,
         term: Option<Term>,
     ) -> Result<Revision, StoreError> {
         self.check_term(term)?;
-        let mut state = self.state();
-        if state.snapshot.stored.revision != over {
+        if self.snapshot().stored.revision != over {
             return Err(self.changed());
         }
-        let outcome = state.file.save(topology);
-        if matches!(outcome, Ok(()) | Err(StoreError::Unconfirmed { .. })) {
-            let topology = Some(topology.clone());
-            self.tell(&mut state, |snapshot, revision| {
-                snapshot.stored = stored(topology, revision);
-            });
-        }
-        outcome.map(|()| state.snapshot.stored.revision)
+        let unconfirmed = match file.save(&topology) {
+            Ok(()) => None,
+            Err(error @ StoreError::Unconfirmed { .. }) => Some(error),
+            Err(error) => return Err(error),
+        };
+        let written = self.tell(|snapshot, revision| {
+            snapshot.stored = stored(Some(topology), revision);
+        });
+        unconfirmed.map_or(Ok(written), Err)
     }
 
-    fn put_now(
+    fn put(
         &self,
-        id: &str,
-        document: &str,
+        id: String,
+        document: String,
         over: Revision,
         term: Option<Term>,
     ) -> Result<Revision, StoreError> {
-        check_record(id, document)?;
+        check_record(&id, &document)?;
         self.check_term(term)?;
-        let mut state = self.state();
-        let present = state.snapshot.records.get(id).map(|record| record.revision);
+        let (present, count) = {
+            let records = &self.snapshot().records;
+            (records.get(&id).map(|record| record.revision), records.len())
+        };
         if present.unwrap_or_default() != over {
             return Err(self.changed());
         }
         if present.is_none() {
-            check_count(state.snapshot.records.len())?;
+            check_count(count)?;
         }
-        write_file(&self.folder, id, document.as_bytes())?;
-        Ok(self.tell(&mut state, |snapshot, revision| {
+        write_file(&self.folder, &id, document.as_bytes())?;
+        Ok(self.tell(|snapshot, revision| {
             let record = Record {
-                id: id.to_owned(),
-                document: document.to_owned(),
+                id: id.clone(),
+                document,
                 revision,
             };
-            snapshot.records.insert(id.to_owned(), Arc::new(record));
+            snapshot.records.insert(id, Arc::new(record));
         }))
     }
 
-    fn delete_now(&self, id: &str, over: Revision, term: Option<Term>) -> Result<(), StoreError> {
+    fn delete(&self, id: &str, over: Revision, term: Option<Term>) -> Result<(), StoreError> {
         check_record(id, "")?;
         self.check_term(term)?;
-        let mut state = self.state();
-        let Some(record) = state.snapshot.records.get(id) else {
-            return Ok(());
-        };
-        if record.revision != over {
-            return Err(self.changed());
+        let present = self.snapshot().records.get(id).map(|record| record.revision);
+        match present {
+            None => return Ok(()),
+            Some(revision) if revision != over => return Err(self.changed()),
+            Some(_) => {}
         }
         let path = self.folder.join(format!("{id}.json"));
         fs::remove_file(&path)
             .and_then(|()| File::open(&self.folder)?.sync_all())
             .map_err(told("delete", &path))?;
-        self.tell(&mut state, |snapshot, _| {
+        self.tell(|snapshot, _| {
             snapshot.records.remove(id);
         });
         Ok(())
@@ -172,15 +190,18 @@ impl LocalFleet {
 
 impl FleetStore for LocalFleet {
     fn place(&self) -> String {
-        self.place.clone()
+        self.known.place.clone()
     }
 
     fn load(&self) -> Answer<'_, Stored> {
-        Box::pin(ready(Ok(self.state().snapshot.stored.clone())))
+        Box::pin(self.look(|snapshot| snapshot.stored.clone()))
     }
 
     fn stage<'a>(&'a self, topology: &'a Topology) -> Answer<'a, ()> {
-        Box::pin(ready(self.state().file.stage(topology)))
+        Box::pin(async {
+            let topology = topology.clone();
+            self.disk.ask(move |file| file.stage(&topology)).await
+        })
     }
 
     fn save<'a>(
@@ -189,26 +210,33 @@ impl FleetStore for LocalFleet {
         over: Revision,
         term: Option<Term>,
     ) -> Answer<'a, Revision> {
-        Box::pin(ready(self.save_now(topology, over, term)))
+        Box::pin(async move {
+            let (known, topology) = (Arc::clone(&self.known), topology.clone());
+            let save = move |file: &mut FileStore| known.save(file, topology, over, term);
+            self.disk.ask(save).await
+        })
     }
 
     fn was_saved<'a>(&'a self, topology: &'a Topology, _since: Revision) -> Answer<'a, Option<bool>> {
         // Nobody else writes, so what was saved is there.
-        let is_there = self.state().snapshot.stored.topology.as_deref() == Some(topology);
-        Box::pin(ready(Ok(Some(is_there))))
+        let is_there = |snapshot: &Snapshot| Some(snapshot.stored.topology.as_deref() == Some(topology));
+        Box::pin(self.look(is_there))
     }
 
     fn secret(&self) -> Answer<'_, Secret> {
-        Box::pin(ready(secret::in_file(&beside(
-            self.state().file.path(),
-            ".secret",
-        ))))
+        Box::pin(
+            self.disk
+                .ask(|file| secret::in_file(&beside(file.path(), ".secret"))),
+        )
     }
 
     fn watch(&self) -> Box<dyn Watch> {
-        let mut news = self.news.subscribe();
+        let mut news = self.known.news.subscribe();
         news.mark_changed();
-        Box::new(LocalWatch { news })
+        Box::new(LocalWatch {
+            news,
+            pulse: self.disk.pulse(),
+        })
     }
 
     fn grant(&self, ttl: Duration) -> Answer<'_, Lease> {
@@ -224,32 +252,33 @@ impl FleetStore for LocalFleet {
     }
 
     fn register<'a>(&'a self, _lease: Lease, record: &'a ProxyRecord) -> Answer<'a, Revision> {
-        let written = self.tell(&mut self.state(), |snapshot, _| {
+        let written = self.known.tell(|snapshot, _| {
             snapshot.proxies = BTreeMap::from([(record.id.clone(), record.clone())]);
         });
         Box::pin(ready(Ok(written)))
     }
 
     fn campaign<'a>(&'a self, _lease: Lease, id: &'a str) -> Answer<'a, Ballot> {
-        let (id, term) = (id.to_owned(), self.term);
-        let written = self.tell(&mut self.state(), |snapshot, _| {
+        let (id, term) = (id.to_owned(), self.known.term);
+        let written = self.known.tell(|snapshot, _| {
             snapshot.leader = Some(Leader { id, term });
         });
         Box::pin(ready(Ok(Ballot::Won(term, written))))
     }
 
     fn records(&self) -> Answer<'_, Vec<Record>> {
-        let state = self.state();
-        let records = state.snapshot.records.values();
-        let records: Vec<Record> = records.map(|record| Record::clone(record)).collect();
-        Box::pin(ready(Ok(records)))
+        Box::pin(self.look(|snapshot| {
+            let records = snapshot.records.values();
+            records.map(|record| Record::clone(record)).collect()
+        }))
     }
 
     fn record<'a>(&'a self, id: &'a str) -> Answer<'a, Option<Record>> {
-        let record = self.state().snapshot.records.get(id).cloned();
-        Box::pin(ready(
-            check_record(id, "").map(|()| record.map(Arc::unwrap_or_clone)),
-        ))
+        Box::pin(async move {
+            check_record(id, "")?;
+            let found = self.look(|snapshot| snapshot.records.get(id).cloned()).await?;
+            Ok(found.map(Arc::unwrap_or_clone))
+        })
     }
 
     fn put_record<'a>(
@@ -259,26 +288,42 @@ impl FleetStore for LocalFleet {
         over: Revision,
         term: Option<Term>,
     ) -> Answer<'a, Revision> {
-        Box::pin(ready(self.put_now(id, document, over, term)))
+        Box::pin(async move {
+            let known = Arc::clone(&self.known);
+            let (id, document) = (id.to_owned(), document.to_owned());
+            self.disk.ask(move |_| known.put(id, document, over, term)).await
+        })
     }
 
     fn delete_record<'a>(&'a self, id: &'a str, over: Revision, term: Option<Term>) -> Answer<'a, ()> {
-        Box::pin(ready(self.delete_now(id, over, term)))
+        Box::pin(async move {
+            let (known, id) = (Arc::clone(&self.known), id.to_owned());
+            self.disk.ask(move |_| known.delete(&id, over, term)).await
+        })
     }
 }
 
-/// What this process did.
+/// What this process did, and whether the disk answers.
 #[derive(Debug)]
 struct LocalWatch {
     news: watch::Receiver<Arc<Snapshot>>,
+    pulse: Pulse,
 }
 
 impl Watch for LocalWatch {
     fn next(&mut self) -> Answer<'_, Arc<Snapshot>> {
         Box::pin(async {
-            if self.news.changed().await.is_err() {
-                // The store is gone, so there will never be news again.
-                std::future::pending::<()>().await;
+            tokio::select! {
+                biased;
+                stalled = self.pulse.stalled() => {
+                    // Once the disk answers that is news, whatever came of what it was at.
+                    self.news.mark_changed();
+                    return Err(stalled);
+                }
+                changed = self.news.changed() => if changed.is_err() {
+                    // The store is gone, so there will never be news again.
+                    std::future::pending::<()>().await;
+                }
             }
             Ok(Arc::clone(&self.news.borrow_and_update()))
         })

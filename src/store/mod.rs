@@ -10,13 +10,15 @@
 //!  TopologyStore   at the start, one owner            ── into_fleet ──▶   FleetStore   while serving, several tasks
 //! ```
 //!
-//! * `fleet.rs`: what proxies tell each other ([`FleetStore`], [`Watch`]); `local.rs`: for a proxy that is alone.
+//! * `fleet.rs`: what proxies tell each other ([`FleetStore`], [`Watch`]); `local.rs`: for a proxy that is alone; `disk.rs`: its file, in turn.
 //! * `etcd.rs`, `etcd/`: keys, transactions, leases, the watch; `gateway.rs`: how etcd is asked.
 //!
 //! The store is the only record of which keys live where, so that every doubt is a refusal: a file that
 //! cannot be read, a newer format, damage, or a main file that vanished while its previous version is
-//! still there. All calls belong on a control thread, never on a worker.
+//! still there. All calls belong on the control side, never on a worker. While a proxy serves, none of them blocks a thread of the
+//! control runtime; at the start there is nothing yet that could be held up.
 
+mod disk;
 mod error;
 mod etcd;
 mod file;
@@ -56,7 +58,8 @@ pub trait TopologyStore: Send + std::fmt::Debug {
     /// power cut.
     ///
     /// # Errors
-    /// Refusals, and failures. After [`StoreError::Unconfirmed`] and [`StoreError::Unreachable`] the new version may be stored.
+    /// Refusals, and failures. After [`StoreError::Unconfirmed`], and without an answer ([`StoreError::is_unanswered`]), the new
+    /// version may be stored.
     fn save<'a>(&'a mut self, topology: &'a Topology) -> Answer<'a, ()>;
 
     /// Stores a topology over whatever is there, readable or not: for an operator who has looked. The version before is kept

@@ -6,13 +6,14 @@
 //! ```
 //!
 //! What does not change goes on all the while. A node whose address changes, or that leaves, gets nothing more over its old
-//! connections; they are closed when all is answered. The wait is bounded: a reply that does not come ends its connection
-//! (see `link_deadlines`).
+//! connections; they are closed when all is answered. Before that, a node that gets another address and still answers is told to end
+//! what waits for data there, so that nothing is popped for a connection that is closed. The wait is bounded: a reply that does not
+//! come ends its connection (see `link_deadlines`), also where requests have no deadline.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::backend::State;
+use super::backend::{Link, Owner, State};
 use super::engine::Engine;
 use super::gate::{Held, Hold};
 use crate::ids::{Epoch, NodeIndex, ShardId};
@@ -21,6 +22,8 @@ use crate::topology::{Address, Topology};
 
 /// How long links of users that are new are waited for before their shards are held.
 const OPEN_MAX_US: u64 = 1_000_000;
+/// How long a node that gets another address has to end what waits there. It may be dead, and its shards are not served meanwhile.
+const WAITS_MAX_US: u64 = 250_000;
 
 /// A topology that is not served yet.
 #[derive(Debug)]
@@ -34,6 +37,10 @@ pub(super) struct Adoption {
     closed: Vec<ShardId>,
     /// Links that they will go over and that are being opened, and since when; none: the shards are held.
     opening: Option<(Vec<usize>, u64)>,
+    /// Nodes that get another address: ascending.
+    readdressed: Vec<NodeIndex>,
+    /// Since when it is awaited that nobody waits for data there. None: that is not awaited.
+    waits_since: Option<u64>,
 }
 
 impl Engine {
@@ -61,12 +68,18 @@ impl Engine {
             self.hold(shard, |hold| hold.paused = true);
         }
         let opening = self.open_links(&next, &moving);
+        let readdressed = before.nodes_by_index().filter(|(node, described)| {
+            !next.retired.contains(node) && next.node(*node).address != described.address
+        });
+        let readdressed: Vec<NodeIndex> = readdressed.map(|(node, _)| node).collect();
         self.adoption = Some(Adoption {
             next,
             moving,
             closing,
             closed,
             opening: Some((opening, self.now)),
+            readdressed,
+            waits_since: None,
         });
         self.continue_adoption();
         (links, feeds)
@@ -88,6 +101,13 @@ impl Engine {
             self.links[link].wake();
         }
         opening.into_iter().collect()
+    }
+
+    /// A link that is waited for cannot be opened: its shards are held without it.
+    pub(super) fn is_not_opened(&mut self, link: usize) {
+        if let Some((opening, _)) = self.adoption.as_mut().and_then(|next| next.opening.as_mut()) {
+            opening.retain(|&other| other != link);
+        }
     }
 
     /// Holds the shards that move when the links for them are open; serves the next topology if nothing is under way any more
@@ -119,8 +139,15 @@ impl Engine {
                     recalled.iter().any(|shards| shards.binary_search(&shard).is_ok())
                 });
             }
+            if self.end_waits_at(&adoption.readdressed) {
+                adoption.waits_since = Some(self.now);
+            }
         }
-        if self.is_under_way(&adoption.moving)
+        let waits = adoption.waits_since.is_some_and(|since| {
+            self.now.saturating_sub(since) < WAITS_MAX_US && self.is_waited_at(&adoption.readdressed)
+        });
+        if waits
+            || self.is_under_way(&adoption.moving)
             || self.is_code_under_way(&adoption.closing)
             || self.is_under_way(&adoption.closed)
         {
@@ -130,6 +157,35 @@ impl Engine {
         // What was refused goes before what came later: to the gates, while they are closed.
         (0..self.links.len()).for_each(|link| self.release_parked(link));
         self.serve_next(&adoption.next, &adoption.moving);
+    }
+
+    /// Has nodes that get another address end what waits for data there, and lets nothing begin to wait. Those that do not answer
+    /// are not asked. Whether that is to be awaited.
+    fn end_waits_at(&mut self, nodes: &[NodeIndex]) -> bool {
+        let is_lost = |link: &Link| matches!(link.state, State::Silent | State::Down);
+        let answers = |node: &NodeIndex| {
+            let mut links = self.links.iter().filter(|link| link.node == *node);
+            !links.any(is_lost)
+        };
+        let nodes: Vec<NodeIndex> = nodes.iter().copied().filter(answers).collect();
+        if !self.is_waited_at(&nodes) {
+            return false;
+        }
+        let topology = Arc::clone(&self.topology);
+        for shard in nodes.iter().flat_map(|&node| topology.shards_on(node)) {
+            self.hold(shard, |hold| hold.readdressed = true);
+        }
+        self.recall_waits(&nodes);
+        true
+    }
+
+    /// Whether the next topology waits for what was sent over a link.
+    pub(super) fn holds_up_adoption(&self, index: usize) -> bool {
+        self.adoption.as_ref().is_some_and(|adoption| {
+            let awaited = [&adoption.moving, &adoption.closing, &adoption.closed];
+            let is_awaited = |shard| awaited.iter().any(|shards| shards.binary_search(&shard).is_ok());
+            self.links[index].due.iter().any(|entry| is_awaited(entry.shard))
+        })
     }
 
     fn serve_next(&mut self, next: &Arc<Topology>, moving: &[ShardId]) {
@@ -163,6 +219,9 @@ impl Engine {
                     self.leave_users(node);
                 }
             }
+        }
+        for shard in self.held.keys().copied().collect::<Vec<_>>() {
+            self.release(shard, |hold| hold.readdressed = false);
         }
         self.pubsub.hub.place(next);
         // Who has read keys there would not be told of changes that happen elsewhere.
@@ -201,6 +260,7 @@ impl Engine {
 
     /// Nothing more is sent over the connections to a node; they are made anew when all is answered.
     fn redial_node(&mut self, node: NodeIndex) {
+        self.drop_orders(node);
         let address = self.topology.node(node).address.clone();
         for link in &mut self.links {
             if link.node == node {
@@ -212,6 +272,21 @@ impl Engine {
         self.recall_node(node);
         self.close_feed(node);
         self.shared.node(node).again.notify_waiters();
+    }
+
+    /// An order to a node is for the server that it was: another one would take it as well.
+    fn drop_orders(&mut self, node: NodeIndex) {
+        let topology = Arc::clone(&self.topology);
+        for link in self.links.iter_mut().filter(|link| link.node == node) {
+            for shard in topology.shards_on(node) {
+                for (mut entry, frame) in link.backlog.take_chain(shard) {
+                    entry.large = false;
+                    if entry.owner != Owner::Order {
+                        link.backlog.push(entry, &frame);
+                    }
+                }
+            }
+        }
     }
 
     /// Connections of users that no shard has any more end, and are not made again.

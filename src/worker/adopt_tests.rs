@@ -6,7 +6,7 @@ use super::*;
 use crate::ids::Epoch;
 use crate::resp::Protocol;
 use crate::topology::{ChangeError, NodeAccess, Unit};
-use crate::worker::backend::{Entry, Owner};
+use crate::worker::backend::{Batch, Entry, Owner};
 use crate::worker::shared::Limits;
 use crate::worker::testing::{engine, in_runtime, limits};
 
@@ -324,6 +324,29 @@ fn the_links_of_a_new_user_are_open_before_anything_is_held() {
 }
 
 #[test]
+fn a_link_that_is_refused_because_its_unit_is_frozen_already_delays_no_topology() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        change(&mut engine, provisioned);
+        let before = link_of(&engine, MOVED);
+        engine.links[before].state = State::Ready;
+        change(&mut engine, |topology| topology.with_unit(unit(true)));
+        let of_unit = |link: &&usize| engine.links[**link].user.as_deref() == Some("ps-u-m1");
+        let links: Vec<usize> = (0..engine.links.len()).collect();
+        let opening: Vec<usize> = links.iter().filter(of_unit).copied().collect();
+        assert!(engine.links[opening[0]].preopens && !engine.is_held(MOVED));
+        opening.iter().for_each(|&link| engine.is_not_opened(link));
+        let rest = engine
+            .links
+            .iter()
+            .position(|link| link.preopens && link.user.as_deref() == Some("ps-g1"));
+        assert_eq!(rest, None, "all other shards keep their user");
+        engine.end_turn();
+        assert_eq!(engine.shared.epoch_served(), Epoch(3));
+    });
+}
+
+#[test]
 fn of_a_unit_without_a_user_everything_is_held_and_who_connects_anew_must_have_heard_of_it() {
     in_runtime(async {
         let mut engine = engine(limits());
@@ -365,5 +388,38 @@ fn of_a_unit_without_a_user_everything_is_held_and_who_connects_anew_must_have_h
             (other, 1)
         );
         assert!(!engine.is_held(MOVED));
+    });
+}
+
+#[test]
+fn a_node_that_stands_still_does_not_keep_the_next_topology_for_ever_where_requests_have_no_deadline() {
+    in_runtime(async {
+        let mut engine = engine(Limits {
+            request_timeout_us: 0,
+            ..limits()
+        });
+        let silence_max = engine.settings.limits.silence_max_us;
+        let before = link_of(&engine, MOVED);
+        ask(&mut engine, MOVED, 1);
+        send(&mut engine, before);
+        let now = engine.now;
+        let link = &mut engine.links[before];
+        link.state = State::Ready;
+        link.batches.push_back(Batch { end: 1, at: now });
+        let wire = link.wire();
+        link.cells.link_opened(wire);
+        engine.now += 2 * silence_max;
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].state, State::Ready, "nobody waits for it");
+        change(&mut engine, moved);
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].state, State::Silent);
+        assert_eq!(engine.links[before].due[0].owner, Owner::Tombstone);
+        engine.now += silence_max;
+        engine.link_deadlines(before);
+        assert_eq!(engine.links[before].close, Some(LinkClose::Timeout));
+        engine.link_closed(before, LinkClose::Timeout);
+        engine.end_turn();
+        assert_eq!(engine.topology.epoch, Epoch(2));
     });
 }

@@ -13,13 +13,17 @@
 //!
 //! Before the shards of a unit are frozen at their node, only scripts, waits and watches of them are held: a node's refusal does
 //! not prove that none of a script has run. Everything else goes on until the node refuses it; then it waits here too
-//! (`release_parked`), in front of what came later. Where a node cannot be told to refuse a unit, all of it is held (`closed`).
+//! (`release_parked`), in front of what came later, as it does when the node refuses to be connected to (`link_frozen`). Where a node
+//! cannot be told to refuse a unit, all of it is held (`closed`).
+
+use std::sync::Arc;
 
 use super::backend::{Owner, State};
 use super::engine::{Engine, PROTOCOLS};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::Protocol;
+use crate::topology::Unit;
 
 /// Why a shard is held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(super) struct Hold {
     pub(super) quiesced: bool,
     /// Nothing of it may be under way at all, by the same order: its node cannot be told to refuse it.
     pub(super) closed: bool,
+    /// Its node gets another address, and nobody may wait for data at the old one.
+    pub(super) readdressed: bool,
 }
 
 /// What of a shard is held.
@@ -46,23 +52,21 @@ pub(super) enum Held {
 }
 
 impl Hold {
-    pub(super) fn held(self) -> Held {
-        match self {
-            Self {
-                paused: false,
-                moving: false,
-                frozen: false,
-                quiesced: false,
-                closed: false,
-            } => Held::Nothing,
-            Self {
-                paused: false,
-                moving: false,
-                frozen: false,
-                quiesced: true,
-                closed: false,
-            } => Held::Code,
-            _ => Held::Everything,
+    pub(super) const fn held(self) -> Held {
+        let Self {
+            paused,
+            moving,
+            frozen,
+            quiesced,
+            closed,
+            readdressed,
+        } = self;
+        if paused || moving || frozen || closed {
+            Held::Everything
+        } else if quiesced || readdressed {
+            Held::Code
+        } else {
+            Held::Nothing
         }
     }
 }
@@ -96,6 +100,18 @@ impl Engine {
         let after = hold.held();
         if before != after {
             self.lead(shard, after);
+        }
+    }
+
+    /// Holds the shards of a unit whose user a node refuses, until another topology says where they are. One that is not in force says
+    /// nothing of where shards are now.
+    pub(super) fn hold_unit(&mut self, user: Option<&str>) {
+        let topology = Arc::clone(&self.topology);
+        let is_its = |unit: &&Unit| user.is_some() && unit.user.as_deref() == user;
+        for unit in topology.units.iter().filter(is_its) {
+            for &shard in &unit.shards {
+                self.hold(shard, |hold| hold.frozen = true);
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  split     MGET a b c         one part for each shard that has a key, all at once
-//!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding
+//!  fan-out   DBSIZE, KEYS, …    one part for each shard (or node), at most WAVE of them outstanding; with more targets than
+//!                               that its client's later requests wait, since they would overtake what is not asked yet
 //!  walk      SCAN               one shard after the other, until enough was found
 //!  page      HSCAN, …           one part, whose cursor is put right: see `page`
 //!  publish   PUBLISH            one part; its count of connections becomes one of clients
@@ -11,10 +12,12 @@
 //!
 //! A gather is known by its index and generation, so a reply that comes after its client has left finds nobody.
 
+mod parts;
+
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::backend::Owner;
+use super::backend::{Entry, Lane, Owner, Shape};
 use super::engine::Engine;
 use super::pubsub::Kind;
 use super::scripts::Sha;
@@ -25,14 +28,12 @@ use crate::ids::{NodeIndex, ShardId};
 use crate::merge::page::Page;
 use crate::merge::scan::{Step, Walk};
 use crate::merge::{Merge, Outcome, Rule};
-use crate::metrics::{Limit, RequestClass};
+use crate::metrics::RequestClass;
 use crate::resp::{self, Args, Protocol};
 use crate::route::Splitting;
 
 /// Parts of one fan-out that are outstanding at a time.
 const WAVE: usize = 128;
-
-const TOO_LARGE: &str = "ERR the reply is larger than output_bytes_hard; ask for less at once";
 
 /// A request whose parts are under way.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(super) struct Gather {
     client_generation: u32,
     seq: u32,
     pub(super) protocol: Protocol,
+    /// A part that ran has changed something.
+    writes: bool,
     pub(super) outstanding: usize,
     /// Bytes that are counted as held by its client.
     counted: usize,
@@ -72,6 +75,8 @@ pub(super) enum Work {
     },
     /// A helper command, begun at this worker time.
     Program { program: Box<dyn Program>, since: u64 },
+    /// Its reply would be larger than anybody is given: nothing is kept, nothing more is asked, what still comes is read away.
+    TooLarge,
 }
 
 impl Work {
@@ -84,8 +89,13 @@ impl Work {
                 Step::Done => None,
             },
             Self::Program { program, .. } => program.first(),
-            Self::Page(_) | Self::Publish { .. } => None,
+            Self::Page(_) | Self::Publish { .. } | Self::TooLarge => None,
         }
+    }
+
+    /// Whether it keeps what many parts have answered.
+    const fn keeps_parts(&self) -> bool {
+        matches!(self, Self::Merge { .. } | Self::Program { .. })
     }
 
     /// Bytes held for the reply in the making.
@@ -95,7 +105,7 @@ impl Work {
             Self::Walk(walk) => walk.held_bytes(),
             Self::Program { program, .. } => program.held_bytes(),
             Self::Page(page) => page.reply().0.len(),
-            Self::Publish { .. } => 0,
+            Self::Publish { .. } | Self::TooLarge => 0,
         }
     }
 }
@@ -113,13 +123,8 @@ impl Engine {
         let protocol = self.clients[index].protocol;
         for part in splitting.parts() {
             let lane = self.lane(part.shard, protocol);
-            match self.admission(lane) {
-                Admission::Yes => {}
-                Admission::Full => return self.wait_for_queue(index, lane),
-                Admission::Down(line) => {
-                    self.answer_error(index, &line);
-                    return Taken::Yes;
-                }
+            if let Some(taken) = self.turned_away(index, lane) {
+                return taken;
             }
         }
         let parts = splitting.parts().len();
@@ -136,22 +141,12 @@ impl Engine {
         let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Multi);
         self.gathers[gather].outstanding = parts;
         self.metrics.fanout_parts.add(parts as u64);
-        let generation = self.gathers[gather].generation;
         let mut frame = self.spares.take();
         for (part, target) in splitting.parts().iter().enumerate() {
             frame.clear();
             splitting.write_frame(part, args, &mut frame);
             let lane = self.lane(target.shard, protocol);
-            self.metrics.shard_request(target.shard, frame.len());
-            self.enqueue(
-                lane,
-                Owner::Gather {
-                    index: to_u32(gather),
-                    generation,
-                    part: to_u32(part),
-                },
-                &frame,
-            );
+            self.ask_part(gather, to_u32(part), lane, (Shape::Plain, 1), &frame);
         }
         self.spares.give(frame);
         Taken::Yes
@@ -199,11 +194,8 @@ impl Engine {
                 return Taken::Yes;
             }
         };
-        if let Some(shard) = work.first_target()
-            && let lane = self.lane(shard, self.clients[index].protocol)
-            && self.admission(lane) == Admission::Full
-        {
-            return self.wait_for_queue(index, lane);
+        if let Some(taken) = self.full(index, work.first_target()) {
+            return taken;
         }
         let gather = self.insert_gather(index, spec, args.frame().len(), work, RequestClass::Fanout);
         self.pump(gather);
@@ -219,18 +211,10 @@ impl Engine {
         (kind, channel): (Kind, &[u8]),
         frame: &[u8],
     ) -> Taken {
-        if !self.goes_by(index, Via::Shared) {
-            return self.wait_for_answers(index);
-        }
-        let lane = self.lane(shard, self.clients[index].protocol);
-        match self.admission(lane) {
-            Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, lane),
-            Admission::Down(line) => {
-                self.answer_error(index, &line);
-                return Taken::Yes;
-            }
-        }
+        let lane = match self.lane_of_one_part(index, shard) {
+            Ok(lane) => lane,
+            Err(taken) => return taken,
+        };
         let work = Work::Publish {
             kind,
             channel: channel.into(),
@@ -238,15 +222,80 @@ impl Engine {
             reply: Vec::new(),
         };
         let gather = self.insert_gather(index, spec, frame.len(), work, RequestClass::Write);
-        self.gathers[gather].outstanding = 1;
-        self.metrics.shard_request(shard, frame.len());
-        let owner = Owner::Gather {
-            index: to_u32(gather),
-            generation: self.gathers[gather].generation,
-            part: 0,
-        };
-        self.enqueue(lane, owner, frame);
+        self.ask_one_part(gather, lane, frame);
         Taken::Yes
+    }
+
+    /// Where the only part of a gather goes, or what becomes of the request if it cannot go now.
+    pub(super) fn lane_of_one_part(&mut self, index: usize, shard: ShardId) -> Result<Lane, Taken> {
+        if !self.goes_by(index, Via::Shared) {
+            return Err(self.wait_for_answers(index));
+        }
+        let lane = self.lane(shard, self.clients[index].protocol);
+        self.turned_away(index, lane).map_or(Ok(lane), Err)
+    }
+
+    /// Asks the only part of a gather.
+    pub(super) fn ask_one_part(&mut self, gather: usize, lane: Lane, frame: &[u8]) {
+        self.gathers[gather].outstanding = 1;
+        self.ask_part(gather, 0, lane, (Shape::Plain, 1), frame);
+    }
+
+    /// Queues a part of a gather.
+    pub(super) fn ask_part(
+        &mut self,
+        gather: usize,
+        part: u32,
+        lane: Lane,
+        (shape, frames): (Shape, u32),
+        frame: &[u8],
+    ) {
+        self.metrics.shard_request(lane.shard, frame.len());
+        let entry = Entry {
+            owner: Owner::Gather {
+                index: to_u32(gather),
+                generation: self.gathers[gather].generation,
+                part,
+            },
+            bytes: to_u32(frame.len()),
+            since: self.now32(),
+            shard: lane.shard,
+            large: false,
+            shape,
+            frames,
+        };
+        self.enqueue_entry(lane, entry, frame);
+    }
+
+    /// What becomes of a request of many parts if the queue is full in which its first one would wait.
+    pub(super) fn full(&mut self, index: usize, first: Option<ShardId>) -> Option<Taken> {
+        let lane = self.lane(first?, self.clients[index].protocol);
+        (self.admission(lane) == Admission::Full).then(|| self.wait_for_queue(index, lane))
+    }
+
+    /// Whether a client's fan-out may go now, before or beside the requests that it has under way.
+    pub(super) fn fan_out_goes(&mut self, index: usize, fan_out: FanOut) -> bool {
+        let (shards, pinned) = (
+            usize::from(self.topology.shards),
+            usize::from(self.topology.pinned),
+        );
+        let targets = match fan_out {
+            FanOut::Dbsize | FanOut::Keys | FanOut::Flushdb if self.clients[index].db == 0 => shards,
+            FanOut::Flushall => shards + pinned,
+            FanOut::ScriptLoad | FanOut::ScriptExists | FanOut::ScriptFlush | FanOut::EveryNode => {
+                self.topology.nodes.len()
+            }
+            FanOut::Dbsize | FanOut::Keys | FanOut::Flushdb => 1,
+            // One after the other: these only look.
+            FanOut::Scan | FanOut::Randomkey | FanOut::AnyNode => 1,
+        };
+        // What is asked in waves would be overtaken by the requests behind it, on their way to the same shards.
+        let via = if targets > WAVE {
+            Via::Rounds
+        } else {
+            via_of(fan_out)
+        };
+        self.goes_by(index, via)
     }
 
     fn fan_out_work(
@@ -372,6 +421,7 @@ impl Engine {
             client_generation: client.generation,
             seq,
             protocol: client.protocol,
+            writes: spec.is_write(),
             outstanding: 0,
             counted: 0,
             work,
@@ -394,9 +444,7 @@ impl Engine {
                     next,
                     via: _,
                 } => {
-                    let over = merge.is_over_cap()
-                        || merge.has_failed()
-                        || merge.held_bytes() > self.settings.limits.output_hard;
+                    let over = merge.is_over_cap() || merge.has_failed();
                     (gather.outstanding < WAVE && !over && *next < targets.len()).then(|| {
                         frame.extend_from_slice(asked);
                         *next += 1;
@@ -410,7 +458,11 @@ impl Engine {
                     }
                     Step::Ask(_) | Step::Done => None,
                 },
-                Work::Walk(_) | Work::Page(_) | Work::Publish { .. } | Work::Program { .. } => None,
+                Work::Walk(_)
+                | Work::Page(_)
+                | Work::Publish { .. }
+                | Work::Program { .. }
+                | Work::TooLarge => None,
             };
             let Some((shard, part)) = target else { break };
             self.ask(index, shard, part, &frame);
@@ -437,116 +489,22 @@ impl Engine {
             self.absorb(index, part, Outcome::NotRun(&line));
             return;
         }
-        self.metrics.shard_request(shard, frame.len());
-        let owner = Owner::Gather {
-            index: to_u32(index),
-            generation,
-            part: to_u32(part),
-        };
         if scripts {
+            self.metrics.shard_request(shard, frame.len());
+            let owner = Owner::Gather {
+                index: to_u32(index),
+                generation,
+                part: to_u32(part),
+            };
             self.enqueue_fenced(lane, owner, frame);
         } else {
-            self.enqueue(lane, owner, frame);
+            self.ask_part(index, to_u32(part), lane, (Shape::Plain, 1), frame);
         }
-    }
-
-    /// A part has ended.
-    pub(super) fn gather_part(&mut self, index: usize, generation: u32, part: u32, outcome: Outcome<'_>) {
-        if self
-            .gathers
-            .get(index)
-            .is_none_or(|gather| gather.generation != generation)
-        {
-            return;
-        }
-        self.absorb(index, part as usize, outcome);
-        let gather = &self.gathers[index];
-        if !self.client_is_gone(gather.client, gather.client_generation) {
-            self.pump(index);
-        } else if gather.outstanding == 0 {
-            self.gathers.remove(index);
-        }
-    }
-
-    pub(super) fn absorb(&mut self, index: usize, part: usize, outcome: Outcome<'_>) {
-        let gather = &mut self.gathers[index];
-        gather.outstanding -= 1;
-        match &mut gather.work {
-            Work::Merge { merge, .. } => merge.part(part, outcome),
-            Work::Walk(walk) => walk.part(outcome, &self.topology),
-            Work::Page(page) => page.part(outcome, &self.topology),
-            Work::Publish { reply, .. } => match outcome {
-                Outcome::Reply(came) => came.clone_into(reply),
-                Outcome::NotRun(line) | Outcome::Uncertain(line) => *reply = resp::error_line(line),
-            },
-            Work::Program { program, .. } => program.absorb(to_u32(part), outcome),
-        }
-        let held = gather.work.held_bytes();
-        let more = held.saturating_sub(gather.counted);
-        if more > 0 {
-            gather.counted = held;
-            let (client, generation) = (gather.client, gather.client_generation);
-            self.client_gathers(client, generation, more, held);
-        }
-    }
-
-    fn finish_gather(&mut self, index: usize) {
-        let mut gather = self.gathers.remove(index);
-        if let Some(client) = self.clients.get_mut(gather.client)
-            && client.generation == gather.client_generation
-        {
-            client.gathered -= gather.counted;
-        }
-        let (mut reply, mut from_node) = (self.spares.take(), false);
-        match &mut gather.work {
-            Work::Merge { merge, .. } => {
-                if merge.held_bytes() > self.settings.limits.output_hard {
-                    self.metrics.limits[Limit::ReplyBytes].inc();
-                    resp::write_error(&mut reply, TOO_LARGE);
-                } else {
-                    if merge.is_over_cap() {
-                        self.metrics.limits[Limit::KeysMax].inc();
-                    }
-                    merge.finish(gather.protocol, &mut reply);
-                }
-            }
-            Work::Walk(walk) => walk.finish(&self.topology, &mut reply),
-            Work::Page(page) => {
-                let made;
-                (made, from_node) = page.reply();
-                reply.extend_from_slice(made);
-            }
-            Work::Program { program, .. } if program.held_bytes() > self.settings.limits.output_hard => {
-                self.metrics.limits[Limit::ReplyBytes].inc();
-                resp::write_error(&mut reply, TOO_LARGE);
-            }
-            Work::Program { program, .. } => program.finish(gather.protocol, &mut reply),
-            Work::Publish {
-                kind,
-                channel,
-                node,
-                reply: came,
-            } => match connections(came) {
-                Some(count) if count > 0 => {
-                    let count = self.shared.channels.reached(*kind, channel, *node, count);
-                    resp::write_int(&mut reply, i64::try_from(count).unwrap_or(i64::MAX));
-                }
-                Some(_) | None => reply.extend_from_slice(came),
-            },
-        }
-        self.complete(
-            gather.client,
-            gather.client_generation,
-            gather.seq,
-            &reply,
-            from_node,
-        );
-        self.spares.give(reply);
     }
 }
 
 /// Which connections carry the parts: those that run code, or read what came from users as code, are apart.
-pub(super) const fn via_of(fan_out: FanOut) -> Via {
+const fn via_of(fan_out: FanOut) -> Via {
     match fan_out {
         FanOut::Dbsize
         | FanOut::Keys
@@ -560,10 +518,4 @@ pub(super) const fn via_of(fan_out: FanOut) -> Via {
         | FanOut::EveryNode
         | FanOut::AnyNode => Via::Script,
     }
-}
-
-/// The number of a node's answer to `PUBLISH`.
-fn connections(reply: &[u8]) -> Option<u64> {
-    let digits = reply.strip_prefix(b":")?.strip_suffix(b"\r\n")?;
-    std::str::from_utf8(digits).ok()?.parse().ok()
 }

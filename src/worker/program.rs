@@ -7,10 +7,10 @@
 //! A program that takes longer than `request_timeout` in all is told of whatever it still wants to ask that this has
 //! not run, so it ends with the parts that are under way. One whose client has left is asked nothing more.
 
-use super::backend::{Entry, Owner, Shape};
+use super::backend::Shape;
 use super::engine::Engine;
 use super::gather::Work;
-use super::session::{Admission, Taken, Via, to_u32};
+use super::session::{Admission, Taken, Via};
 use crate::command::Spec;
 use crate::helper::{Ask, Frames, Program};
 use crate::merge::Outcome;
@@ -33,11 +33,8 @@ impl Engine {
         if !self.goes_by(index, via) {
             return self.wait_for_answers(index);
         }
-        if let Some(shard) = program.first()
-            && let lane = self.lane(shard, self.clients[index].protocol)
-            && self.admission(lane) == Admission::Full
-        {
-            return self.wait_for_queue(index, lane);
+        if let Some(taken) = self.full(index, program.first()) {
+            return taken;
         }
         let work = Work::Program {
             program,
@@ -50,7 +47,6 @@ impl Engine {
 
     /// Asks all that a program wants to ask now.
     pub(super) fn pump_program(&mut self, index: usize) {
-        let output_hard = self.settings.limits.output_hard;
         let timeout_us = self.settings.limits.request_timeout_us;
         let mut frame = self.spares.take();
         loop {
@@ -58,9 +54,6 @@ impl Engine {
             let Work::Program { program, since } = &mut self.gathers[index].work else {
                 break;
             };
-            if program.held_bytes() > output_hard {
-                break;
-            }
             let is_late = timeout_us != 0 && self.now - *since > timeout_us;
             let Some(ask) = program.next(&mut frame) else {
                 break;
@@ -85,32 +78,16 @@ impl Engine {
     }
 
     fn ask_for_program(&mut self, index: usize, ask: Ask, frame: &[u8]) {
-        let gather = &self.gathers[index];
-        let (generation, protocol) = (gather.generation, gather.protocol);
         self.metrics.fanout_parts.inc();
-        let lane = self.lane(ask.shard, protocol);
+        let lane = self.lane(ask.shard, self.gathers[index].protocol);
         if let Admission::Down(line) = self.admission(lane) {
             self.absorb(index, ask.part as usize, Outcome::NotRun(&line));
             return;
         }
-        self.metrics.shard_request(ask.shard, frame.len());
         let (shape, frames) = match ask.frames {
             Frames::One => (Shape::Plain, 1),
             Frames::First(frames) => (Shape::of_first(frames), frames),
         };
-        let entry = Entry {
-            owner: Owner::Gather {
-                index: to_u32(index),
-                generation,
-                part: ask.part,
-            },
-            bytes: to_u32(frame.len()),
-            since: self.now32(),
-            shard: ask.shard,
-            large: false,
-            shape,
-            frames,
-        };
-        self.enqueue_entry(lane, entry, frame);
+        self.ask_part(index, ask.part, lane, (shape, frames), frame);
     }
 }

@@ -1,13 +1,14 @@
 //! The bodies of scripts that went through this proxy, by their SHA-1: so that `EVALSHA` finds them on any node.
 //!
 //! ```text
-//!  EVAL body ──┐                         EVALSHA sha ─▶ has this link's node been told?
+//!  EVAL body ──┐                         EVALSHA sha ─▶ has the node been told over this connection?
 //!  SCRIPT LOAD ┴─▶ ScriptCache (all workers) ──body──▶   no: SCRIPT LOAD goes before it
 //! ```
 //!
 //! Clients load a script once and then name it by its sum, wherever its keys lead. A node that was restarted, or one
 //! that never saw the script, would answer `NOSCRIPT`. The cache is bounded; what was used longest ago goes first, and
-//! its clients then see `NOSCRIPT`, which they know how to mend.
+//! its clients then see `NOSCRIPT`, which they know how to mend. That a script was sent with `EVAL` tells no node of it: from Redis 7.4
+//! on, nodes forget such scripts by themselves.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -15,6 +16,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lru::LruCache;
 use sha1::{Digest as _, Sha1};
+
+use crate::resp::{self, RequestLimits, RequestScanner, Scan};
 
 /// Bytes of all bodies together.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -117,7 +120,37 @@ impl ScriptCache {
     }
 }
 
-/// What the node behind one connection has been told.
+/// Finds the sums that a request calls scripts by: that of its first command, or those of all commands of a transaction.
+pub(super) fn each_sum(request: &[u8], is_transaction: bool, mut call: impl FnMut(Sha)) {
+    if !is_transaction {
+        return sum_called(request).into_iter().for_each(call);
+    }
+    // It was read under the limits of the settings, which allow no more than these.
+    let limits = RequestLimits {
+        bulk_max: resp::BULK_HARD_MAX,
+        ..RequestLimits::default()
+    };
+    let (mut rest, mut args) = (request, Vec::new());
+    while let Scan::Frame { end } = RequestScanner::default().scan(rest, &mut args, &limits) {
+        sum_called(&rest[..end]).into_iter().for_each(&mut call);
+        rest = &rest[end..];
+    }
+}
+
+/// The sum that a command calls a script by. Only canonical frames come here: each length is written in one way.
+fn sum_called(frame: &[u8]) -> Option<Sha> {
+    const NAMES: [&[u8]; 2] = [b"$7\r\nEVALSHA\r\n$40\r\n", b"$10\r\nEVALSHA_RO\r\n$40\r\n"];
+    let header = memchr::memchr(b'\n', frame)? + 1;
+    let rest = &frame[header..];
+    let named = |name: &&&[u8]| {
+        rest.get(..name.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    let name = NAMES.iter().find(named)?;
+    Sha::parse(rest.get(name.len()..name.len() + 40)?)
+}
+
+/// What the node behind one connection has been told, over that connection.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     shas: HashSet<Sha>,
@@ -126,12 +159,12 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// The connection is gone, and the node may have been restarted.
+    /// The connection is gone, and the node may have been restarted; or the node has said that it does not know a script.
     pub(super) fn forget(&mut self) {
         self.shas = HashSet::new();
     }
 
-    /// Notes that the node will know a script. Whether it was noted already.
+    /// Notes that the node is told of a script now. Whether it was noted already.
     pub(super) fn note(&mut self, cache: &ScriptCache, sha: Sha) -> bool {
         let flushes = cache.flushes.load(Relaxed);
         if self.flushes != flushes || self.shas.len() >= TOLD_MAX {
@@ -139,11 +172,6 @@ impl Told {
             self.flushes = flushes;
         }
         !self.shas.insert(sha)
-    }
-
-    /// The node said that it does not know a script.
-    pub(super) fn unknown(&mut self, sha: Sha) {
-        self.shas.remove(&sha);
     }
 }
 
@@ -193,9 +221,52 @@ mod tests {
         assert!(told.note(&cache, sha));
         cache.flush();
         assert!(!told.note(&cache, sha));
-        told.unknown(sha);
-        assert!(!told.note(&cache, sha));
         told.forget();
         assert!(!told.note(&cache, sha));
+    }
+
+    #[test]
+    fn the_sums_of_a_request_are_found_wherever_they_are_called() {
+        let sums = |request: &[u8], is_transaction| {
+            let mut sums = Vec::new();
+            each_sum(request, is_transaction, |sha| sums.push(sha));
+            sums
+        };
+        let (one, other) = (Sha::of(b"return 1"), Sha::of(b"return 2"));
+        let (a, b) = (
+            "e0e1f9fabfc9d4800c877a703b823ac0578ff8db",
+            "7f923f79fe76194c868d7e1d0820de36700eb649",
+        );
+        let request = |words: &[&str]| {
+            let mut frame = Vec::new();
+            let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+            resp::write_request(&mut frame, &words);
+            frame
+        };
+        assert_eq!(sums(&request(&["evalsha", a, "1", "k"]), false), [one]);
+        assert_eq!(
+            sums(&request(&["EVALSHA_RO", &b.to_uppercase(), "0"]), false),
+            [other]
+        );
+        for none in [
+            &["EVAL", a, "0"][..],
+            &["EVALSHA", &a[1..], "0"],
+            &["EVALSHA"],
+            &["ECHO", a],
+        ] {
+            assert_eq!(sums(&request(none), false), [], "{none:?}");
+        }
+        assert_eq!(sums(b"", false), []);
+        assert_eq!(sums(b"", true), []);
+        let commands = [
+            request(&["MULTI"]),
+            request(&["SET", "k", a]),
+            request(&["EVALSHA", a, "1", "k"]),
+            request(&["EVAL", "return 1", "0"]),
+            request(&["EVALSHA_RO", b, "1", "k"]),
+            request(&["EXEC"]),
+        ];
+        assert_eq!(sums(&commands.concat(), true), [one, other]);
+        assert_eq!(sums(&commands.concat(), false), []);
     }
 }

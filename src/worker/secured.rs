@@ -11,7 +11,8 @@
 //! that says nothing owns the session's few KiB and no buffer.
 //!
 //! Whoever writes tries the same bytes again after "would block", so what stands encrypted in the session is counted
-//! when it has left, and whoever waits for the socket waits for all of it.
+//! when it has left, and whoever waits for the socket waits for all of it. Meanwhile the other side may have read some of it
+//! ([`Secured::owed`]): whole records leave one after the other.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead as _, IoSlice, Write as _};
@@ -39,7 +40,7 @@ pub(super) struct Secured {
     session: Connection,
     /// Ciphertext that did not fit into the last reader's buffer.
     unread: Vec<u8>,
-    /// Plain bytes that the session took and the socket did not take yet.
+    /// Plain bytes that the session took, and that are not counted as written yet: the socket has not taken all of them.
     owed: usize,
     /// The other side has sent its last byte.
     ended: bool,
@@ -61,6 +62,11 @@ impl Secured {
         &self.socket
     }
 
+    /// Bytes that whoever writes still holds for unwritten, and of which the other side may have got any number.
+    pub(super) const fn owed(&self) -> usize {
+        self.owed
+    }
+
     /// Writes what the socket takes, of both or of more slices.
     pub(super) fn try_write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         if !self.flush()? {
@@ -74,11 +80,13 @@ impl Secured {
         }
         // The session takes no more than its limit, which is 64 KiB.
         let taken = self.session.writer().write_vectored(slices)?;
-        if self.flush()? {
-            return Ok(taken);
-        }
+        // From here on some of it may be out, also when the socket breaks.
         self.owed = taken;
-        Err(io::ErrorKind::WouldBlock.into())
+        if !self.flush()? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.owed = 0;
+        Ok(taken)
     }
 
     /// Hands the session's bytes to the socket. Whether all went.
@@ -202,3 +210,7 @@ impl io::Write for Outwards<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[path = "secured_tests.rs"]
+pub(super) mod testing;

@@ -163,7 +163,7 @@ pub fn user_password(secret: &Secret, user: &str) -> Secret {
 }
 
 /// What a worker's connections are called on nodes.
-pub(super) fn connection_name(run_id: &str, worker: usize) -> String {
+pub(crate) fn connection_name(run_id: &str, worker: usize) -> String {
     format!("{CONNECTION_PREFIX}{run_id}-{worker}")
 }
 

@@ -102,6 +102,14 @@ impl Stream {
         }
     }
 
+    /// Bytes that were offered and not counted as written, and that may be out in part: those of a TLS session.
+    pub(super) fn owed(&self) -> usize {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => 0,
+            Self::Tls(stream) => stream.owed(),
+        }
+    }
+
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(cx),

@@ -72,11 +72,16 @@ pub(crate) fn limits() -> Limits {
 
 /// An engine under these limits. To be called inside [`in_runtime`].
 pub(super) fn engine(limits: Limits) -> Engine {
+    engine_of(limits, SHARDS)
+}
+
+/// The same with another number of shards.
+pub(super) fn engine_of(limits: Limits, shards: u16) -> Engine {
     let node = |number: u16| Node {
         name: format!("node-{number}"),
         address: format!("127.0.0.1:{number}").parse().unwrap(),
     };
-    let topology = Topology::seed("test".to_owned(), SHARDS, PINNED, vec![node(1), node(2)]).unwrap();
+    let topology = Topology::seed("test".to_owned(), shards, PINNED, vec![node(1), node(2)]).unwrap();
     let mut engine = Engine::new(
         0,
         Arc::new(shared(topology, limits, NodeCredentials::default(), "test")),

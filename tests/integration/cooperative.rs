@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
-use crate::harness::{Client, Etcd, Node, NodeOptions, Reply, Setup, key_in, shard_of, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, NodeOptions, Reply, Setup, bytes_waiting_at, key_in, shard_of, wait_until,
+};
 use crate::moving::{
     Arrows, PATIENCE, Pair, can_stop, field, lists, move_shards, move_there, order, roll_back, state, tell,
     under_writers, under_writes, until_moved, until_users,
@@ -173,17 +175,6 @@ impl World {
     }
 }
 
-/// Whether bytes wait to be read at a listener's connections.
-fn bytes_wait_at(socket: SocketAddr) -> bool {
-    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let port = format!(":{:04X}", socket.port());
-    table.lines().skip(1).any(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let waiting = fields[4].split_once(':').map(|(_, queue)| queue);
-        fields[1].ends_with(&port) && waiting != Some("00000000")
-    })
-}
-
 fn elements(client: &mut Client, key: &str) -> Vec<String> {
     let items = client.call(&["LRANGE", key, "0", "-1"]).items();
     items.iter().map(Reply::text).collect()
@@ -207,7 +198,7 @@ fn a_proxy_that_stood_still_acknowledges_nothing_that_is_lost() {
     world.source.freeze();
     first.command(&["RPUSH", &key, "sent"]);
     wait_until("the request is at the source", PATIENCE, || {
-        bytes_wait_at(world.source.socket())
+        bytes_waiting_at(world.source.socket()) > 0
     });
     world.pair.other().freeze();
     world.source.thaw();

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::wire::frame;
 use crate::harness::{
-    Client, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, key_in, wait_for, wait_until,
+    Client, Node, NodeOptions, PATIENCE, Proxy, Reply, Setup, bytes_waiting_at, key_in, shard_of, wait_for,
+    wait_until,
 };
 
 /// How a failed request may be answered.
@@ -213,9 +214,16 @@ fn a_node_that_is_down_is_refused_at_once_and_split_commands_are_never_half_true
         let reply = client.call(&command);
         assert_eq!(failure(&reply), Failure::NotRun, "{command:?}: {reply:?}");
     }
-    // One part ran, one could not: nobody may think that all or nothing happened.
-    let reply = client.call(&["MSET", &up[1], &value_of(&up[1]), &down[0], "x"]);
-    failure(&reply);
+    // One part could run, one cannot: neither does.
+    let reply = client.call(&["MSET", &up[1], "x", &down[0], "x"]);
+    let shard = shard_of(&down[0], 8);
+    reply.expect_error(&format!(
+        "CLUSTERDOWN preshard: shard {shard}: its node is down; it has not run"
+    ));
+    assert_eq!(
+        client.call(&["GET", &up[1]]),
+        Reply::from(value_of(&up[1]).as_str())
+    );
     assert!(
         start.elapsed() < Duration::from_secs(2),
         "refusals took {:?}",
@@ -226,6 +234,34 @@ fn a_node_that_is_down_is_refused_at_once_and_split_commands_are_never_half_true
         Reply::from(value_of(&up[0]).as_str())
     );
     assert_eq!(client.call(&["MGET", &up[0], &up[1]]).items().len(), 2);
+}
+
+#[test]
+fn a_split_write_whose_part_is_in_doubt_says_how_much_is_done() {
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("request_timeout = \"500ms\"")
+    });
+    let (frozen, free) = (keys_on(1, 1).remove(0), keys_on(2, 1).remove(0));
+    fill(&proxy, &[frozen.clone(), free.clone()]);
+    let mut client = proxy.client();
+    // By connections of this client's worker.
+    client.call(&["EXISTS", &free, &frozen]);
+    nodes[0].freeze();
+    let reply = client.call(&["MSET", &free, "new", &frozen, "new"]);
+    nodes[0].thaw();
+    let shard = shard_of(&frozen, 8);
+    assert_eq!(
+        reply.error(),
+        Some(&*format!(
+            "UNCERTAIN preshard: 1 of 2 shards done; UNCERTAIN preshard: shard {shard}: sent, no answer; it may have run"
+        ))
+    );
+    assert_eq!(client.call(&["GET", &free]), Reply::from("new"));
+    // It was in the node's input, and in front of whatever is asked now.
+    let found = wait_for("the node answers again", Duration::from_secs(5), || {
+        Some(client.call(&["GET", &frozen])).filter(|reply| reply.error().is_none())
+    });
+    assert_eq!(found, Reply::from("new"));
 }
 
 #[test]
@@ -250,6 +286,7 @@ fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
         nodes[0].freeze();
         let start = Instant::now();
         let reply = client.call(&["GET", &frozen[1]]);
+        // Sent, if nobody had found the node silent before.
         failure(&reply);
         let took = start.elapsed();
         assert!(
@@ -280,43 +317,60 @@ fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
     });
 }
 
-/// What was sent, and what waits to be sent, is older than any deadline when the proxy goes on.
+/// The node has answered while the proxy stood still: more than the proxy reads at once when it goes on, and less than the sockets
+/// hold, so that the node has no part in the rest. All of it is older than any deadline by then, so a look at the clock before
+/// everything is read would blame the node.
 #[test]
 fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
-    let (_nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup.proxy("workers = 1"));
-    let done = AtomicBool::new(false);
-    let counts = |key: &str| {
-        let (mut client, request) = (proxy.client(), frame(&["INCR", key]).repeat(100));
-        let mut count = 0;
-        while !done.load(Ordering::Relaxed) {
-            client.send(&request);
-            for _ in 0..100 {
-                count += 1;
-                assert_eq!(client.reply().int(), count, "{key}");
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        let keys = [keys_on(1, 20), keys_on(2, 20)].concat();
-        let counts = &counts;
-        let counters: Vec<_> = keys
-            .into_iter()
-            .map(|key| scope.spawn(move || counts(&key)))
-            .collect();
-        let wait = |ms| {
-            let until = Instant::now() + Duration::from_millis(ms);
-            while let Some(left) = until.checked_duration_since(Instant::now()) {
-                std::thread::park_timeout(left);
-            }
-        };
-        wait(500);
-        proxy.freeze();
-        wait(2_600);
-        proxy.thaw();
-        wait(1_500);
-        done.store(true, Ordering::Relaxed);
-        counters.into_iter().for_each(|counter| counter.join().unwrap());
+    const DEADLINE: Duration = Duration::from_secs(3);
+    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
+        setup.proxy("workers = 1").proxy("request_timeout = \"3s\"")
     });
+    let keys: Vec<String> = keys_on(1, 8);
+    let values: Vec<String> = keys.iter().map(|key| key.repeat(65_536 / key.len())).collect();
+    let mut client = proxy.client();
+    for (key, value) in keys.iter().zip(&values) {
+        client.call(&["SET", key, value]).expect_ok();
+    }
+    nodes[0].freeze();
+    let sent = Instant::now();
+    let requests: Vec<u8> = keys.iter().flat_map(|key| frame(&["GET", key])).collect();
+    client.send(&requests);
+    wait_until("the requests are at the node", DEADLINE, || {
+        bytes_waiting_at(nodes[0].socket()) >= requests.len() as u64
+    });
+    proxy.freeze();
+    assert!(
+        sent.elapsed() < DEADLINE / 2,
+        "the machine is too busy for this test"
+    );
+    nodes[0].thaw();
+    wait_until(
+        "the node has answered all of them",
+        Duration::from_secs(20),
+        || {
+            let clients = nodes[0].client().ask("CLIENT LIST").text();
+            let is_written = |client: &str| client.contains(" obl=0 ") && client.contains(" omem=0 ");
+            bytes_waiting_at(nodes[0].socket()) == 0 && clients.lines().all(is_written)
+        },
+    );
+    wait_until("their deadline has passed", DEADLINE * 2, || {
+        sent.elapsed() > DEADLINE + Duration::from_millis(500)
+    });
+    proxy.thaw();
+    for (key, value) in keys.iter().zip(&values) {
+        let reply = client.reply();
+        assert!(
+            reply == Reply::from(value.as_str()),
+            "{key} is answered with {:?}",
+            reply.error()
+        );
+    }
+    assert_eq!(
+        proxy.metric("preshard_limits_reached_total{limit=\"request_timeout\""),
+        0
+    );
+    assert!(proxy.log().contains("worker_stood_still"), "it has noticed");
 }
 
 #[test]

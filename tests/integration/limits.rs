@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, wait_until};
+use crate::harness::{Client, Node, NodeOptions, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, wait_until};
 
 fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
     let nodes = [Node::start(), Node::start()];
@@ -68,26 +68,99 @@ fn a_full_queue_answers_tryagain_at_once_and_nothing_of_it_ran() {
     client.send(&frame(&["INCR", &stuck]).repeat(200));
     assert_eq!(others.call(&["GET", &free]), Reply::from("x"));
     assert!(
-        start.elapsed() < Duration::from_millis(1000),
+        start.elapsed() < Duration::from_millis(500),
         "the other node waited {:?}",
         start.elapsed()
     );
-    let (mut busy, mut uncertain) = (0, 0);
-    for _ in 0..200 {
-        match client.reply() {
-            Reply::Error(text) if text.starts_with("TRYAGAIN ") => busy += 1,
-            Reply::Error(text) if text.starts_with("UNCERTAIN ") => uncertain += 1,
-            Reply::Error(text) if text.starts_with("CLUSTERDOWN ") => busy += 1,
-            other => panic!("a frozen node's key answered {other:?}"),
+    // Who comes later waits longer than what is in the queue then, so the queue is full again when that wait is over.
+    others.send(&frame(&["INCR", &stuck]).repeat(200));
+    wait_until("the queue is full", Duration::from_secs(1), || {
+        proxy.metric("preshard_limits_reached_total{limit=\"node_queue\"}") > 0
+    });
+    assert!(
+        start.elapsed() < Duration::from_millis(1500),
+        "found at the deadline only"
+    );
+    let (mut full, mut late, mut down, mut uncertain) = (0, 0, 0, 0);
+    for client in [&mut client, &mut others] {
+        for _ in 0..200 {
+            let reply = client.reply();
+            let text = reply
+                .error()
+                .unwrap_or_else(|| panic!("a frozen node's key answered {reply:?}"));
+            match text.split(' ').next() {
+                Some("TRYAGAIN") if text.contains("the queue of its node is full") => full += 1,
+                Some("TRYAGAIN") if text.contains("it waited too long for its node") => late += 1,
+                Some("UNCERTAIN") => uncertain += 1,
+                Some("CLUSTERDOWN") => down += 1,
+                _ => panic!("{text}"),
+            }
         }
     }
     nodes[0].thaw();
     assert!(
-        busy >= 150 && uncertain <= 50,
-        "{busy} refused, {uncertain} uncertain: at most in flight and queue may be"
+        full > 0 && late > 0 && uncertain > 0,
+        "{full} found the queue full, {late} waited too long in it, {uncertain} in doubt"
+    );
+    // What is in flight, at most, was sent; the node has not run more.
+    assert!(
+        uncertain <= 8,
+        "{uncertain} uncertain, {full} and {late} and {down} refused"
     );
     let stored = wait_for_good(&mut client, &stuck);
     assert!(stored <= uncertain, "{stored} ran, only {uncertain} may have");
+}
+
+/// The most memory that it ever had since it was told to forget that.
+fn peak_bytes(proxy: &Proxy) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid())).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn a_merged_reply_that_is_too_large_costs_no_more_than_its_limit() {
+    let node = || {
+        Node::with(NodeOptions {
+            databases: 70,
+            ..NodeOptions::default()
+        })
+    };
+    let nodes = [node(), node()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .layout(64, 1)
+        .proxy("workers = 1")
+        .proxy("output_bytes_hard = \"8MiB\"")
+        .proxy("output_bytes_soft = \"1MiB\"")
+        .start();
+    let mut client = proxy.client();
+    let value = "v".repeat(4 << 20);
+    let keys: Vec<String> = (0..64).map(|shard| key_in(shard, 64, "large:")).collect();
+    for key in &keys {
+        client.call(&["SET", key, &value]).expect_ok();
+    }
+    let mget: Vec<&str> = std::iter::once("MGET")
+        .chain(keys.iter().map(String::as_str))
+        .collect();
+    std::fs::write(format!("/proc/{}/clear_refs", proxy.pid()), "5").unwrap();
+    let before = peak_bytes(&proxy);
+    client
+        .call(&mget)
+        .expect_error("ERR the reply is larger than output_bytes_hard");
+    let more = peak_bytes(&proxy).saturating_sub(before);
+    assert!(more < 40 << 20, "a limit of 8 MB cost {more} bytes");
+    assert_eq!(
+        proxy.metric("preshard_limits_reached_total{limit=\"reply_bytes\"}"),
+        1
+    );
+    // Its client is as well as before.
+    assert_eq!(
+        client.call(&["MGET", &keys[0], "none"]).items()[0],
+        Reply::from(&*value)
+    );
 }
 
 /// GETs until a number comes.

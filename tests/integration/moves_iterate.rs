@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Client, Proxy, Reply, key_in, small, wait_until};
-use crate::moving::{PATIENCE, StopAtEnd, field, move_shards, tell};
+use crate::harness::{Client, Proxy, Reply, StopAtEnd, key_in, small, wait_until};
+use crate::moving::{PATIENCE, field, move_shards, tell};
 
 const FIELDS: usize = 20_000;
 const OTHERS: usize = 5_000;

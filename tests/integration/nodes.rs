@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{
-    Client, Metronome, Node, NodeOptions, PATIENCE, Reply, Setup, key_in, small, wait_until,
+    Client, Metronome, Node, NodeOptions, PATIENCE, Reply, Setup, StopAtEnd, key_in, small, wait_until,
 };
 
 fn with(more: &[&str]) -> Node {
@@ -219,6 +219,52 @@ fn waits_and_watches_survive_that_their_node_has_another_address() {
     });
     proxy.client().call(&["RPUSH", &key, "v"]).int();
     assert_eq!(forever.reply().items()[1].text(), "v");
+}
+
+/// Elements come all the while, so one of them is popped for a wait in the very moment when it is given up, again and again.
+#[test]
+fn what_is_popped_for_a_wait_comes_to_its_client_when_its_node_gets_another_address() {
+    let (nodes, proxy) = small();
+    let relay = crate::harness::relay::Relay::to(nodes[0].socket());
+    let (mut admin, done) = (proxy.admin_client(), AtomicBool::new(false));
+    let queue = key_in(0, 8, "queue");
+    let popped = thread::scope(|scope| {
+        let stopping = StopAtEnd(&done);
+        let consume = || {
+            let (mut client, mut popped) = (proxy.client(), Vec::new());
+            loop {
+                match client.call(&["BLPOP", &queue, "1"]) {
+                    Reply::Null if done.load(Relaxed) => return popped,
+                    Reply::Null => {}
+                    reply => popped.push(reply.items()[1].text().parse::<i64>().unwrap()),
+                }
+            }
+        };
+        let consumers: Vec<_> = (0..4).map(|_| scope.spawn(consume)).collect();
+        let producer = scope.spawn(|| {
+            let (mut client, mut pushed) = (proxy.client(), 0);
+            while !done.load(Relaxed) {
+                client.call(&["RPUSH", &queue, &pushed.to_string()]).int();
+                pushed += 1;
+            }
+            pushed
+        });
+        for _ in 0..20 {
+            for address in [relay.address(), nodes[0].address()] {
+                admin
+                    .ask(&format!("PRESHARD NODE SET node-1 address {address}"))
+                    .expect_ok();
+            }
+        }
+        drop(stopping);
+        let pushed = producer.join().unwrap();
+        let popped = consumers.into_iter().map(|consumer| consumer.join().unwrap());
+        let mut popped: Vec<i64> = popped.flatten().collect();
+        popped.sort_unstable();
+        assert_eq!(popped, (0..pushed).collect::<Vec<i64>>());
+        popped
+    });
+    assert!(popped.len() > 100, "{}", popped.len());
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Proxy, Setup, key_in, small, sys, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Proxy, Setup, StopAtEnd, key_in, small, sys, wait_for, wait_until,
 };
 use crate::moving::{
-    PATIENCE, Pair, StopAtEnd, ask, field, lists, move_there, order, roll_back, state, tell, under_writes,
-    until_moved, until_ready, until_reversible, users_of_moves,
+    PATIENCE, Pair, ask, field, lists, move_there, order, roll_back, state, tell, under_writes, until_moved,
+    until_ready, until_reversible, users_of_moves,
 };
 
 /// A field of what is told of a task.

@@ -1,5 +1,7 @@
 //! TLS on every side: clients, nodes, administrators, etcd; who is let in, and who is not.
 
+mod partial;
+
 use std::io::{Read as _, Write as _};
 use std::process::Command;
 use std::sync::Arc;

@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Client, Etcd, Node, Reply, Setup, key_in, lacks, small, sys, wait_for, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, Reply, Setup, StopAtEnd, key_in, lacks, small, sys, wait_for, wait_until,
+};
 use crate::moving::{
-    PATIENCE, Pair, StopAtEnd, ask, field, move_shards, number, order, state, tell, until_moved, until_ready,
+    PATIENCE, Pair, ask, field, move_shards, number, order, state, tell, until_moved, until_ready,
 };
 
 /// Orders a move that waits for the word, and waits until it does.

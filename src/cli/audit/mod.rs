@@ -31,8 +31,11 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct AuditArgs {
-    /// Where the application connects: host:port, [v6]:port or unix:/path
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        help = "Where the application connects: host:port, [v6]:port or unix:/path"
+    )]
     listen: Address,
     /// The Redis or Valkey server that everything is passed on to
     #[arg(long, value_name = "ADDRESS")]

@@ -285,7 +285,7 @@ impl Fleet {
                         Err(error) => Err(unknown(next, &error)),
                     };
                 }
-                Err(error @ StoreError::Unreachable { .. }) => {
+                Err(error) if error.is_unanswered() => {
                     self.note_error(&error);
                     if start.elapsed() >= RESOLVE_MAX {
                         return Err(unknown(next, &error));

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::shelf::Key;
+use super::super::reading::Key;
 
 /// How often one value is begun.
 const TRIES_MAX: u32 = 10;

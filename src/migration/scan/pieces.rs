@@ -8,8 +8,8 @@
 //!
 //! A stream has groups and more, which pieces do not bring over.
 
+use super::super::reading::Key;
 use super::large::{Kind, PieceAsk};
-use super::shelf::Key;
 use crate::control::AskError;
 use crate::resp::Value;
 

@@ -20,6 +20,7 @@ use std::hash::BuildHasher as _;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::super::error::CopyError;
+use super::super::reading::{Key, Scanned};
 use super::large::{Kind, Larges, PieceAsk, PutPiece};
 use crate::command::{KeyFlags, Spec, key_flags, keys, sort_option_with_other_keys};
 use crate::ids::DbIndex;
@@ -59,9 +60,6 @@ impl Default for ShelfLimits {
 /// Stands for the number of a question in keys that are read in pieces.
 const HELD: u64 = u64::MAX;
 
-/// The name of a key.
-pub(super) type Key = Vec<u8>;
-
 /// What is to be read next.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Ask {
@@ -85,7 +83,7 @@ pub(super) struct Ask {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     /// Where it goes on, and names.
-    pub(super) scanned: Option<(Vec<u8>, Vec<Key>)>,
+    pub(super) scanned: Option<Scanned>,
     pub(super) left: Vec<Key>,
     /// Keys that are too large for that, with what they take.
     pub(super) large: Vec<(Key, u64)>,

@@ -13,26 +13,20 @@ use tokio::task::JoinSet;
 use super::super::error::CopyError;
 use super::super::plan::Endpoint;
 use super::super::probe::{connect, field};
+use super::super::reading::{
+    Asking, Key, LARGE_BYTES, REPLY_BYTES_MAX, Scanned, TOGETHER_BYTES, expiry, info, look, millis, value,
+    values,
+};
 use super::large::{Kind, PieceAsk};
 use super::pieces::{Piece, Reader};
-use super::shelf::{Ask, Found, Key, TOGETHER};
+use super::shelf::{Ask, Found, TOGETHER};
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
 use crate::rdb::Target;
 use crate::resp::Value;
 
-/// A larger value stops the source for longer than its clients should notice while it is dumped.
-pub(super) const LARGE_BYTES: u64 = 1024 * 1024;
 /// A stream up to this size is dumped all the same: it lies there in large blocks, which is quick, and has no pieces.
 const STREAM_BYTES: u64 = 8 * 1024 * 1024;
-/// What is dumped in one transaction takes about so much.
-const TOGETHER_BYTES: u64 = 1024 * 1024;
-/// Elements that are looked at for the size of a value.
-const SAMPLES: &[u8] = b"5";
-/// Values of one answer take a megabyte together, unless they have grown meanwhile.
-const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-type Words<'a> = Vec<&'a [u8]>;
 
 /// A key as the source had it.
 #[derive(Debug)]
@@ -142,7 +136,7 @@ impl Reading {
                 now.push(key);
             }
         }
-        let read = self.read(&now, ask.piece.as_ref()).await;
+        let read = self.read(ask.source, &now, ask.piece.as_ref()).await;
         let (read, piece, offset) = read.map_err(CopyError::of_source)?;
         let found = Found {
             scanned,
@@ -189,92 +183,53 @@ impl Reading {
     }
 
     /// Goes on with `SCAN`, and asks how large values are.
-    async fn look(&mut self, ask: &Ask) -> Result<(Option<(Vec<u8>, Vec<Key>)>, Vec<u64>), AskError> {
-        let db = ask.source.to_string();
-        let count = TOGETHER.to_string();
-        let mut questions: Vec<Words<'_>> = Vec::with_capacity(ask.keys.len() + 2);
-        let selects = self.selected != Some(ask.source);
-        if selects {
-            questions.push(vec![b"SELECT", db.as_bytes()]);
-        }
-        if let Some(cursor) = &ask.cursor {
-            questions.push(vec![b"SCAN", cursor, b"COUNT", count.as_bytes()]);
-        }
-        for key in &ask.keys {
-            questions.push(vec![b"MEMORY", b"USAGE", key, b"SAMPLES", SAMPLES]);
-        }
-        if questions.is_empty() {
+    async fn look(&mut self, ask: &Ask) -> Result<(Option<Scanned>, Vec<u64>), AskError> {
+        let cursor = ask.cursor.as_deref();
+        if self.selected == Some(ask.source) && cursor.is_none() && ask.keys.is_empty() {
             return Ok((None, Vec::new()));
         }
-        let mut answers = self.client.ask_all(&questions).await?.into_iter();
-        if selects {
-            fine(answers.next())?;
-            self.selected = Some(ask.source);
-        }
-        let scanned = match &ask.cursor {
-            Some(_) => Some(scanned(fine(answers.next())?).ok_or(AskError::NotRedis)?),
-            None => None,
-        };
-        let sizes = answers.map(|size| match fine(Some(size))? {
-            Value::Int(bytes) => Ok(u64::try_from(bytes).unwrap_or(0)),
-            Value::Null => Ok(0),
-            _ => Err(AskError::NotRedis),
-        });
-        Ok((scanned, sizes.collect::<Result<_, _>>()?))
+        let looked = look(&mut self.client, ask.source, cursor, TOGETHER, &ask.keys).await?;
+        self.selected = Some(ask.source);
+        Ok(looked)
     }
 
     /// Values and expiries as they are at one offset.
     async fn read(
         &mut self,
+        db: DbIndex,
         keys: &[&Key],
         piece: Option<&PieceAsk>,
     ) -> Result<(Vec<Read>, Option<Piece>, u64), AskError> {
         let mut reader = self
             .pieces
             .take_if(|reader| piece.is_some_and(|piece| reader.is_of(piece.attempt)));
-        let expiry: &'static [u8] = if self.exact { b"PEXPIRETIME" } else { b"PTTL" };
-        let mut questions: Vec<Words<'_>> = Vec::with_capacity(2 * keys.len() + 4);
-        questions.push(vec![b"MULTI"]);
+        let mut asking = Asking::at_once(Some(db));
         for key in keys {
-            questions.push(vec![b"DUMP", key]);
-            questions.push(vec![expiry, key]);
+            asking.value_of(key, self.exact);
         }
         let of_piece = reader
             .as_ref()
-            .map(|reader| reader.questions(expiry))
+            .map(|reader| reader.questions(expiry(self.exact)))
             .unwrap_or_default();
         for words in &of_piece {
-            questions.push(words.iter().map(Vec::as_slice).collect());
+            asking.push(&words.iter().map(Vec::as_slice).collect::<Vec<_>>());
         }
         if !self.exact {
-            questions.push(vec![b"TIME"]);
+            asking.push(&[b"TIME"]);
         }
-        questions.push(vec![b"INFO", b"replication"]);
-        questions.push(vec![b"EXEC"]);
-        let mut answers = self.client.ask_all(&questions).await?;
-        let Some(Value::Array(mut values)) = answers.pop() else {
-            let refused = answers.into_iter().find_map(|answer| match answer {
-                Value::Error(error) => Some(error),
-                _ => None,
-            });
-            return Err(refused.map_or(AskError::NotRedis, AskError::Refused));
-        };
-        let info = fine(values.pop())?;
-        let info = String::from_utf8_lossy(info.as_bytes().unwrap_or_default()).into_owned();
+        asking.push(&[b"INFO", b"replication"]);
+        let answers = asking.of(&mut self.client).await?;
+        let mut all = answers.all();
+        let info = info(all.pop())?;
         if field(&info, "role") != "master" {
             return Err(AskError::Refused("it is a replica now".to_owned()));
         }
         let offset = field(&info, "master_repl_offset").parse();
         let offset = offset.map_err(|_| AskError::NotRedis)?;
-        let now = if self.exact {
-            0
-        } else {
-            millis(&fine(values.pop())?)?
-        };
-        if values.len() != 2 * keys.len() + of_piece.len() {
-            return Err(AskError::NotRedis);
-        }
-        let of_piece = values.split_off(2 * keys.len());
+        let now = if self.exact { 0 } else { millis(all.pop())? };
+        let (of_keys, of_piece) = all.split_at(2 * keys.len());
+        let of_piece = of_piece.iter().map(|answer| value(answer));
+        let of_piece = of_piece.collect::<Result<Vec<Value>, _>>()?;
         let piece = match (&mut reader, piece) {
             (Some(reader), Some(_)) => Some(reader.read(of_piece, now, self.expires_fields)?),
             (None, Some(_)) => Some(Piece::broken()),
@@ -283,66 +238,11 @@ impl Reading {
         if piece.as_ref().is_some_and(|piece| piece.kind == Kind::Part) {
             self.pieces = reader;
         }
-        let read = values_of(keys, values, now)?;
-        Ok((read, piece, offset))
-    }
-}
-
-/// Keys, each with what `DUMP` and the question for its expiry have answered. `now`: what must be added to that.
-fn values_of(keys: &[&Key], values: Vec<Value>, now: i64) -> Result<Vec<Read>, AskError> {
-    let mut values = values.into_iter();
-    let mut read = Vec::with_capacity(keys.len());
-    for key in keys {
-        let dump = match fine(values.next())? {
-            Value::Bulk(dump) => Some(dump),
-            Value::Null => None,
-            _ => return Err(AskError::NotRedis),
-        };
-        let Value::Int(left) = fine(values.next())? else {
-            return Err(AskError::NotRedis);
-        };
-        read.push(Read {
+        let read = keys.iter().zip(values(of_keys, now)?).map(|(key, found)| Read {
             key: (*key).clone(),
-            // -2: it has expired between the two.
-            dump: dump.filter(|_| left != -2),
-            expires_ms: (left >= 0).then_some(left + now),
+            dump: found.payload.map(<[u8]>::to_vec),
+            expires_ms: found.expires_ms,
         });
-    }
-    Ok(read)
-}
-
-/// An answer that is no error.
-fn fine(answer: Option<Value>) -> Result<Value, AskError> {
-    match answer {
-        Some(Value::Error(error)) => Err(AskError::Refused(error)),
-        Some(answer) => Ok(answer),
-        None => Err(AskError::NotRedis),
-    }
-}
-
-/// What `SCAN` answers.
-fn scanned(reply: Value) -> Option<(Vec<u8>, Vec<Key>)> {
-    let Value::Array(parts) = reply else { return None };
-    let mut parts = parts.into_iter();
-    let (Some(Value::Bulk(cursor)), Some(Value::Array(keys))) = (parts.next(), parts.next()) else {
-        return None;
-    };
-    let names = keys.into_iter().map(|key| match key {
-        Value::Bulk(name) => Some(name),
-        _ => None,
-    });
-    Some((cursor, names.collect::<Option<Vec<_>>>()?))
-}
-
-/// What `TIME` answers.
-fn millis(time: &Value) -> Result<i64, AskError> {
-    let Value::Array(parts) = time else {
-        return Err(AskError::NotRedis);
-    };
-    let number =
-        |at: usize| -> Option<i64> { std::str::from_utf8(parts.get(at)?.as_bytes()?).ok()?.parse().ok() };
-    match (number(0), number(1)) {
-        (Some(seconds), Some(micros)) => Ok(seconds * 1000 + micros / 1000),
-        _ => Err(AskError::NotRedis),
+        Ok((read.collect(), piece, offset))
     }
 }

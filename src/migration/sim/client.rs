@@ -13,20 +13,23 @@ use super::wire::some;
 use super::world::{World, lock};
 use crate::ids::ShardId;
 
-const SLOW_MS: u64 = 700;
-const FAST_MS: u64 = 4;
-/// Clients are fast for so long when the topology or a record has changed.
-const EXCITED: Duration = Duration::from_millis(40);
+const SLOW_MS: u64 = 2_500;
+const FAST_MS: u64 = 6;
+const HURRY_MS: u64 = 50;
+/// Clients are fast for so long when the topology or the state of a task has changed.
+const EXCITED: Duration = Duration::from_millis(25);
 
 /// Client `client` of proxy `who`, until the world is over.
 pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u16) {
     let mut rng = world.rng("client", client);
-    let mut next = 0;
+    let (mut next, mut turn) = (0, 0);
     let mut seen: BTreeMap<u16, i64> = BTreeMap::new();
     while !world.over.load(Relaxed) {
         let news = world.store.stored.notified();
         if world.store.stored_ago() < EXCITED {
             sleep(some(&mut rng, FAST_MS)).await;
+        } else if world.hurries.load(Relaxed) {
+            sleep(some(&mut rng, HURRY_MS)).await;
         } else if timeout(some(&mut rng, SLOW_MS), news).await.is_ok() {
             continue;
         }
@@ -34,7 +37,9 @@ pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u
             sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let shard = rng.u16(0..shards);
+        // One after the other, now and then twice.
+        turn += u16::from(rng.u8(0..4) > 0);
+        let shard = turn % shards;
         let mut waiting = Vec::new();
         for _ in 0..rng.usize(1..=4) {
             let (ask, words) = match rng.u8(0..4) {

@@ -17,6 +17,10 @@ pub(super) enum Slip {
     SendsAgain,
     /// What was refused waits, and what comes behind it goes on.
     Overtakes,
+    /// It says that it holds a unit which no user fences, and sends on.
+    HoldsNot,
+    /// A connection that is made anew is used although its node's mark is ahead.
+    Unheard,
 }
 
 /// What a node has of its users when it comes back.
@@ -30,6 +34,14 @@ pub(super) enum Users {
     Lost,
 }
 
+/// What a node has of its data when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    Kept,
+    /// Nothing, if no client needs it.
+    Lost,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fault {
     /// The proxy is gone; another one takes its place after a while.
@@ -38,8 +50,13 @@ pub(super) enum Fault {
     Freeze { ms: u64 },
     /// Nothing passes between the proxy and one peer.
     Wall { peer: Peer, ms: u64 },
-    /// A node ends and comes back with its data.
-    Restart { node: usize, users: Users, ms: u64 },
+    /// A node ends and comes back.
+    Restart {
+        node: usize,
+        users: Users,
+        memory: Memory,
+        ms: u64,
+    },
     /// A node stands still.
     Stand { node: usize, ms: u64 },
     /// The proxy's connections to a node break.
@@ -51,6 +68,10 @@ pub(super) enum Fault {
     Deaf { ms: u64 },
     /// The store's answers to the proxy's next calls are lost, before or behind what was asked.
     StoreForgets { calls: usize },
+    /// The store stands still: nobody reaches it, and leases end.
+    StoreStands { ms: u64 },
+    /// What passes between the proxy and one peer takes so much longer.
+    Slow { peer: Peer, by_ms: u64, ms: u64 },
     /// The node's users are written to its disk.
     UsersSaved { node: usize },
     /// The proxy hears nothing of the store for so long, and in the middle of it a node comes back with users of the past.
@@ -105,6 +126,10 @@ const STORE: u8 = 12;
 const BEHIND: u8 = 15;
 const DEAF: u8 = 16;
 const STALE: u8 = 17;
+const STORE_STANDS: u8 = 18;
+const SLOW: u8 = 19;
+/// A proxy that is cut off from the store for longer than its lease.
+const AWAY: u8 = 20;
 
 impl Moment {
     /// `when`: what the leader does then, most of the time.
@@ -128,6 +153,58 @@ pub(super) struct Faults {
     waiting: Vec<(Moment, Fault, Whom)>,
 }
 
+impl Fault {
+    /// One of a kind, of a node, and for so long where it takes time.
+    fn draw(rng: &mut Rng, kind: u8, node: usize, peer: Peer, ms: u64) -> Self {
+        match kind {
+            0..=2 => Self::Crash,
+            FREEZE..=5 => Self::Freeze { ms },
+            6..=7 => Self::Wall { peer, ms },
+            RESTART..=9 => Self::Restart {
+                node,
+                users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
+                memory: if rng.u8(0..4) == 0 {
+                    Memory::Lost
+                } else {
+                    Memory::Kept
+                },
+                ms: ms.min(3_000),
+            },
+            10 => Self::Stand {
+                node,
+                ms: ms.min(3_000),
+            },
+            CUT => Self::Cut { node },
+            STORE..=13 => Self::StoreForgets {
+                calls: if rng.bool() {
+                    rng.usize(1..4)
+                } else {
+                    rng.usize(1..40)
+                },
+            },
+            14 => Self::UsersSaved { node },
+            BEHIND => Self::Behind {
+                ms: rng.u64(1..20_000),
+            },
+            DEAF => Self::Deaf { ms },
+            STALE => Self::Stale {
+                node,
+                ms: rng.u64(12_000..25_000),
+            },
+            STORE_STANDS => Self::StoreStands { ms },
+            SLOW => Self::Slow {
+                peer,
+                by_ms: rng.u64(5..300),
+                ms,
+            },
+            _ => Self::Wall {
+                peer: Peer::Store,
+                ms: rng.u64(6_000..20_000),
+            },
+        }
+    }
+}
+
 impl Faults {
     /// What a seed has in store. `proxies` and `nodes`: how many there are. Most of it is of the kind that shows the mistake that
     /// was planted, if one was and it takes one kind; and most of that comes while the leader does what the mistake is about.
@@ -138,6 +215,7 @@ impl Faults {
             Planted::Mistake(Mistake::AsksNothing) => Some(BEHIND),
             Planted::Slip(Slip::SendsAgain) => Some(CUT),
             Planted::Slip(Slip::IgnoresRun) => Some(STALE),
+            Planted::Slip(Slip::Unheard) | Planted::Mistake(Mistake::LeavesStrangers) => Some(AWAY),
             Planted::Nothing | Planted::Mistake(_) | Planted::Slip(_) => None,
         };
         let when = match planted {
@@ -157,42 +235,20 @@ impl Faults {
                 2 => rng.u64(2_800..5_500),
                 _ => rng.u64(2_000..12_000),
             };
-            let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
-            let kind = rng.u8(0..=STALE);
-            let fault = match telling.filter(|_| is_telling).unwrap_or(kind) {
-                0..=2 => Fault::Crash,
-                FREEZE..=5 => Fault::Freeze { ms },
-                6..=7 => Fault::Wall { peer, ms },
-                RESTART..=9 => Fault::Restart {
-                    node,
-                    users: [Users::Kept, Users::Saved, Users::Lost][rng.usize(0..3)],
-                    ms: ms.min(3_000),
-                },
-                10 => Fault::Stand {
-                    node,
-                    ms: ms.min(3_000),
-                },
-                CUT => Fault::Cut { node },
-                STORE..=13 => Fault::StoreForgets {
-                    calls: if rng.bool() {
-                        rng.usize(1..4)
-                    } else {
-                        rng.usize(1..40)
-                    },
-                },
-                14 => Fault::UsersSaved { node },
-                BEHIND => Fault::Behind {
-                    ms: rng.u64(1..20_000),
-                },
-                DEAF => Fault::Deaf { ms },
-                _ => Fault::Stale {
-                    node,
-                    ms: rng.u64(12_000..25_000),
-                },
+            // A leader that stands still in the middle of a transaction is of the past most of the time when it runs: another one has
+            // begun, or has come to an end.
+            let ms = match moment {
+                Moment::Of(Kind::Act, _) if rng.u8(0..4) > 0 => rng.u64(2_500..16_000),
+                Moment::Of(..) | Moment::At(_) => ms,
             };
+            let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
+            let kind = rng.u8(0..=AWAY);
+            let kind = telling.filter(|_| is_telling).unwrap_or(kind);
+            let fault = Fault::draw(rng, kind, node, peer, ms);
+            let is_away = matches!(fault, Fault::Wall { peer: Peer::Store, ms } if ms >= 6_000);
             let whom = match fault {
                 Fault::Stale { .. } => Whom::Proxy(rng.usize(0..proxies)),
-                _ if rng.u8(0..4) == 0 => Whom::Proxy(rng.usize(0..proxies)),
+                _ if is_away || rng.u8(0..4) == 0 => Whom::Proxy(rng.usize(0..proxies)),
                 _ => Whom::Leader,
             };
             faults.waiting.push((moment, fault, whom));

@@ -25,10 +25,13 @@ mod faults;
 mod judge;
 mod node;
 mod play;
+mod process;
 mod proxy;
+mod setup;
 mod store;
 mod stream;
 mod tests;
+mod users;
 mod wire;
 mod world;
 

@@ -1,6 +1,6 @@
 //! A node: databases, users and what they may do, transactions, and the history of its writes. No clock, no expiry.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,30 +9,15 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::data::{self, Data, Db, name_of};
-use super::faults::Users;
+use super::faults::{Memory, Users};
+use super::users::Accounts;
 use super::world::{World, lock};
-use crate::command::UNIT_PREFIX;
-use crate::config::{PasswordHash, Secret};
+use crate::command::APPLIER_PREFIX;
+use crate::config::Secret;
 use crate::resp::Value;
 use crate::topology::Address;
 
 pub(super) type Words = Vec<Vec<u8>>;
-
-pub(super) const NOPERM: &str = "NOPERM User has no permissions to run the command";
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Rights {
-    all: bool,
-    read: bool,
-    select: bool,
-    ping: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct User {
-    hash: Vec<u8>,
-    rights: Rights,
-}
 
 /// Whether a connection was ended by the node.
 #[derive(Debug, Default)]
@@ -56,6 +41,8 @@ impl Killed {
 #[derive(Debug, Default)]
 struct Conn {
     user: String,
+    /// What it calls itself.
+    name: String,
     db: u16,
     who: Option<usize>,
     queued: Option<Vec<Words>>,
@@ -70,14 +57,11 @@ struct State {
     run: u64,
     offset: u64,
     dbs: BTreeMap<u16, Db>,
-    users: BTreeMap<String, User>,
-    saved: BTreeMap<String, User>,
+    accounts: Accounts,
     conns: BTreeMap<u64, Conn>,
     next_conn: u64,
     /// Every write of this run: where its history is behind it, in which database, what.
     log: Vec<(u64, u16, Words)>,
-    /// Users of moving shards that have lost their rights.
-    frozen: BTreeSet<String>,
     stands_until: Instant,
     down_until: Instant,
 }
@@ -100,7 +84,8 @@ enum Role {
 }
 
 impl Node {
-    pub(super) fn new(index: usize) -> Arc<Self> {
+    /// `open`: it knows no users.
+    pub(super) fn new(index: usize, open: bool) -> Arc<Self> {
         Arc::new(Self {
             index,
             name: format!("n{index}"),
@@ -109,12 +94,10 @@ impl Node {
                 run: 1,
                 offset: 1,
                 dbs: BTreeMap::new(),
-                users: BTreeMap::new(),
-                saved: BTreeMap::new(),
+                accounts: Accounts::new(open),
                 conns: BTreeMap::new(),
                 next_conn: 1,
                 log: Vec::new(),
-                frozen: BTreeSet::new(),
                 stands_until: Instant::now(),
                 down_until: Instant::now(),
             }),
@@ -138,23 +121,16 @@ impl Node {
             .insert(key.as_bytes().to_vec(), data);
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.state).accounts.is_open()
+    }
+
     pub(super) fn make_user(&self, user: &str, password: &Secret) {
-        let hash = PasswordHash::of(password.reveal().as_bytes())
-            .to_acl()
-            .into_bytes();
-        let rights = Rights {
-            all: true,
-            ..Rights::default()
-        };
-        lock(&self.state)
-            .users
-            .insert(user.to_owned(), User { hash, rights });
-        self.save_users();
+        lock(&self.state).accounts.make(user, password);
     }
 
     pub(super) fn save_users(&self) {
-        let mut state = lock(&self.state);
-        state.saved = state.users.clone();
+        lock(&self.state).accounts.save();
     }
 
     /// A whole database.
@@ -185,8 +161,7 @@ impl Node {
 
     /// Whether a user of such a name may do anything.
     pub(super) fn may_write(&self, is: impl Fn(&str) -> bool) -> bool {
-        let state = lock(&self.state);
-        state.users.iter().any(|(name, user)| is(name) && user.rights.all)
+        lock(&self.state).accounts.may_write(is)
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -221,7 +196,7 @@ impl Node {
         }
     }
 
-    pub(super) fn restart(&self, world: &World, users: Users, down: Duration) {
+    pub(super) fn restart(&self, world: &World, (users, memory): (Users, Memory), down: Duration) {
         let mut state = lock(&self.state);
         std::mem::take(&mut state.conns)
             .into_values()
@@ -230,13 +205,18 @@ impl Node {
         state.offset = 1;
         state.log.clear();
         state.down_until = Instant::now() + down;
-        match users {
-            Users::Kept => {}
-            Users::Saved => state.users = state.saved.clone(),
-            Users::Lost => state.users.clear(),
+        state.accounts.restart(users);
+        // What clients are served is nobody's fault here if it is gone, and where users are not ours the mark is the fence.
+        let is_needed = |db: &u16| world.store.owner(*db) == Some(self.index);
+        let forgets = memory == Memory::Lost
+            && !state.accounts.is_open()
+            && !state.dbs.keys().any(is_needed)
+            && !world.store.is_any_quiesced();
+        if forgets {
+            state.dbs.clear();
         }
         self.wrote.notify_waiters();
-        world.tell(|| format!("{} restarted as run {}", self.name, state.run));
+        world.tell(|| format!("{} restarted as run {}, forgets: {forgets}", self.name, state.run));
     }
 
     // === connections ===
@@ -275,6 +255,7 @@ impl Node {
         let mut state = lock(&self.state);
         let mut conn = state.conns.remove(&number)?;
         let name = name_of(words);
+        let refusal = state.accounts.refusal(&conn.user, &name);
         let reply = match (name.as_str(), &mut conn.queued) {
             ("AUTH", _) => state.auth(&mut conn, words),
             ("EXEC", queued @ Some(_)) => {
@@ -286,15 +267,14 @@ impl Node {
                 conn.watched.clear();
                 Value::OK
             }
-            (_, Some(_)) if !state.may(&conn.user, &name) => {
-                conn.spoilt = true;
-                Value::error(NOPERM)
+            (_, queued) if refusal.is_some() => {
+                conn.spoilt = queued.is_some();
+                Value::error(refusal.unwrap_or_default())
             }
             (_, Some(queued)) => {
                 queued.push(words.clone());
                 Value::Simple("QUEUED".into())
             }
-            (_, None) if !state.may(&conn.user, &name) => Value::error(NOPERM),
             ("MULTI", None) => {
                 (conn.queued, conn.spoilt) = (Some(Vec::new()), false);
                 Value::OK
@@ -324,13 +304,12 @@ impl Node {
             conn.touched = false;
             return Value::NullArray;
         }
-        let replies = queued.iter().map(|words| {
-            if state.may(&conn.user, &name_of(words)) {
-                self.run(world, state, conn, words)
-            } else {
-                Value::error(NOPERM)
-            }
-        });
+        let replies = queued.iter().map(
+            |words| match state.accounts.refusal(&conn.user, &name_of(words)) {
+                Some(why) => Value::error(why),
+                None => self.run(world, state, conn, words),
+            },
+        );
         Value::Array(replies.collect())
     }
 
@@ -350,14 +329,10 @@ impl Node {
             // All clocks are one.
             "TIME" => return Value::Array(["1700000000", "0"].map(Value::bulk).into()),
             "ACL" => return state.acl(world, &self.name, words),
-            "CLIENT" => return Value::Int(1),
+            "CLIENT" => return state.client(conn, words),
             _ => {}
         }
-        let role = match conn.user.as_str() {
-            user if user.starts_with("admin-") => Role::Administrator,
-            user if user.starts_with("ps-a-") => Role::Applier,
-            _ => Role::Client,
-        };
+        let role = conn.role();
         let is_write = !matches!(name.as_str(), "GET" | "DBSIZE" | "HGET" | "HMGET" | "HKEYS");
         let before = state.dbs.get(&conn.db).is_none_or(Db::is_empty);
         let reply = data::run(state.dbs.entry(conn.db).or_default(), words);
@@ -365,7 +340,8 @@ impl Node {
             state.log_write(conn, words);
             self.wrote.notify_waiters();
         }
-        let owns = world.store.owner(conn.db) == Some(self.index);
+        let owner = world.store.owner(conn.db);
+        let owns = owner == Some(self.index);
         let what = || {
             format!(
                 "{} {} {} in db {} as {}",
@@ -377,7 +353,7 @@ impl Node {
             )
         };
         match role {
-            Role::Client if !owns => world.judge.wrong(world, || {
+            Role::Client if owner.is_some() && !owns => world.judge.wrong(world, || {
                 format!("I1: {} was served, and another node has the shard", what())
             }),
             Role::Applier if owns && is_write => world.judge.wrong(world, || {
@@ -413,106 +389,73 @@ fn run_id(index: usize, run: u64) -> String {
     format!("run{index}x{run}")
 }
 
+impl Conn {
+    /// Who writes a copy is called so, as a user or, where there are none, by the connection's name.
+    fn role(&self) -> Role {
+        let is_applier = |name: &str| name.starts_with(APPLIER_PREFIX);
+        match self.user.as_str() {
+            user if is_applier(user) || is_applier(&self.name) => Role::Applier,
+            user if user.starts_with("admin-") => Role::Administrator,
+            _ => Role::Client,
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {
-    fn may(&self, user: &str, command: &str) -> bool {
-        if user.starts_with("admin-") {
-            return true;
-        }
-        let Some(User { rights, .. }) = self.users.get(user) else {
-            return false;
-        };
-        match command {
-            "PING" if rights.ping => true,
-            "SELECT" if rights.select => true,
-            "GET" | "DBSIZE" if rights.read => true,
-            _ => rights.all,
-        }
-    }
-
     fn auth(&self, conn: &mut Conn, words: &Words) -> Value {
         let [_, user, password] = &words[..] else {
             return Value::error("WRONGPASS invalid username-password pair");
         };
         let user = String::from_utf8_lossy(user).into_owned();
-        let known = if let Some(who) = user.strip_prefix("admin-") {
-            conn.who = who.parse().ok();
-            true
-        } else {
-            let hash = PasswordHash::of(password).to_acl().into_bytes();
-            self.users.get(&user).is_some_and(|known| known.hash == hash)
-        };
-        if !known {
+        if !self.accounts.knows(&user, password) {
             return Value::error("WRONGPASS invalid username-password pair or user is disabled.");
+        }
+        if let Some(who) = user.strip_prefix("admin-") {
+            conn.who = who.parse().ok();
         }
         conn.user = user;
         Value::OK
     }
 
     fn acl(&mut self, world: &World, node: &str, words: &Words) -> Value {
-        let reply = self.change_users(world, node, words);
+        let (reply, gone) = self.accounts.change(world, node, words);
+        let theirs = self.conns.extract_if(.., |_, conn| gone.contains(&conn.user));
+        theirs.for_each(|(_, conn)| conn.killed.kill());
         // Somebody has its users written to the disk now and then.
         if self.offset.is_multiple_of(3) {
-            self.saved = self.users.clone();
+            self.accounts.save();
         }
         reply
     }
 
-    fn change_users(&mut self, world: &World, node: &str, words: &Words) -> Value {
-        let word = |at: usize| String::from_utf8_lossy(&words[at]).into_owned();
-        match word(1).to_ascii_uppercase().as_str() {
-            "USERS" => Value::Array(self.users.keys().map(|user| Value::bulk(user.as_str())).collect()),
-            "LIST" => {
-                let lines = self
-                    .users
-                    .keys()
-                    .map(|user| Value::bulk(format!("user {user} on")));
-                Value::Array(lines.collect())
-            }
-            "SETUSER" => {
-                let user = self.users.entry(word(2)).or_default();
-                for rule in &words[3..] {
-                    match rule.as_slice() {
-                        b"reset" => *user = User::default(),
-                        b"+@all" => user.rights.all = true,
-                        b"-@all" => user.rights = Rights::default(),
-                        b"+@read" => user.rights.read = true,
-                        b"+select" => user.rights.select = true,
-                        b"+ping" => user.rights.ping = true,
-                        hash if hash.first() == Some(&b'#') => user.hash = hash.to_vec(),
-                        _ => {}
-                    }
-                }
-                let rights = user.rights;
-                if word(2).starts_with(UNIT_PREFIX) && !rights.all {
-                    self.frozen.insert(word(2));
-                } else if self.frozen.contains(&word(2)) {
-                    world.judge.wrong(world, || {
-                        format!(
-                            "I2: {} has lost its rights on {node}, and gets them back",
-                            word(2)
-                        )
-                    });
-                }
-                world.tell(|| format!("{node} user {} {rights:?}", word(2)));
+    fn client(&mut self, conn: &mut Conn, words: &Words) -> Value {
+        let text = |at: usize| {
+            words
+                .get(at)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+        };
+        match text(1).unwrap_or_default().as_str() {
+            "SETNAME" => {
+                conn.name = text(2).unwrap_or_default();
                 Value::OK
             }
-            "DELUSER" => {
-                let mut gone = 0;
-                for at in 2..words.len() {
-                    let name = word(at);
-                    if self.users.remove(&name).is_none() {
-                        continue;
-                    }
-                    gone += 1;
-                    let theirs = self.conns.extract_if(.., |_, conn| conn.user == name);
-                    theirs.for_each(|(_, conn)| conn.killed.kill());
-                    world.tell(|| format!("{node} user {name} deleted"));
-                }
-                Value::Int(gone)
+            "LIST" => {
+                let lines = self.conns.iter();
+                let lines: Vec<_> = lines
+                    .map(|(id, conn)| format!("id={id} name={} age=1\n", conn.name))
+                    .collect();
+                Value::bulk(lines.concat())
             }
-            other => Value::error(format!("ERR unknown ACL {other}")),
+            "KILL" => {
+                let killed = text(3).and_then(|id| self.conns.remove(&id.parse().ok()?));
+                killed.map_or(Value::Int(0), |conn| {
+                    conn.killed.kill();
+                    Value::Int(1)
+                })
+            }
+            _ => Value::Int(1),
         }
     }
 

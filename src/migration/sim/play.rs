@@ -10,28 +10,23 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client;
-use super::faults::{Faults, Slip, Whom};
-use super::node::Node;
-use super::proxy::{Process, secret};
-use super::store::StoreModel;
+use super::faults::{Slip, Whom};
+use super::process::Process;
+use super::setup::build;
+use super::store::state_in;
 use super::wire::{dial, some};
 use super::world::{World, lock};
-use crate::command::FEED_USER;
 use crate::config::CopyMethod;
 use crate::control::Mistake;
-use crate::control::fence::TERM_KEY;
 use crate::control::testing::{set_mistake, set_network};
 use crate::ids::ShardId;
-use crate::migration::{Move, MoveOrder, Mover, State, Wish};
+use crate::migration::{Fence, Move, MoveOrder, Mover, State, Wish};
 use crate::store::Record;
 use crate::topology::codec::shard_list;
-use crate::topology::mark::{MARK_KEY, Mark};
-use crate::topology::{Node as Described, NodeAccess, Topology};
-use crate::worker::shared::user_password;
 
-const PROXIES: usize = 3;
-const CLIENTS: usize = 5;
-const SHARDS: u16 = 4;
+pub(super) const PROXIES: usize = 3;
+pub(super) const CLIENTS: usize = 5;
+pub(super) const SHARDS: u16 = 4;
 /// Faults end after so long.
 const TROUBLE: Duration = Duration::from_secs(40);
 /// When all is well again, every client is served within this time …
@@ -52,6 +47,10 @@ pub(super) struct Seen {
     pub(super) rolled_back: u64,
     /// Moves that could be taken back in the end.
     pub(super) reversible: u64,
+    /// Moves from or to nodes without users.
+    pub(super) cooperative: u64,
+    /// What the clocks of all runs have shown, together.
+    pub(super) seconds: u64,
 }
 
 impl Seen {
@@ -65,6 +64,8 @@ impl Seen {
         self.attempts += other.attempts;
         self.rolled_back += other.rolled_back;
         self.reversible += other.reversible;
+        self.cooperative += other.cooperative;
+        self.seconds += other.seconds;
     }
 }
 
@@ -81,6 +82,16 @@ pub(super) enum Planted {
     Nothing,
     Mistake(Mistake),
     Slip(Slip),
+}
+
+impl Planted {
+    /// Whether only moves between nodes without users show it.
+    pub(super) const fn is_cooperative(self) -> bool {
+        matches!(
+            self,
+            Self::Mistake(Mistake::LeavesStrangers) | Self::Slip(Slip::HoldsNot | Slip::Unheard)
+        )
+    }
 }
 
 /// A seed without faults, in which nobody may get an error.
@@ -106,40 +117,6 @@ pub(super) fn play(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
     set_mistake(None);
     World::set_current(None);
     result
-}
-
-fn build(seed: u64, planted: Planted, rng: &mut Rng) -> Arc<World> {
-    let slip = match planted {
-        Planted::Slip(slip) => Some(slip),
-        Planted::Nothing | Planted::Mistake(_) => None,
-    };
-    let nodes: Vec<_> = (0..rng.usize(2..=3)).map(Node::new).collect();
-    let described = nodes.iter().map(|node| Described {
-        name: node.name.clone(),
-        address: node.address.clone(),
-    });
-    let mut topology = Topology::seed("sim".to_owned(), SHARDS, 0, described.collect()).unwrap();
-    for (at, node) in (0..).zip(&nodes) {
-        let index = crate::ids::NodeIndex(at);
-        let access = NodeAccess {
-            user: "ps-g1".to_owned(),
-            run_id: node.run_id(),
-        };
-        topology.access.insert(index, access);
-        for user in ["ps-g1", FEED_USER] {
-            node.make_user(user, &user_password(&secret(), user));
-        }
-        let metadata = topology.metadata_db().0;
-        node.put(metadata, MARK_KEY, &Mark::expected(&topology, index).encode());
-        node.put(metadata, TERM_KEY, "0");
-    }
-    let faults = if is_calm(seed) {
-        Faults::default()
-    } else {
-        Faults::draw(rng, (PROXIES, nodes.len()), planted)
-    };
-    let counts = (PROXIES, CLIENTS, usize::from(SHARDS));
-    World::new(seed, slip, nodes, StoreModel::new(topology), faults, counts)
 }
 
 async fn run(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
@@ -169,6 +146,9 @@ async fn run(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
         }
     });
     let outcome = Box::pin(story(&world, &crew, &mut rng)).await;
+    if std::env::var_os("PRESHARD_SIM_STORY").is_some() {
+        println!("seed {seed}:\n{}", world.story());
+    }
     let seen = outcome.map_err(|what| Wrong {
         what,
         story: world.story(),
@@ -231,10 +211,12 @@ async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<Seen, S
 /// From now on every client is served in time.
 async fn all_served(world: &World, crew: &Crew, when: &str) -> Result<(), String> {
     let since = Instant::now();
+    world.hurry(true);
     let served = until(RESUME, || {
         world.judge.unserved(since).is_empty() || world.judge.verdict().is_some()
     })
     .await;
+    world.hurry(false);
     world.judge.verdict().map_or(Ok(()), Err)?;
     if served {
         return Ok(());
@@ -282,13 +264,16 @@ fn sum_up(world: &World) -> Seen {
         answered: world.judge.answered.load(Relaxed),
         in_doubt: world.judge.in_doubt.load(Relaxed),
         not_run: world.judge.not_run.load(Relaxed),
+        seconds: world.begun.elapsed().as_secs(),
         ..Seen::default()
     };
     for (_, task) in tasks(world) {
         seen.attempts += u64::from(task.attempts);
         seen.reversible += u64::from(task.is_reversible());
+        let is_moved = matches!(task.state, State::Moved | State::Finalized);
+        seen.cooperative += u64::from(is_moved && task.fence == Fence::Cooperative);
         match task.state {
-            State::Moved | State::Finalized => seen.moved += 1,
+            _ if is_moved => seen.moved += 1,
             State::RolledBack => seen.rolled_back += 1,
             State::Cancelled => seen.cancelled += 1,
             _ => seen.failed += 1,
@@ -390,8 +375,8 @@ fn state_of(world: &World, id: &str) -> Option<State> {
 
 /// Whether a task is over, without taking its record apart.
 fn has_ended(record: &Record) -> bool {
-    let mut states = ["moved", "finalized", "rolled-back", "cancelled", "failed"].into_iter();
-    states.any(|state| record.document.contains(&format!(r#""state":"{state}""#)))
+    let over = ["moved", "finalized", "rolled-back", "cancelled", "failed"];
+    over.contains(&state_in(&record.document))
 }
 
 fn is_over(world: &World, id: &str) -> bool {
@@ -402,9 +387,11 @@ fn is_over(world: &World, id: &str) -> bool {
 /// Waits until nothing is left half done.
 async fn settle(world: &World, crew: &Crew) {
     loop {
-        let left: Vec<_> = tasks(world)
-            .into_iter()
-            .filter(|(_, task)| !task.state.is_over())
+        let records = world.store.records();
+        let left: Vec<_> = records
+            .iter()
+            .filter(|record| !has_ended(record))
+            .filter_map(|record| Some((record.id.clone(), Move::decode(&record.document)?)))
             .collect();
         if (left.is_empty() && !world.store.has_unit()) || world.judge.verdict().is_some() {
             return;

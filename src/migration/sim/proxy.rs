@@ -1,4 +1,4 @@
-//! A proxy: the control side as it is, and a model of one worker that keeps the rules which a move relies on.
+//! A model of a proxy's one worker, which keeps the rules that a move relies on.
 //!
 //! ```text
 //!  request ─▶ held? ─▶ gate ────────────── released: in order ─┐
@@ -6,12 +6,15 @@
 //!                        refused by the freeze: parked, with what comes behind it, and in front of what waits at the gate
 //!                        the connection ends: what is due is in doubt, and never sent again
 //! ```
+//!
+//! A node without users of its own is fenced by its mark: requests of a closed unit are held, all of them, and a connection that is made
+//! anew is of no use before the topology is heard that the node's mark tells of.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -20,19 +23,20 @@ use super::node::Words;
 use super::wire::{Line, round_trip, some};
 use super::world::{World, lock};
 use crate::command::UNIT_PREFIX;
-use crate::config::Secret;
-use crate::control::{Fleet, prepare_nodes, provision_nodes};
-use crate::ids::{NodeIndex, ShardId};
-use crate::migration::Mover;
+use crate::ids::{Epoch, NodeIndex, ShardId};
 use crate::resp::Value;
 use crate::topology::Topology;
-use crate::worker::shared::{NodeCredentials, Settings, Shared, user_password};
-use crate::worker::testing;
+use crate::topology::mark::{MARK_KEY, Mark, Standing};
+use crate::worker::shared::{Shared, connection_name, user_password};
 
 /// So long a request waits for a shard that is held, or for a node that is away.
 pub(super) const HOLD_MAX: Duration = Duration::from_secs(10);
 const SWEEP: Duration = Duration::from_millis(500);
 const RETRY_MS: u64 = 300;
+/// A topology that a node knows of already is waited for so long …
+const HEARD_MAX: Duration = Duration::from_millis(500);
+/// … and looked for so often.
+const HEARD_PACE: Duration = Duration::from_millis(5);
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -49,6 +53,8 @@ struct Request {
     shard: ShardId,
     words: Words,
     since: Instant,
+    /// A reply to `SELECT` comes before its own.
+    selects: bool,
     reply: oneshot::Sender<Outcome>,
 }
 
@@ -59,11 +65,13 @@ impl Request {
     }
 }
 
+/// A node, and as whom; nobody: it knows no users.
 type Door = (usize, String);
 
 #[derive(Default)]
 struct Link {
     line: Option<Arc<Line>>,
+    selected: Option<ShardId>,
     connecting: bool,
     backlog: VecDeque<Request>,
     due: VecDeque<Request>,
@@ -74,12 +82,21 @@ struct Link {
 struct Hold {
     moving: bool,
     frozen: bool,
+    closed: bool,
+}
+
+/// A topology that is to be served next.
+struct Adoption {
+    next: Arc<Topology>,
+    /// Shards that get another node or user.
+    moving: Vec<ShardId>,
+    /// Shards of which nothing may be under way.
+    closed: BTreeSet<ShardId>,
 }
 
 struct State {
     topology: Arc<Topology>,
-    /// What is to be served next, and which shards change.
-    adoption: Option<(Arc<Topology>, Vec<ShardId>)>,
+    adoption: Option<Adoption>,
     links: BTreeMap<Door, Link>,
     held: BTreeMap<ShardId, Hold>,
     gates: BTreeMap<ShardId, VecDeque<Request>>,
@@ -87,23 +104,32 @@ struct State {
 
 pub(super) struct Worker {
     world: Arc<World>,
-    who: usize,
+    pub(super) who: usize,
     shared: Arc<Shared>,
     state: Mutex<State>,
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl Worker {
-    fn new(world: &Arc<World>, who: usize, shared: &Arc<Shared>) -> Arc<Self> {
+    pub(super) fn new(world: &Arc<World>, who: usize, shared: &Arc<Shared>) -> Arc<Self> {
+        let closed = Hold {
+            closed: true,
+            ..Hold::default()
+        };
+        let topology = shared.topology.load_full();
         Arc::new(Self {
             world: Arc::clone(world),
             who,
             shared: Arc::clone(shared),
             state: Mutex::new(State {
-                topology: shared.topology.load_full(),
+                held: topology
+                    .closed()
+                    .into_iter()
+                    .map(|shard| (shard, closed))
+                    .collect(),
+                topology,
                 adoption: None,
                 links: BTreeMap::new(),
-                held: BTreeMap::new(),
                 gates: BTreeMap::new(),
             }),
             tasks: Mutex::default(),
@@ -116,6 +142,7 @@ impl Worker {
             shard,
             words,
             since: Instant::now(),
+            selects: false,
             reply,
         };
         self.route(&mut lock(&self.state), request);
@@ -144,8 +171,11 @@ impl Worker {
         };
         match &link.line {
             Some(line) => {
-                while let Some(request) = link.backlog.pop_front() {
-                    line.send(vec![b"SELECT".to_vec(), request.shard.to_string().into_bytes()]);
+                while let Some(mut request) = link.backlog.pop_front() {
+                    request.selects = link.selected.replace(request.shard) != Some(request.shard);
+                    if request.selects {
+                        line.send(vec![b"SELECT".to_vec(), request.shard.to_string().into_bytes()]);
+                    }
                     line.send(request.words.clone());
                     link.due.push_back(request);
                 }
@@ -166,7 +196,7 @@ impl Worker {
             let line = self.connect(&door, &mut rng).await;
             if let Some(line) = &line {
                 self.begin(&door, line);
-                while let (Some(_), Some(reply)) = (line.recv().await, line.recv().await) {
+                while let Some(reply) = line.recv().await {
                     self.handle_reply(&door, reply);
                 }
                 line.hang_up();
@@ -181,7 +211,8 @@ impl Worker {
 
     fn begin(self: &Arc<Self>, door: &Door, line: &Arc<Line>) {
         let mut state = lock(&self.state);
-        state.links.entry(door.clone()).or_default().line = Some(Arc::clone(line));
+        let link = state.links.entry(door.clone()).or_default();
+        (link.line, link.selected) = (Some(Arc::clone(line)), None);
         self.pump(&mut state, door);
     }
 
@@ -196,10 +227,25 @@ impl Worker {
     async fn connect(&self, (node, user): &Door, rng: &mut fastrand::Rng) -> Option<Arc<Line>> {
         round_trip(&self.world, self.who, *node, rng).await;
         let line = Line::open(&self.world, self.who, *node)?;
+        let index = NodeIndex(u16::try_from(*node).unwrap());
+        let is_known = if user.is_empty() {
+            self.has_heard(&line, index).await
+        } else {
+            self.is_let_in(&line, index, user).await
+        };
+        if is_known == Some(true) {
+            return Some(line);
+        }
+        line.hang_up();
+        None
+    }
+
+    /// Logs in. Whether it is the run of the node that the topology names.
+    async fn is_let_in(&self, line: &Line, node: NodeIndex, user: &str) -> Option<bool> {
         let password = user_password(self.shared.node_secret.get()?, user);
         line.send(vec![
             b"AUTH".to_vec(),
-            user.clone().into_bytes(),
+            user.as_bytes().to_vec(),
             password.reveal().as_bytes().to_vec(),
         ]);
         line.send(vec![b"INFO".to_vec(), b"server".to_vec()]);
@@ -207,18 +253,60 @@ impl Worker {
         let info = info.as_ref().and_then(Value::as_bytes).unwrap_or_default();
         let info = String::from_utf8_lossy(info);
         let run_id = super::super::probe::field(&info, "run_id");
-        let node = NodeIndex(u16::try_from(*node).unwrap());
-        let is_known = {
-            let state = lock(&self.state);
-            let access = state.topology.access.get(&node);
-            access.is_some_and(|access| access.run_id == run_id) || self.world.slip == Some(Slip::IgnoresRun)
-        };
-        if auth == Some(Value::OK) && is_known {
-            return Some(line);
+        let is_named = lock(&self.state).topology.is_run(node, run_id);
+        let is_known = auth == Some(Value::OK) && (is_named || self.world.slip == Some(Slip::IgnoresRun));
+        if !is_known {
+            self.shared.node(node).users.notify_one();
         }
-        line.hang_up();
-        self.shared.node(node).users.notify_one();
-        None
+        Some(is_known)
+    }
+
+    /// Says whose connection it is, and looks at the mark behind that. Whether it may be used: when the topology is served that the
+    /// mark tells of, or would make no difference.
+    async fn has_heard(&self, line: &Line, node: NodeIndex) -> Option<bool> {
+        let topology = Arc::clone(&lock(&self.state).topology);
+        let words = |words: [&str; 2]| words.map(|word| word.as_bytes().to_vec()).to_vec();
+        let name = connection_name(&self.shared.run_id, 0);
+        line.send([words(["CLIENT", "SETNAME"]), vec![name.into_bytes()]].concat());
+        line.send(words(["SELECT", &topology.metadata_db().to_string()]));
+        line.send(words(["GET", MARK_KEY]));
+        let (_, _, mark) = (line.recv().await?, line.recv().await?, line.recv().await?);
+        let epoch = match Mark::expected(&topology, node).standing(mark.as_bytes()) {
+            Standing::Ours | Standing::OlderEpoch(_) => return Some(true),
+            Standing::NewerEpoch(epoch) => epoch,
+            Standing::Unmarked
+            | Standing::OtherCluster(_)
+            | Standing::OtherNode(_)
+            | Standing::Unreadable(_) => {
+                self.shared.node(node).empty.notify_one();
+                return Some(false);
+            }
+        };
+        if self.world.slip == Some(Slip::Unheard) {
+            return Some(true);
+        }
+        let until = Instant::now() + HEARD_MAX;
+        while self.shared.topology.load().epoch < epoch {
+            if Instant::now() >= until {
+                return Some(false);
+            }
+            self.shared.behind.notify_one();
+            sleep(HEARD_PACE).await;
+        }
+        while self.must_hear(node, epoch) {
+            sleep(HEARD_PACE).await;
+        }
+        Some(true)
+    }
+
+    /// As the real worker's: whether a topology in force takes a shard from this node, and is not served or held for here.
+    fn must_hear(&self, node: NodeIndex, mark: Epoch) -> bool {
+        let state = lock(&self.state);
+        let next = self.shared.topology.load();
+        let closed = next.closed();
+        let is_lost = |shard: &ShardId| closed.contains(shard) || next.placement(*shard).node != node;
+        let mut shards = state.topology.shards_on(node);
+        mark > state.topology.epoch && shards.any(|shard| !state.held.contains_key(&shard) && is_lost(&shard))
     }
 
     fn handle_reply(self: &Arc<Self>, door: &Door, reply: Value) {
@@ -226,6 +314,11 @@ impl Worker {
         let Some(link) = state.links.get_mut(door) else {
             return;
         };
+        if let Some(request) = link.due.front_mut()
+            && std::mem::take(&mut request.selects)
+        {
+            return;
+        }
         let Some(request) = link.due.pop_front() else {
             return;
         };
@@ -343,28 +436,41 @@ impl Worker {
             })
             .map(|((shard, _), _)| shard)
             .collect();
+        let mut closed: BTreeSet<ShardId> = next.closed().difference(&before.closed()).copied().collect();
+        if self.world.slip == Some(Slip::HoldsNot) {
+            closed.clear();
+        }
         for &shard in &moving {
             self.hold(&mut state, shard, |hold| hold.moving = true);
         }
-        state.adoption = Some((next, moving));
+        for &shard in &closed {
+            self.hold(&mut state, shard, |hold| hold.closed = true);
+        }
+        state.adoption = Some(Adoption { next, moving, closed });
         self.continue_adoption(&mut state);
     }
 
     fn continue_adoption(self: &Arc<Self>, state: &mut State) {
-        let Some((next, moving)) = state.adoption.take() else {
+        let Some(adoption) = state.adoption.take() else {
             return;
         };
-        let of_these = |request: &Request| moving.contains(&request.shard);
+        let of_these = |request: &Request| {
+            adoption.moving.contains(&request.shard) || adoption.closed.contains(&request.shard)
+        };
         if state.links.values().any(|link| link.due.iter().any(of_these)) {
-            state.adoption = Some((next, moving));
+            state.adoption = Some(adoption);
             return;
         }
+        let Adoption { next, moving, .. } = adoption;
         // What was refused goes before what came later, while the gates are closed.
         let doors: Vec<Door> = state.links.keys().cloned().collect();
         doors.iter().for_each(|door| self.release_parked(state, door));
         let before = std::mem::replace(&mut state.topology, Arc::clone(&next));
         for &shard in &moving {
-            self.release(state, shard, |hold| *hold = Hold::default());
+            self.release(state, shard, |hold| (hold.moving, hold.frozen) = (false, false));
+        }
+        for &shard in before.closed().difference(&next.closed()) {
+            self.release(state, shard, |hold| hold.closed = false);
         }
         self.shared.succession.is_served(0, next.epoch);
         self.leave(state, &before);
@@ -380,7 +486,8 @@ impl Worker {
         let run = |topology: &Topology, node| topology.access.get(&node).map(|access| access.run_id.clone());
         for ((node, user), link) in &mut state.links {
             let node = NodeIndex(u16::try_from(*node).unwrap());
-            let stays = next.has_user(node, Some(user)) && run(&next, node) == run(before, node);
+            let user = (!user.is_empty()).then_some(user.as_str());
+            let stays = next.has_user(node, user) && run(&next, node) == run(before, node);
             if !stays
                 && link.due.is_empty()
                 && let Some(line) = &link.line
@@ -429,7 +536,20 @@ impl Worker {
         )
     }
 
-    async fn follow(self: Arc<Self>) {
+    /// It is gone, with its connections.
+    pub(super) async fn kill(&self) {
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.shutdown().await;
+        let mut state = lock(&self.state);
+        state.gates.clear();
+        for link in std::mem::take(&mut state.links).into_values() {
+            if let Some(line) = link.line {
+                line.hang_up();
+            }
+        }
+    }
+
+    pub(super) async fn follow(self: Arc<Self>) {
         let mut changes = self.shared.succession.subscribe();
         loop {
             self.adopt();
@@ -445,71 +565,4 @@ impl Worker {
 fn door_of(topology: &Topology, shard: ShardId) -> Door {
     let user = topology.user_of(shard).unwrap_or_default().to_owned();
     (topology.placement(shard).node.index(), user)
-}
-
-/// The secret of the cluster.
-pub(super) fn secret() -> Secret {
-    Secret::new("secret".to_owned())
-}
-
-fn shared_of(world: &World, who: usize, run: usize) -> Arc<Shared> {
-    let admin = NodeCredentials {
-        username: Some(format!("admin-{who}")),
-        password: Some(secret()),
-        tls: None,
-    };
-    let topology = Topology::clone(&world.store.topology());
-    let shared = testing::shared(topology, testing::limits(), admin, &format!("p{who}-r{run}"));
-    drop(shared.node_secret.set(secret()));
-    let mut settings = Settings::clone(&shared.settings.load());
-    settings.migration.retention = world.retention;
-    shared.settings.store(Arc::new(settings));
-    Arc::new(shared)
-}
-
-/// A proxy that runs until it is dropped.
-pub(super) struct Process {
-    pub(super) mover: Arc<Mover>,
-    worker: Arc<Worker>,
-    tasks: JoinSet<()>,
-    _stop: watch::Sender<bool>,
-}
-
-impl Process {
-    pub(super) fn start(world: &Arc<World>, who: usize, run: usize) -> Self {
-        let shared = shared_of(world, who, run);
-        let store = Arc::new(super::store::Reach::new(world, who));
-        let fleet = Fleet::new(Arc::clone(&shared), store);
-        let mover = Mover::new(Arc::clone(&shared), Arc::clone(&fleet));
-        let worker = Worker::new(world, who, &shared);
-        let (stop, stopped) = watch::channel(false);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Arc::clone(&fleet).run(stopped));
-        tasks.spawn(Arc::clone(&mover).run());
-        tasks.spawn(prepare_nodes(Arc::clone(&shared)));
-        tasks.spawn(provision_nodes(shared, fleet, watch::Sender::new(false)));
-        tasks.spawn(Arc::clone(&worker).follow());
-        lock(&world.workers)[who] = Some(Arc::clone(&worker));
-        Self {
-            mover,
-            worker,
-            tasks,
-            _stop: stop,
-        }
-    }
-
-    /// It is gone, with its connections.
-    pub(super) async fn kill(mut self, world: &World) {
-        lock(&world.workers)[self.worker.who] = None;
-        self.tasks.shutdown().await;
-        let mut tasks = std::mem::take(&mut *lock(&self.worker.tasks));
-        tasks.shutdown().await;
-        let mut state = lock(&self.worker.state);
-        state.gates.clear();
-        for link in std::mem::take(&mut state.links).into_values() {
-            if let Some(line) = link.line {
-                line.hang_up();
-            }
-        }
-    }
 }

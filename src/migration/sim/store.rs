@@ -23,7 +23,7 @@ const WATCH_LATE_MS: u64 = 3;
 
 #[derive(Debug, Default)]
 struct State {
-    /// The topology or a record was written just now.
+    /// The topology was written just now, or another state of a task.
     is_exciting: bool,
     snapshot: Snapshot,
     leases: BTreeMap<i64, (Duration, Instant)>,
@@ -40,7 +40,7 @@ pub(super) struct StoreModel {
     changed: Notify,
     /// Rung then.
     pub(super) stored: Notify,
-    /// When the topology or a record was stored last.
+    /// When that was.
     stored_at: Mutex<Instant>,
     /// By proxy: how many answers are lost.
     forgets: Mutex<BTreeMap<usize, usize>>,
@@ -79,7 +79,12 @@ impl StoreModel {
         topology.is_some_and(|topology| !topology.units.is_empty())
     }
 
-    /// How long ago the topology or a record was stored.
+    /// Whether something is about to be frozen, or is.
+    pub(super) fn is_any_quiesced(&self) -> bool {
+        self.topology().units.iter().any(|unit| unit.quiesced)
+    }
+
+    /// How long ago the topology was stored, or another state of a task.
     pub(super) fn stored_ago(&self) -> Duration {
         lock(&self.stored_at).elapsed()
     }
@@ -189,6 +194,12 @@ impl State {
     }
 }
 
+/// What a record says of its task's state, without taking it apart.
+pub(super) fn state_in(document: &str) -> &str {
+    let rest = document.split_once(r#""state":""#).map_or("", |(_, rest)| rest);
+    rest.split_once('"').map_or("", |(state, _)| state)
+}
+
 fn place() -> String {
     "the model".to_owned()
 }
@@ -243,7 +254,8 @@ impl Reach {
         Box::pin(async move {
             let (world, who) = (Arc::clone(&self.world), self.who);
             world.step(who).await;
-            let (there, back) = self.chance(|rng| (world.latency(rng), world.latency(rng)));
+            let delay = world.delay(Some(who), Peer::Store);
+            let (there, back) = self.chance(|rng| (delay + world.latency(rng), delay + world.latency(rng)));
             let (lost, done) = (world.store.forgets(who), self.chance(Rng::bool));
             if lost && !done {
                 sleep(there + back).await;
@@ -456,7 +468,8 @@ impl FleetStore for Reach {
             let is_over = stands.as_ref().map_or(Revision::NONE, |record| record.revision) == over;
             if is_over && state.check_term(term).is_ok() {
                 let revision = state.next();
-                state.is_exciting = true;
+                let before = stands.as_ref().map(|record| state_in(&record.document));
+                state.is_exciting |= before != Some(state_in(&document));
                 let record = Record {
                     id: id.clone(),
                     document,

@@ -22,8 +22,9 @@ use super::play::is_calm;
 use super::wire::{Line, requests, round_trip, some};
 use super::world::Peer;
 use crate::config::Secret;
+use crate::control::fence::TERM_KEY;
 use crate::ids::DbIndex;
-use crate::migration::{CopyError, Journal, Noted, Phase, Start};
+use crate::migration::{CopyError, Journal, Noted, Phase, Signature, Start};
 use crate::rdb::Frames;
 use crate::resp::Value;
 
@@ -112,8 +113,34 @@ async fn login(shared: &Shared, rng: &mut Rng) -> Result<Arc<Line>, CopyError> {
     let password = credentials.password.as_ref().map_or("", Secret::reveal);
     let auth = vec![b"AUTH".to_vec(), user.into_bytes(), password.as_bytes().to_vec()];
     ask(shared, &line, &[auth]).await?;
+    if let Some(signature) = &shared.plan.target.signature {
+        sign(&line, signature).await?;
+    }
     *shared.line.lock().unwrap() = Some(Arc::clone(&line));
     Ok(line)
+}
+
+/// Who has no user of its own says whose connection it is, and looks behind that whether it still leads.
+async fn sign(line: &Line, signature: &Signature) -> Result<(), CopyError> {
+    let words = |words: [&str; 2]| words.map(|word| word.as_bytes().to_vec()).to_vec();
+    line.send(
+        [
+            words(["CLIENT", "SETNAME"]),
+            vec![signature.name.clone().into_bytes()],
+        ]
+        .concat(),
+    );
+    line.send(words(["SELECT", &signature.metadata_db.to_string()]));
+    line.send(words(["GET", TERM_KEY]));
+    let mut found = None;
+    for _ in 0..3 {
+        found = line.recv().await;
+    }
+    if found.as_ref().and_then(Value::as_bytes) == Some(signature.term.to_string().as_bytes()) {
+        return Ok(());
+    }
+    line.hang_up();
+    Err(CopyError::Target("another proxy leads now".to_owned()))
 }
 
 /// Sends all, and reads as many replies, none of which may be an error.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use super::faults::{Fault, Faults, Kind, Moment, Slip, Users, Whom};
+use super::faults::{Fault, Faults, Kind, Memory, Moment, Slip, Users, Whom};
 use super::judge::Judge;
 use super::node::Node;
 use super::proxy::Worker;
@@ -68,12 +68,16 @@ pub(super) struct World {
     pub(super) over: AtomicBool,
     /// Clients that have gone home.
     pub(super) gone: AtomicUsize,
+    /// Clients go from shard to shard as fast as they can.
+    pub(super) hurries: AtomicBool,
     /// Something was ordered.
     pub(super) ordered: AtomicBool,
     /// Faults are over.
     pub(super) healed: AtomicBool,
     healing: Notify,
     walls: Mutex<BTreeMap<(usize, Peer), Instant>>,
+    /// Ways that take longer: how much, and how long.
+    slow: Mutex<BTreeMap<(usize, Peer), (Duration, Instant)>>,
     faults: Mutex<Faults>,
     /// What the leader has done so far, by kind.
     steps: Mutex<BTreeMap<Kind, u64>>,
@@ -120,10 +124,12 @@ impl World {
             died: Notify::new(),
             over: AtomicBool::new(false),
             gone: AtomicUsize::new(0),
+            hurries: AtomicBool::new(false),
             ordered: AtomicBool::new(false),
             healed: AtomicBool::new(false),
             healing: Notify::new(),
             walls: Mutex::default(),
+            slow: Mutex::default(),
             faults: Mutex::new(faults),
             steps: Mutex::default(),
             trouble_until: Mutex::new(Instant::now()),
@@ -184,9 +190,22 @@ impl World {
         (until > Instant::now()).then_some(until)
     }
 
+    /// How much longer one way takes than it should.
+    pub(super) fn delay(&self, who: Option<usize>, peer: Peer) -> Duration {
+        let slow = lock(&self.slow);
+        let delay = who.and_then(|who| slow.get(&(who, peer)));
+        delay.map_or(Duration::ZERO, |(by, until)| {
+            if *until > Instant::now() {
+                *by
+            } else {
+                Duration::ZERO
+            }
+        })
+    }
+
     /// Takes a message over the network.
     pub(super) async fn pass(&self, who: Option<usize>, peer: Peer, due: Instant) {
-        sleep_until(due).await;
+        sleep_until(due + self.delay(who, peer)).await;
         loop {
             let healed = self.healing.notified();
             let Some(until) = self.walled_until(who, peer) else {
@@ -211,6 +230,11 @@ impl World {
     pub(super) async fn shut_down(&self) {
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         tasks.shutdown().await;
+    }
+
+    pub(super) fn hurry(&self, hurries: bool) {
+        self.hurries.store(hurries, Relaxed);
+        self.store.stored.notify_waiters();
     }
 
     // === faults ===
@@ -284,8 +308,19 @@ impl World {
             Fault::Behind { ms } => self.wall(who, Peer::Member, Duration::from_millis(ms)),
             Fault::Deaf { ms } => self.wall(who, Peer::Watch, Duration::from_millis(ms)),
             Fault::Wall { peer, ms } => self.wall(who, peer, Duration::from_millis(ms)),
-            Fault::Restart { node, users, ms } => {
-                self.nodes[node].restart(self, users, Duration::from_millis(ms));
+            Fault::Restart {
+                node,
+                users,
+                memory,
+                ms,
+            } => self.nodes[node].restart(self, (users, memory), Duration::from_millis(ms)),
+            Fault::StoreStands { ms } => {
+                let proxies = lock(&self.workers).len();
+                (0..proxies).for_each(|who| self.wall(who, Peer::Store, Duration::from_millis(ms)));
+            }
+            Fault::Slow { peer, by_ms, ms } => {
+                let until = Instant::now() + Duration::from_millis(ms);
+                lock(&self.slow).insert((who, peer), (Duration::from_millis(by_ms), until));
             }
             Fault::Stand { node, ms } => self.nodes[node].stand(Duration::from_millis(ms)),
             Fault::Cut { node } => self.nodes[node].cut(who),
@@ -302,7 +337,8 @@ impl World {
                 self.spawn(async move {
                     sleep_until(until).await;
                     if !world.healed.load(Relaxed) {
-                        world.nodes[node].restart(&world, Users::Saved, Duration::from_millis(100));
+                        let back = (Users::Saved, Memory::Kept);
+                        world.nodes[node].restart(&world, back, Duration::from_millis(100));
                     }
                 });
             }
@@ -323,6 +359,7 @@ impl World {
     pub(super) fn heal(&self) {
         self.healed.store(true, Relaxed);
         lock(&self.walls).clear();
+        lock(&self.slow).clear();
         self.healing.notify_waiters();
         self.store.remember_all();
         self.tell(|| "HEALED".to_owned());
@@ -358,6 +395,12 @@ impl World {
             if source.position().0 == 1 && source.may_write(is_stray) {
                 self.judge.wrong(self, || {
                     format!("I1: shard {shard} is committed, and a user of the past may still write to it")
+                });
+            }
+            let db = placed.db.0;
+            if source.db(db) != target.db(db) {
+                self.judge.wrong(self, || {
+                    format!("I4: shard {shard} is committed, and its nodes have different data")
                 });
             }
             // A node that restarts has no connections of the past, whatever users it has.

@@ -1,14 +1,10 @@
 //! Keys that are compared together.
 
+use super::super::reading::{Key, LARGE_BYTES, TOGETHER_BYTES};
 use crate::ids::DbIndex;
 
 /// Keys of one batch, at most.
 pub(super) const BATCH_KEYS: usize = 128;
-/// What they take together, about.
-pub(super) const BATCH_BYTES: u64 = 1024 * 1024;
-
-/// The name of a key.
-pub(super) type Key = Vec<u8>;
 
 /// Keys of one database.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,28 +17,48 @@ pub(super) struct Batch {
     pub(super) large: Vec<Key>,
 }
 
-/// Puts keys together as they may be read at once. Each comes with what it takes.
-pub(super) fn batches(db: DbIndex, keys: impl IntoIterator<Item = (Key, u64)>, large: u64) -> Vec<Batch> {
-    let mut all = Vec::new();
-    let begin = || Batch {
-        db,
-        ..Batch::default()
-    };
-    let (mut batch, mut bytes) = (begin(), 0);
-    for (key, size) in keys {
-        if size > large {
-            batch.large.push(key);
-            continue;
-        }
-        if batch.small.len() >= BATCH_KEYS || !batch.small.is_empty() && bytes + size > BATCH_BYTES {
-            all.push(std::mem::replace(&mut batch, begin()));
-            bytes = 0;
-        }
-        bytes += size;
-        batch.small.push(key);
+/// Puts keys of one database together as they may be read at once.
+#[derive(Debug)]
+pub(super) struct Batcher {
+    batch: Batch,
+    bytes: u64,
+}
+
+impl Batcher {
+    pub(super) fn of(db: DbIndex) -> Self {
+        let batch = Batch {
+            db,
+            ..Batch::default()
+        };
+        Self { batch, bytes: 0 }
     }
-    if !batch.small.is_empty() || !batch.large.is_empty() {
-        all.push(batch);
+
+    /// One key more, and what it takes. What is full comes back.
+    pub(super) fn push(&mut self, key: Key, size: u64) -> Option<Batch> {
+        if size > LARGE_BYTES {
+            self.batch.large.push(key);
+            // Each of them is looked at for long enough.
+            return (self.batch.large.len() >= BATCH_KEYS).then(|| self.begin());
+        }
+        let is_heavy = !self.batch.small.is_empty() && self.bytes + size > TOGETHER_BYTES;
+        let full = (is_heavy || self.batch.small.len() >= BATCH_KEYS).then(|| self.begin());
+        self.bytes += size;
+        self.batch.small.push(key);
+        full
     }
-    all
+
+    /// What is left.
+    pub(super) fn rest(mut self) -> Option<Batch> {
+        let rest = self.begin();
+        (!rest.small.is_empty() || !rest.large.is_empty()).then_some(rest)
+    }
+
+    fn begin(&mut self) -> Batch {
+        self.bytes = 0;
+        let next = Batch {
+            db: self.batch.db,
+            ..Batch::default()
+        };
+        std::mem::replace(&mut self.batch, next)
+    }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::super::keeper::millis;
-use super::side::{Found, Side};
+use super::super::reading::Found;
+use super::side::Side;
 use crate::rdb::{Digest, RdbError, unparked_field, unparked_key};
 
 /// Servers before 7.0 tell expiries as what is left of them, and their replicas too.
@@ -93,8 +94,8 @@ impl Rules {
         Ok(is_vague && Digest::whenever(source)? == Digest::whenever(target)?)
     }
 
-    pub(super) fn compare(&self, source: &Found, target: &Found) -> Option<Difference> {
-        let (of_source, of_target) = match (&source.payload, &target.payload) {
+    pub(super) fn compare(&self, source: Found<'_>, target: Found<'_>) -> Option<Difference> {
+        let (of_source, of_target) = match (source.payload, target.payload) {
             (Some(of_source), Some(of_target)) => (of_source, of_target),
             (None, None) => return None,
             (Some(_), None) => return Some(Difference::TargetLacks),

@@ -7,16 +7,13 @@ use tokio::task::JoinSet;
 
 use super::super::plan::Endpoint;
 use super::super::probe::connect;
-use super::LARGE_BYTES;
-use super::batch::{BATCH_KEYS, Batch, Key, batches};
+use super::super::reading::{Asking, Key, look, text};
+use super::batch::{BATCH_KEYS, Batch, Batcher};
 use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
-use crate::resp::Value;
 
 /// Batches that wait.
 const AHEAD: usize = 2;
-/// Elements that are looked at for the size of a value.
-const ELEMENTS: &[u8] = b"5";
 
 /// Batches of keys, one after the other. It ends with its handle.
 #[derive(Debug)]
@@ -63,22 +60,26 @@ impl Feed {
 type Batches = mpsc::Sender<Result<Batch, AskError>>;
 
 async fn scan(client: &mut NodeClient, places: &[Place], out: &Batches) -> Result<(), AskError> {
-    let count = BATCH_KEYS.to_string();
     for (db, here, _) in places {
-        client.ask(&["SELECT", &here.to_string()]).await?;
-        let mut cursor = b"0".to_vec();
-        loop {
-            let reply = client
-                .ask_bytes(&[b"SCAN", &cursor, b"COUNT", count.as_bytes()])
-                .await?;
-            let (next, keys) = scanned(reply).ok_or(AskError::NotRedis)?;
-            if !give(client, *db, keys, out).await? {
-                return Ok(());
+        let mut batcher = Batcher::of(*db);
+        let (mut cursor, mut keys) = (Some(b"0".to_vec()), Vec::new());
+        // Sizes are asked for with the next names.
+        while cursor.is_some() || !keys.is_empty() {
+            let looked = look(client, *here, cursor.as_deref(), BATCH_KEYS, &keys).await?;
+            let (scanned, sizes) = looked;
+            for (key, size) in keys.drain(..).zip(sizes) {
+                if !give(batcher.push(key, size), out).await {
+                    return Ok(());
+                }
             }
-            cursor = next;
-            if cursor == b"0" {
-                break;
+            cursor = None;
+            if let Some((next, found)) = scanned {
+                cursor = (next != b"0").then_some(next);
+                keys = found;
             }
+        }
+        if !give(batcher.rest(), out).await {
+            return Ok(());
         }
     }
     Ok(())
@@ -89,27 +90,30 @@ async fn chance(client: &mut NodeClient, places: &[Place], keys: u64, out: &Batc
     // What rounding has left over of the databases before.
     let (mut seen, mut asked) = (0, 0);
     for (db, here, of_db) in places {
-        client.ask(&["SELECT", &here.to_string()]).await?;
+        let mut batcher = Batcher::of(*db);
         seen += of_db;
         let due = part(keys, seen, all);
         while asked < due {
             let now = (due - asked).min(BATCH_KEYS as u64);
             asked += now;
-            let questions: Vec<Vec<&[u8]>> = (0..now).map(|_| vec![&b"RANDOMKEY"[..]]).collect();
-            let mut names = Vec::new();
-            for answer in client.ask_all(&questions).await? {
-                match answer {
-                    Value::Bulk(name) => names.push(name),
-                    Value::Null => {}
-                    Value::Error(error) => return Err(AskError::Refused(error)),
-                    _ => return Err(AskError::NotRedis),
-                }
-            }
+            let mut names = Asking::plainly(*here);
+            (0..now).for_each(|_| names.push(&[b"RANDOMKEY"]));
+            let names = names.of(client).await?;
+            let names = names.all().into_iter().filter_map(|name| text(name).transpose());
+            let mut names: Vec<Key> = names
+                .map(|name| name.map(<[u8]>::to_vec))
+                .collect::<Result<_, _>>()?;
             names.sort_unstable();
             names.dedup();
-            if !give(client, *db, names, out).await? {
-                return Ok(());
+            let (_, sizes) = look(client, *here, None, 0, &names).await?;
+            for (key, size) in names.into_iter().zip(sizes) {
+                if !give(batcher.push(key, size), out).await {
+                    return Ok(());
+                }
             }
+        }
+        if !give(batcher.rest(), out).await {
+            return Ok(());
         }
     }
     Ok(())
@@ -121,44 +125,10 @@ pub(super) fn part(keys: u64, seen: u64, all: u64) -> u64 {
     u64::try_from(part).unwrap_or(keys)
 }
 
-/// Passes keys on, in batches by their sizes. False: nobody takes them any more.
-async fn give(client: &mut NodeClient, db: DbIndex, keys: Vec<Key>, out: &Batches) -> Result<bool, AskError> {
-    let questions: Vec<Vec<&[u8]>> = keys
-        .iter()
-        .map(|key| vec![&b"MEMORY"[..], b"USAGE", key, b"SAMPLES", ELEMENTS])
-        .collect();
-    let sizes = if questions.is_empty() {
-        Vec::new()
-    } else {
-        client.ask_all(&questions).await?
-    };
-    let mut sized = Vec::with_capacity(keys.len());
-    for (key, size) in keys.into_iter().zip(sizes) {
-        match size {
-            Value::Int(bytes) => sized.push((key, u64::try_from(bytes).unwrap_or(0))),
-            // Gone meanwhile; the other side may have it all the same.
-            Value::Null => sized.push((key, 0)),
-            Value::Error(error) => return Err(AskError::Refused(error)),
-            _ => return Err(AskError::NotRedis),
-        }
+/// Passes a batch on, if it is one. False: nobody takes them any more.
+async fn give(batch: Option<Batch>, out: &Batches) -> bool {
+    match batch {
+        Some(batch) => out.send(Ok(batch)).await.is_ok(),
+        None => true,
     }
-    for batch in batches(db, sized, LARGE_BYTES) {
-        if out.send(Ok(batch)).await.is_err() {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
-fn scanned(reply: Value) -> Option<(Vec<u8>, Vec<Key>)> {
-    let Value::Array(parts) = reply else { return None };
-    let mut parts = parts.into_iter();
-    let (Some(Value::Bulk(cursor)), Some(Value::Array(keys))) = (parts.next(), parts.next()) else {
-        return None;
-    };
-    let names = keys.into_iter().map(|key| match key {
-        Value::Bulk(name) => Some(name),
-        _ => None,
-    });
-    Some((cursor, names.collect::<Option<Vec<_>>>()?))
 }

@@ -7,7 +7,7 @@
 //! | set, sorted set, hash | `SCARD`, `ZCARD`, `HLEN`; elements that `SCAN` of the type finds from a place by chance on: `SISMEMBER`, `ZSCORE`, `HGET`, `HPEXPIRETIME` |
 //! | stream | `XLEN`, both ends and pieces between them (`XRANGE`), `XINFO GROUPS` |
 
-use super::batch::Key;
+use super::super::reading::Key;
 use super::compare::{Difference, Rules};
 use super::side::Side;
 use crate::control::AskError;

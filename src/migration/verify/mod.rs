@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  Feed ─batch of keys─▶ source: MULTI (DUMP PEXPIRETIME)* INFO EXEC ─▶ offset P ─▶ Steps::to(P) ─▶ target: the same reads
-//!  (SCAN, or by chance)              │ the next batch meanwhile                                          │
+//!  (SCAN, or by chance)              │                                        └─ the next batch of the source meanwhile
 //!                                    └────────────▶ compare: bytes, else digests; expiries ◀─────────────┘
 //!                                                      └─ different? read again at a later P, up to three times
 //! ```
 //!
 //! It does not matter which of the two will have the shards in the end: whoever has the copy's applier may ask. While it lasts
-//! the applier goes step by step, a batch behind at most. Values above [`LARGE_BYTES`] are compared by their size and by about a
+//! the applier goes step by step, a batch behind at most. Values above [`LARGE_BYTES`](super::reading::LARGE_BYTES) are compared by their size and by about a
 //! thousand of their elements (`large`).
 
 mod back;
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 pub(super) use self::back::Comparison;
-use self::batch::{Batch, Key};
+use self::batch::Batch;
 use self::compare::{Difference, Rules};
 use self::feed::Feed;
 pub use self::order::Verified;
@@ -40,12 +40,11 @@ use self::side::{Read, Side};
 use super::copy::Copy;
 use super::error::CopyError;
 use super::plan::CopyPlan;
+use super::reading::Key;
 use super::state::Shared;
 use super::steps::Steps;
 use crate::ids::DbIndex;
 
-/// A value that takes more is not dumped.
-const LARGE_BYTES: u64 = 1024 * 1024;
 /// Up to so many keys all are compared, if nothing is said …
 const ALL_UP_TO: u64 = 1_000_000;
 /// … and of more so many, by chance.
@@ -288,27 +287,30 @@ impl<'a> Run<'a> {
         read: Read,
         next: Option<Batch>,
     ) -> Result<Option<(Batch, Read)>, CopyError> {
-        self.step(read.offset).await?;
         let target_db = self.target_db(batch.db);
+        let (steps, silence) = (&self.steps, self.plan.limits.silence);
         let (source, target) = (&mut self.source, &mut self.target);
-        let (of_target, ahead) = tokio::join!(target.read(target_db, &batch.small), async {
-            match next {
-                Some(next) => {
-                    let read = source.read_at(next.db, &next.small).await;
-                    read.map(|read| Some((next, read)))
+        let (of_target, ahead) = tokio::join!(
+            async {
+                steps.to(read.offset, silence).await?;
+                let of_target = target.read(target_db, &batch.small).await;
+                of_target.map_err(CopyError::of_target)
+            },
+            // Where the source stands now is behind that step, so the next one leads there.
+            async {
+                match next {
+                    Some(next) => {
+                        let read = source.read_at(next.db, &next.small).await;
+                        read.map(|read| Some((next, read)))
+                    }
+                    None => Ok(None),
                 }
-                None => Ok(None),
             }
-        });
-        let of_target = of_target.map_err(CopyError::of_target)?;
-        let ahead = ahead.map_err(CopyError::of_source)?;
+        );
+        let (of_target, ahead) = (of_target?, ahead.map_err(CopyError::of_source)?);
         let busy = read.took.max(of_target.took);
-        let mut suspects = Vec::new();
-        for ((key, source), target) in batch.small.iter().zip(&read.found).zip(&of_target.found) {
-            if self.rules.compare(source, target).is_some() {
-                suspects.push(key.clone());
-            }
-        }
+        let suspects = self.differing(&batch.small, &read, &of_target)?;
+        let suspects: Vec<Key> = suspects.into_iter().map(|(key, _)| key.clone()).collect();
         self.checked.keys += batch.small.len() as u64;
         if !suspects.is_empty() {
             self.look_again(batch.db, suspects).await?;
@@ -323,6 +325,22 @@ impl<'a> Run<'a> {
             Some((next, read)) if read.offset < self.source.offset => self.of_source(next).await.map(Some),
             ahead => Ok(ahead),
         }
+    }
+
+    /// The keys that are not the same on both sides.
+    fn differing<'k>(
+        &self,
+        keys: &'k [Key],
+        source: &Read,
+        target: &Read,
+    ) -> Result<Vec<(&'k Key, Difference)>, CopyError> {
+        let of_source = source.found().map_err(CopyError::of_source)?;
+        let of_target = target.found().map_err(CopyError::of_target)?;
+        let pairs = of_source.into_iter().zip(of_target);
+        let each = keys.iter().zip(pairs);
+        let each =
+            each.filter_map(|(key, (source, target))| Some((key, self.rules.compare(source, target)?)));
+        Ok(each.collect())
     }
 
     async fn step(&self, offset: u64) -> Result<(), CopyError> {
@@ -341,15 +359,9 @@ impl<'a> Run<'a> {
             self.step(read.offset).await?;
             let of_target = self.target.read(self.target_db(db), &suspects).await;
             let of_target = of_target.map_err(CopyError::of_target)?;
-            let mut still = Vec::new();
-            differences.clear();
-            for ((key, source), target) in suspects.into_iter().zip(&read.found).zip(&of_target.found) {
-                if let Some(difference) = self.rules.compare(source, target) {
-                    still.push(key);
-                    differences.push(difference);
-                }
-            }
-            suspects = still;
+            let still = self.differing(&suspects, &read, &of_target)?;
+            differences = still.iter().map(|(_, difference)| *difference).collect();
+            suspects = still.into_iter().map(|(key, _)| key.clone()).collect();
             if suspects.is_empty() {
                 return Ok(());
             }
@@ -461,20 +473,33 @@ impl<'a> Run<'a> {
     }
 }
 
-/// How long both nodes are left alone.
-#[derive(Debug, Default)]
+/// How long both nodes are left alone: over all, they rest for as long as they were busy.
+#[derive(Debug)]
 struct Rest {
     owed: Duration,
+    /// Up to when that was reckoned.
+    until: Instant,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            owed: Duration::ZERO,
+            until: Instant::now(),
+        }
+    }
 }
 
 impl Rest {
-    /// They were busy for so long.
+    /// They were busy for so long since the last time, and rested for the rest of it.
     async fn after(&mut self, busy: Duration) {
-        self.owed += busy;
+        let now = Instant::now();
+        let rested = now.duration_since(self.until).saturating_sub(busy);
+        self.until = now;
+        // Rest that nobody owed is not kept for later.
+        self.owed = (self.owed + busy).saturating_sub(rested);
         if self.owed >= REST_MIN {
-            let begun = Instant::now();
             sleep(self.owed).await;
-            self.owed = self.owed.saturating_sub(begun.elapsed());
         }
     }
 }

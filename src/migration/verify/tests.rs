@@ -1,10 +1,10 @@
 //! Tests of what is decided: batches, samples, differences, records.
 
-use super::batch::{BATCH_KEYS, Batch, batches};
+use super::super::reading::{Found, LARGE_BYTES};
+use super::batch::{BATCH_KEYS, Batch, Batcher};
 use super::compare::{Difference, Rules};
 use super::feed::part;
 use super::record::merged;
-use super::side::Found;
 use super::*;
 use crate::rdb::{PARK_FIELD_MS, PARK_KEY_MS};
 
@@ -15,19 +15,28 @@ fn key(number: usize) -> Vec<u8> {
 #[test]
 fn batches_are_bounded_by_keys_and_bytes_and_large_values_stand_apart() {
     let db = DbIndex(3);
-    let many = batches(db, (0..300).map(|number| (key(number), 50)), 1000);
+    let batches = |keys: Vec<(Vec<u8>, u64)>| {
+        let mut batcher = Batcher::of(db);
+        let mut all: Vec<Batch> = Vec::new();
+        all.extend(keys.into_iter().filter_map(|(key, size)| batcher.push(key, size)));
+        all.extend(batcher.rest());
+        all
+    };
+    let many = batches((0..300).map(|number| (key(number), 50)).collect());
     let sizes: Vec<usize> = many.iter().map(|batch| batch.small.len()).collect();
     assert_eq!(sizes, [BATCH_KEYS, BATCH_KEYS, 300 - 2 * BATCH_KEYS]);
-    let heavy = batches(db, (0..5).map(|number| (key(number), 600_000)), 1_000_000);
+    let heavy = batches((0..5).map(|number| (key(number), 600_000)).collect());
     assert_eq!(heavy.len(), 5);
-    let mixed = batches(db, [(key(1), 1001), (key(2), 1000)], 1000);
+    let mixed = batches(vec![(key(1), LARGE_BYTES + 1), (key(2), LARGE_BYTES)]);
     let expected = Batch {
         db,
         small: vec![key(2)],
         large: vec![key(1)],
     };
     assert_eq!(mixed, [expected]);
-    assert_eq!(batches(db, [], 1000), []);
+    assert_eq!(batches(vec![]), []);
+    let large = batches((0..300).map(|number| (key(number), LARGE_BYTES + 1)).collect());
+    assert_eq!(large.len(), 3, "names of large values are bounded, too");
 }
 
 #[test]
@@ -45,13 +54,38 @@ fn a_sample_is_spread_over_databases_by_their_keys() {
     assert_eq!(part(u64::MAX, u64::MAX, u64::MAX), u64::MAX);
 }
 
+#[tokio::test(start_paused = true)]
+async fn nodes_rest_for_as_long_as_they_were_busy_and_what_they_rest_anyway_counts() {
+    let (mut rest, begun) = (Rest::default(), Instant::now());
+    let busy = Duration::from_millis(1);
+    for _ in 0..300 {
+        tokio::time::advance(busy).await;
+        rest.after(busy).await;
+    }
+    let took = begun.elapsed();
+    assert!(
+        took > 2 * (busy * 300 - REST_MIN) && took < busy * 610,
+        "{took:?}"
+    );
+    let begun = Instant::now();
+    for _ in 0..100 {
+        tokio::time::advance(2 * busy).await;
+        rest.after(busy).await;
+    }
+    assert!(begun.elapsed() < busy * 210, "{:?}", begun.elapsed());
+    // A long rest is no reason to be busy for long.
+    tokio::time::advance(Duration::from_secs(60)).await;
+    rest.after(Duration::ZERO).await;
+    let begun = Instant::now();
+    tokio::time::advance(busy * 10).await;
+    rest.after(busy * 10).await;
+    assert!(begun.elapsed() >= busy * 20, "{:?}", begun.elapsed());
+}
+
 const AT: i64 = 1_900_000_000_000;
 
-fn found(payload: Option<&[u8]>, expires_ms: Option<i64>) -> Found {
-    Found {
-        payload: payload.map(<[u8]>::to_vec),
-        expires_ms,
-    }
+fn found(payload: Option<&[u8]>, expires_ms: Option<i64>) -> Found<'_> {
+    Found { payload, expires_ms }
 }
 
 #[test]
@@ -60,7 +94,7 @@ fn a_key_is_the_same_or_differs_in_something() {
         skew_ms: 40,
         tolerance_ms: 0,
     };
-    let of = |source: Found, target: Found| rules.compare(&source, &target);
+    let of = |source: Found<'_>, target: Found<'_>| rules.compare(source, target);
     let some = Some(&b"payload"[..]);
     assert_eq!(of(found(None, None), found(None, None)), None);
     assert_eq!(of(found(some, None), found(some, None)), None);

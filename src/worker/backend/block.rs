@@ -19,12 +19,15 @@ use std::hash::{BuildHasher as _, RandomState};
 
 use super::link::{Reading, State};
 use super::queue::{Owner, Shape};
+use super::tell::{has_not_run, lacks_scripts};
 use crate::merge::Outcome;
 use crate::metrics::{Limit, LinkClose};
 use crate::resp;
 use crate::worker::engine::Engine;
 
 const QUEUED: &[u8] = b"+QUEUED\r\n";
+/// How the request of a fence begins.
+const ECHO: &[u8] = b"*2\r\n$4\r\nECHO\r\n";
 
 impl Engine {
     /// A frame of the oldest request due has ended, `last` being what came of it with this chunk.
@@ -64,14 +67,11 @@ impl Engine {
                 link.state = State::Ready;
             }
             let answer = std::mem::take(&mut link.answer);
+            if lacks_scripts(entry, &answer) {
+                link.told.forget();
+            }
             let delivered = match link.pop_due() {
-                Some(entry)
-                    if entry.shape.is_fenced()
-                        && answer.starts_with(b"-NOSCRIPT")
-                        && self.call_again(index, entry) =>
-                {
-                    Ok(())
-                }
+                Some(entry) if has_not_run(entry, &answer) && self.call_again(index, entry) => Ok(()),
                 Some(entry) => self.deliver(index, entry, &answer),
                 None => Err(LinkClose::ExtraReply),
             };
@@ -163,8 +163,13 @@ pub(in crate::worker) fn nonce() -> String {
 
 /// Appends the fence of a link to a request.
 pub(in crate::worker) fn push_fence(fence: &[u8], frame: &mut Vec<u8>) {
-    frame.extend_from_slice(b"*2\r\n$4\r\nECHO\r\n");
+    frame.extend_from_slice(ECHO);
     frame.extend_from_slice(fence);
+}
+
+/// Bytes that [`push_fence`] appends.
+pub(super) const fn fence_bytes(fence: &[u8]) -> usize {
+    ECHO.len() + fence.len()
 }
 
 /// A node's answer to `ECHO nonce`.

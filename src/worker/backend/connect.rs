@@ -8,6 +8,9 @@
 //! every database that this link may ever select is selected once before any traffic, and a node that refuses one
 //! is not served. The mark in the metadata database says whose node this is; a node that lost it came back empty, and the control
 //! side prepares it first.
+//!
+//! A node that was told to refuse a unit refuses what is asked here as its user, too. That is no failure: the unit's shards are on
+//! their way, and their requests wait at the gates ([`ConnectError::Frozen`]).
 
 use std::io;
 use std::path::Path;
@@ -18,13 +21,13 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::fill::write_select;
-use super::link::User;
+use super::link::{User, is_unit_user};
 use crate::command::FEED_USER;
 use crate::config::OnEmpty;
 use crate::ids::{DbIndex, Epoch, NodeIndex};
 use crate::resp::{self, Protocol, ReplyScanner};
 use crate::topology::mark::{MARK_KEY, Mark, Standing};
-use crate::topology::{Address, Topology};
+use crate::topology::{Address, Topology, Unit};
 use crate::worker::engine::Engine;
 use crate::worker::shared::{Settings, Shared, connection_name};
 use crate::worker::stream::Stream;
@@ -66,6 +69,9 @@ pub(in crate::worker) enum ConnectError {
     Timeout(Duration),
     #[error("it answered {command} with: {reply}")]
     Refused { command: &'static str, reply: String },
+    /// It refuses the user of shards that are about to move, or does not know it any more.
+    #[error("it refuses its user, since its shards are on their way: {0}")]
+    Frozen(String),
     #[error("its answer is no RESP")]
     NotRedis,
     #[error("SELECT {db} failed: {reply}; the node needs `databases {needed}` or more in its redis.conf")]
@@ -107,7 +113,8 @@ impl Engine {
         self.order_as(node, Protocol::Resp3, access.map(|_| Arc::from(FEED_USER)))
     }
 
-    fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
+    /// A connection to a node that selects no shard's database yet, as a user.
+    pub(in crate::worker) fn order_as(&self, node: NodeIndex, protocol: Protocol, user: User) -> Order {
         Order {
             user,
             shared: Arc::clone(&self.shared),
@@ -132,6 +139,28 @@ impl Order {
     /// Where it leads.
     pub(in crate::worker) fn address(&self) -> &Address {
         &self.topology.node(self.node).address
+    }
+
+    /// What it means that a node has refused something. A unit's user loses its rights when the unit is frozen, and is deleted when the
+    /// unit has moved or was given back; the next topology says which. Nothing was asked of a shard yet.
+    fn refused(&self, command: &'static str, reply: &[u8]) -> ConnectError {
+        let is_frozen = reply.starts_with(b"-NOPERM") && is_unit_user(self.user.as_ref());
+        // Before the unit is quiesced its user is made again on a node that has lost it, and then serves as it did.
+        let is_over = reply.starts_with(b"-WRONGPASS") && self.is_quiesced();
+        if is_frozen || is_over {
+            return ConnectError::Frozen(text(reply));
+        }
+        ConnectError::Refused {
+            command,
+            reply: text(reply),
+        }
+    }
+
+    /// Whether its user is that of a unit which may be frozen at any time.
+    fn is_quiesced(&self) -> bool {
+        let is_its = |unit: &&Unit| self.user.is_some() && unit.user.as_deref() == self.user.as_deref();
+        let mut units = self.topology.units.iter();
+        units.find(is_its).is_some_and(|unit| unit.quiesced)
     }
 }
 
@@ -215,11 +244,9 @@ async fn log_in(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     if !frame.is_empty() {
         let reply = talk.ask(&frame).await?;
         if reply.first() == Some(&b'-') {
+            // Of a unit's user, too: the node may have been started anew, without it.
             order.ring();
-            return Err(ConnectError::Refused {
-                command: "the login",
-                reply: text(&reply),
-            });
+            return Err(order.refused("the login", &reply));
         }
         frame.clear();
     }
@@ -238,6 +265,13 @@ async fn check_run(order: &Order, talk: &mut Talk) -> Result<(), ConnectError> {
     let mut frame = Vec::new();
     command(&mut frame, &["INFO", "server"]);
     let reply = talk.ask(&frame).await?;
+    if reply.first() == Some(&b'-') {
+        let error = order.refused("INFO server", &reply);
+        if matches!(error, ConnectError::Refused { .. }) {
+            order.ring();
+        }
+        return Err(error);
+    }
     // A bulk or, in RESP3, a verbatim string: lines of text either way.
     let info = String::from_utf8_lossy(&reply);
     let run_id = info.lines().find_map(|line| line.strip_prefix("run_id:"));
@@ -256,7 +290,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<Epoch, Connect
     let metadata = order.topology.metadata_db();
     select(order, talk, metadata).await?;
     let expected = Mark::expected(&order.topology, order.node);
-    let mut standing = expected.standing(read_mark(talk).await?.as_deref());
+    let mut standing = expected.standing(read_mark(order, talk).await?.as_deref());
     if standing == Standing::Unmarked {
         if order.settings.on_empty == OnEmpty::Refuse {
             let line =
@@ -283,7 +317,7 @@ async fn check_identity(order: &Order, talk: &mut Talk) -> Result<Epoch, Connect
 async fn until_prepared(order: &Order, talk: &mut Talk, expected: &Mark) -> Result<Standing, ConnectError> {
     order.shared.node(order.node).empty.notify_one();
     loop {
-        let standing = expected.standing(read_mark(talk).await?.as_deref());
+        let standing = expected.standing(read_mark(order, talk).await?.as_deref());
         if standing != Standing::Unmarked {
             return Ok(standing);
         }
@@ -321,15 +355,12 @@ async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError
     }
 }
 
-async fn read_mark(talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
+async fn read_mark(order: &Order, talk: &mut Talk) -> Result<Option<Vec<u8>>, ConnectError> {
     let mut frame = Vec::new();
     command(&mut frame, &["GET", MARK_KEY]);
     let reply = talk.ask(&frame).await?;
     if reply.first() == Some(&b'-') {
-        return Err(ConnectError::Refused {
-            command: "GET of its mark",
-            reply: text(&reply),
-        });
+        return Err(order.refused("GET of its mark", &reply));
     }
     match resp::bulk(&reply) {
         Some(mark) => Ok(Some(mark.to_vec())),
@@ -435,3 +466,7 @@ fn text(reply: &[u8]) -> String {
         .trim_end()
         .to_owned()
 }
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

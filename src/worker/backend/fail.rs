@@ -6,6 +6,8 @@
 //! | was never sent, waited too long | `TRYAGAIN` (not run) |
 //! | was sent in part only: a node runs whole frames | `TRYAGAIN` (not run) |
 //! | was sent, its reply did not come | `UNCERTAIN` (may or may not have run) |
+//! | several frames, and one that counts was sent | `UNCERTAIN` |
+//! | a TLS session has encrypted it, and the socket has not taken all of that | `UNCERTAIN` |
 //!
 //! Nothing that was sent is ever sent again.
 
@@ -21,6 +23,7 @@ impl Engine {
     /// The link's connection has ended. What was sent is answered `UNCERTAIN`; what is queued waits for the next one.
     pub(in crate::worker) fn link_closed(&mut self, index: usize, why: LinkClose) {
         let link = &mut self.links[index];
+        let mut unsent = link.unsent();
         link.state = State::Connecting;
         link.stream = None;
         link.redials = false;
@@ -34,7 +37,6 @@ impl Engine {
         link.partial = Vec::new();
         link.batches.clear();
         let mid_reply = std::mem::replace(&mut link.reading, Reading::Whole) == Reading::Stream;
-        let mut unwritten = link.out.len();
         link.out.clear(&mut self.spares);
         let due = std::mem::take(&mut link.due);
         if let Some(kept) = &mut link.kept {
@@ -45,13 +47,13 @@ impl Engine {
         link.answered += due.len() as u64;
         let node = link.node;
         link.cells.link_closed(link.wire(), why);
-        // From the back: requests of which the kernel did not take the last byte never ran.
-        let first_unwritten = due.iter().rposition(|entry| {
-            let written = unwritten == 0;
-            unwritten = unwritten.saturating_sub(entry.bytes as usize);
-            written
+        // From the back: what the kernel did not take never ran.
+        let last_sent = due.iter().rposition(|entry| {
+            let may_have_run = link.may_have_run(entry, unsent);
+            unsent = unsent.saturating_sub(entry.bytes as usize);
+            may_have_run
         });
-        let first_unwritten = first_unwritten.map_or(0, |last_written| last_written + 1);
+        let first_unsent = last_sent.map_or(0, |last_sent| last_sent + 1);
         if !due.is_empty() {
             let name = self.node_name(node);
             tracing::warn!(event = "link_closed", node = name, reason = ?why, in_flight = due.len());
@@ -59,7 +61,7 @@ impl Engine {
         for (place, entry) in due.into_iter().enumerate() {
             if place == 0 && mid_reply {
                 self.partial_reply(entry);
-            } else if place >= first_unwritten {
+            } else if place >= first_unsent {
                 self.not_run(
                     entry,
                     "TRYAGAIN",
@@ -92,13 +94,16 @@ impl Engine {
             return self.expire_held(index);
         }
         let limits = &self.settings.limits;
-        let (deadline, silence_max) = (limits.request_timeout_us, limits.silence_max_us);
-        if deadline == 0 {
-            return;
-        }
-        if !self.links[index].backlog.is_empty() {
-            self.expire_queued(index, deadline / 2);
-        }
+        let silence_max = limits.silence_max_us;
+        let deadline = match limits.request_timeout_us {
+            // A node that stands still must not keep the next topology, and all behind it, from this worker.
+            0 if self.holds_up_adoption(index) => silence_max,
+            0 => return,
+            deadline => {
+                self.expire_queued(index, deadline / 2);
+                deadline
+            }
+        };
         let overdue = self.links[index]
             .batches
             .front()
@@ -117,6 +122,9 @@ impl Engine {
 
     /// Requests that waited half a deadline without being sent are given back.
     fn expire_queued(&mut self, index: usize, wait_max: u64) {
+        if self.links[index].backlog.is_empty() {
+            return;
+        }
         let now = self.now32();
         for entry in self.links[index].backlog.take_older(now, wait_max) {
             self.metrics.limits[Limit::QueueWait].inc();
@@ -231,3 +239,7 @@ impl Engine {
         ))
     }
 }
+
+#[cfg(test)]
+#[path = "fail_tests.rs"]
+mod tests;

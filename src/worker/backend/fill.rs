@@ -6,6 +6,7 @@
 //! * Requests of one shard stay together behind one `SELECT`, and the database that is selected already goes first.
 //! * Behind a `SELECT` that is not confirmed goes only what the node reads together with it: what is in the same write
 //!   and in the window ([`SELECT_WINDOW`]).
+//! * Scripts that the node has to know for what follows go before all of it (see [`super::tell`]).
 
 use std::io;
 use std::task::{Context, Poll};
@@ -60,7 +61,8 @@ impl Engine {
     }
 
     /// Moves queued requests into the link's output. Returns whether there is anything to write.
-    fn link_fill(&mut self, index: usize) -> bool {
+    pub(super) fn link_fill(&mut self, index: usize) -> bool {
+        let now = self.now32();
         let link = &mut self.links[index];
         let limits = &self.settings.limits;
         let waits = link.batches.len() >= link.batches_max && link.backlog.bytes() < WAIT_BYTES_MAX;
@@ -93,8 +95,17 @@ impl Engine {
                 break;
             }
             let other_db = unsure || link.db != Some(db);
-            let bytes_max = window(link, other_db);
-            let fits = link.backlog.front_bytes() <= bytes_max;
+            let mut bytes_max = window(link, other_db);
+            let mut fits = link.backlog.front_bytes() <= bytes_max;
+            let most = room.min(share);
+            if fits
+                && link.backlog.front_runs_code()
+                && link.tell_scripts((most, bytes_max), &self.shared.scripts, now, &mut self.spares)
+            {
+                moved_any = true;
+                bytes_max = window(link, other_db);
+                fits = link.backlog.front_bytes() <= bytes_max;
+            }
             if other_db && (fits || link.selects_due == 0) {
                 // With nothing behind it, if what it is for is too large to be read with it: the next turn finds it
                 // confirmed.
@@ -106,7 +117,7 @@ impl Engine {
                 link.select_owed = link.db != Some(db);
                 break;
             }
-            link.due_bytes += link.send_front((room.min(share), bytes_max), &mut self.spares);
+            link.due_bytes += link.send_front((most, bytes_max), &mut self.spares);
             moved_any = true;
         }
         if moved_any {

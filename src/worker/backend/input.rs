@@ -16,7 +16,7 @@ use super::link::{Reading, State};
 use super::queue::{Entry, Owner, Shape};
 use crate::ids::ShardId;
 use crate::merge::Outcome;
-use crate::metrics::{Limit, LinkClose};
+use crate::metrics::LinkClose;
 use crate::worker::engine::Engine;
 
 /// From this size on, a reply that has not ended is passed on in pieces, if its client's turn has come.
@@ -96,22 +96,17 @@ impl Engine {
 
     #[inline]
     pub(super) fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
+        if reply.first() == Some(&b'-')
+            && let Some(refused) = self.refused_by_node(index, entry, reply)
+        {
+            return refused;
+        }
         match entry.owner {
             Owner::Client {
                 index: client,
                 generation,
                 seq,
             } => {
-                // What a script answers says nothing about its link.
-                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() {
-                    if is_node_fault(reply) {
-                        return self.node_fault(index, entry, reply);
-                    }
-                    if self.is_frozen(index, reply) {
-                        self.park(index, entry);
-                        return Ok(());
-                    }
-                }
                 self.count_reply(index, entry, reply.len());
                 self.complete(client as usize, generation, seq, reply, true);
             }
@@ -120,16 +115,6 @@ impl Engine {
                 generation,
                 part,
             } => {
-                // What a script answers says nothing about its link.
-                if reply.first() == Some(&b'-') && !entry.shape.is_fenced() {
-                    if is_node_fault(reply) {
-                        return self.node_fault(index, entry, reply);
-                    }
-                    if self.is_frozen(index, reply) {
-                        self.park(index, entry);
-                        return Ok(());
-                    }
-                }
                 self.count_reply(index, entry, reply.len());
                 self.gather_part(gather as usize, generation, part, Outcome::Reply(reply));
             }
@@ -143,11 +128,27 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether a node refuses the requests of a unit that moves: this one has not run.
+    /// What becomes of a request whose error is not its client's: it concerns the link, or the shard is on its way. `None`: it is
+    /// an answer like any other.
     #[cold]
+    fn refused_by_node(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Option<Result<(), LinkClose>> {
+        let is_asked = matches!(entry.owner, Owner::Client { .. } | Owner::Gather { .. });
+        // What a script answers says nothing about its link.
+        if !is_asked || entry.shape.is_fenced() {
+            return None;
+        }
+        if is_node_fault(reply) {
+            return Some(self.node_fault(index, entry, reply));
+        }
+        self.is_frozen(index, reply).then(|| {
+            self.park(index, entry);
+            Ok(())
+        })
+    }
+
+    /// Whether a node refuses the requests of a unit that moves: this one has not run.
     fn is_frozen(&self, index: usize, reply: &[u8]) -> bool {
-        let refused = reply.starts_with(b"-NOPERM") || reply.starts_with(EXEC_REFUSED);
-        refused && self.links[index].kept.is_some()
+        is_refused(reply) && self.links[index].kept.is_some()
     }
 
     /// A request was refused because its shard is on its way: it waits for where it will be, with all that come behind it.
@@ -160,14 +161,8 @@ impl Engine {
         if !is_kept {
             self.not_run(entry, "TRYAGAIN", "it is on its way to another node");
         }
-        let user = self.links[index].user.as_deref();
-        let units = self.topology.units.iter();
-        let unit = units.filter(|unit| user.is_some() && unit.user.as_deref() == user);
-        let mut shards: Vec<ShardId> = unit.flat_map(|unit| unit.shards.iter().copied()).collect();
-        shards.push(entry.shard);
-        for shard in shards {
-            self.hold(shard, |hold| hold.frozen = true);
-        }
+        self.hold_unit(self.links[index].user.clone().as_deref());
+        self.hold(entry.shard, |hold| hold.frozen = true);
     }
 
     /// Takes what a node has refused to the gates, in front of what waits there: when all that was sent is answered, since what
@@ -264,10 +259,7 @@ impl Engine {
                 generation,
                 part,
             } => {
-                if held > self.settings.limits.output_hard {
-                    self.metrics.limits[Limit::ReplyBytes].inc();
-                    let line = "ERR preshard: the reply of one shard is larger than output_bytes_hard";
-                    self.gather_part(gather as usize, generation, part, Outcome::NotRun(line));
+                if self.part_is_unwanted(gather as usize, generation, part, held) {
                     Reading::Skip
                 } else {
                     Reading::Whole
@@ -340,9 +332,14 @@ impl Engine {
     }
 }
 
+/// Whether a node says to a command, or to a transaction, that its user may not do this: none of it has run.
+pub(in crate::worker) fn is_refused(reply: &[u8]) -> bool {
+    reply.starts_with(b"-NOPERM") || reply.starts_with(EXEC_REFUSED)
+}
+
 /// Errors that the operator must mend; a client must never see them, and the link that brought them is useless.
 #[cold]
-fn is_node_fault(reply: &[u8]) -> bool {
+pub(in crate::worker) fn is_node_fault(reply: &[u8]) -> bool {
     const FAULTS: [&[u8]; 5] = [
         b"-NOAUTH",
         b"-WRONGPASS",

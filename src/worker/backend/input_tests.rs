@@ -6,7 +6,7 @@ use super::link::{Batch, State};
 use super::queue::{Entry, Owner, Shape};
 use crate::command::CommandId;
 use crate::ids::ShardId;
-use crate::metrics::{Disconnect, LinkClose, RequestClass, Wire};
+use crate::metrics::{Disconnect, Limit, LinkClose, RequestClass, Wire};
 use crate::worker::engine::Engine;
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 
@@ -242,5 +242,49 @@ fn a_reply_that_comes_after_its_deadline_is_eaten() {
         assert_eq!(engine.link_input(LINK, b"+late\r\n+right\r\n"), Ok(()));
         assert_eq!(engine.links[LINK].state, State::Ready);
         assert_eq!(peer.read_all(&mut engine, 8).await, b"+right\r\n");
+    });
+}
+
+#[test]
+fn the_parts_of_one_gather_that_are_being_read_count_together() {
+    in_runtime(async {
+        let mut limits = limits();
+        limits.output_hard = 150_000;
+        let mut engine = engine(limits);
+        let mut peer = connect(&mut engine).await;
+        engine.client_input(peer.index, b"*2\r\n$4\r\nKEYS\r\n$1\r\n*\r\n");
+        let mut asked = Vec::new();
+        for (index, link) in engine.links.iter_mut().enumerate() {
+            while let Some(entry) = link.backlog.pop() {
+                link.due_bytes += entry.bytes as usize;
+                link.due.push_back(entry);
+                asked.push(index);
+            }
+        }
+        asked.dedup();
+        let [one, other] = asked[..] else {
+            panic!("{asked:?}: two nodes are asked");
+        };
+        let whole = [
+            b"*1\r\n$100000\r\n".to_vec(),
+            vec![b'k'; 100_000],
+            b"\r\n".to_vec(),
+        ]
+        .concat();
+        let (start, rest) = whole.split_at(80_000);
+        assert_eq!(engine.link_input(one, start), Ok(()));
+        assert_eq!(engine.links[one].partial.len(), 80_000);
+        assert_eq!(engine.link_input(other, start), Ok(()));
+        assert_eq!(engine.metrics.limits[Limit::ReplyBytes].load(), 1);
+        assert_eq!(engine.links[other].partial.len(), 0, "nobody will get it");
+        for link in [one, other] {
+            assert_eq!(engine.link_input(link, rest), Ok(()));
+            assert_eq!(engine.links[link].partial.len(), 0);
+            assert_eq!(engine.link_input(link, &b"*0\r\n".repeat(3)), Ok(()));
+        }
+        let got = String::from_utf8(peer.read_all(&mut engine, 10).await).unwrap();
+        assert!(got.starts_with("-ERR the reply is larger"), "{got}");
+        assert_eq!(engine.metrics.limits[Limit::ReplyBytes].load(), 1);
+        assert!(engine.gathers.is_empty() && engine.clients[peer.index].gathered == 0);
     });
 }

@@ -154,6 +154,19 @@ fn a_unit_that_is_given_back_goes_on_where_it_was_as_the_nodes_own_user() {
 }
 
 #[test]
+fn a_refusal_that_was_overtaken_by_a_topology_holds_nothing() {
+    in_runtime(async {
+        let (mut engine, link) = with_unit();
+        adopt(&mut engine, moved);
+        engine.hold_unit(engine.links[link].user.clone().as_deref());
+        assert!(!engine.is_held(MOVED), "it lives elsewhere");
+        let back = ShardId(3);
+        engine.hold_unit(engine.links[link_of(&engine, back)].user.clone().as_deref());
+        assert!(!engine.is_held(back), "the node's own user is no unit's");
+    });
+}
+
+#[test]
 fn what_is_due_when_the_connection_ends_may_have_run_and_is_not_sent_again() {
     in_runtime(async {
         let (mut engine, link) = with_unit();

@@ -12,8 +12,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::block::fence_bytes;
 use super::kept::Kept;
-use super::queue::{Backlog, Entry, Owner};
+use super::queue::{Backlog, Entry, Owner, Shape};
 use crate::command::UNIT_PREFIX;
 use crate::ids::{DbIndex, NodeIndex};
 use crate::metrics::{LinkClose, NodeCells, Wire};
@@ -44,6 +45,11 @@ pub(in crate::worker) enum State {
 
 /// An ACL user of a node that preshard has made; none: the one of the config.
 pub(in crate::worker) type User = Option<Arc<str>>;
+
+/// Whether it is the user of shards that are about to move.
+pub(super) fn is_unit_user(user: Option<&Arc<str>>) -> bool {
+    user.is_some_and(|user| user.starts_with(UNIT_PREFIX))
+}
 
 /// What is done with the bytes of a reply that has not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +123,7 @@ pub(in crate::worker) struct Link {
     pub(in crate::worker) frames_seen: u32,
     /// The reply of a fenced request while its fence is awaited.
     pub(in crate::worker) answer: Vec<u8>,
-    /// Scripts that the node behind this connection knows.
+    /// Scripts that the node was told of over this connection.
     pub(in crate::worker) told: Told,
     /// The frame that a node answers to a fence of this worker. Queued requests carry it over connections and links.
     pub(in crate::worker) fence: Vec<u8>,
@@ -175,8 +181,7 @@ impl Link {
 
     /// As whom its connections log in from now on. Nothing may be due.
     pub(in crate::worker) fn set_user(&mut self, user: User) {
-        let moves = user.as_deref().is_some_and(|user| user.starts_with(UNIT_PREFIX));
-        self.kept = moves.then(Box::default);
+        self.kept = is_unit_user(user.as_ref()).then(Box::default);
         self.user = user;
     }
 
@@ -197,12 +202,43 @@ impl Link {
         self.due.iter().any(|entry| entry.owner != Owner::Select)
     }
 
-    /// Whether a reply can be one that was asked for: the oldest request due has gone out to its last byte.
+    /// Whether a reply can be one that was asked for: of the oldest request due what is answered first may have gone out.
     #[inline]
     pub(in crate::worker) fn awaits_reply(&self) -> bool {
-        self.due
-            .front()
-            .is_some_and(|entry| self.out.len() <= self.due_bytes - entry.bytes as usize)
+        self.due.front().is_some_and(|entry| {
+            let behind = self.due_bytes - entry.bytes as usize;
+            self.out.len() <= behind || self.may_be_answered(entry, behind)
+        })
+    }
+
+    /// The same of a request that has not been counted as written to its last byte; `behind` it are so many.
+    #[cold]
+    fn may_be_answered(&self, entry: &Entry, behind: usize) -> bool {
+        let unsent = self.unsent().saturating_sub(behind);
+        match entry.shape {
+            Shape::Plain => unsent == 0,
+            // Each of its frames is answered by itself.
+            Shape::First | Shape::Transaction | Shape::Fenced | Shape::FencedTransaction => {
+                unsent < entry.bytes as usize
+            }
+        }
+    }
+
+    /// Bytes of the output of which the node cannot have read any.
+    #[cold]
+    pub(in crate::worker) fn unsent(&self) -> usize {
+        let owed = self.stream.as_ref().map_or(0, Stream::owed);
+        self.out.len().saturating_sub(owed)
+    }
+
+    /// Whether what was asked may have run, given that the last `unsent` bytes of it never left. A node runs whole frames, and a
+    /// transaction with its last one; before a fence stands all that matters, and a block may have run from its first frame on.
+    pub(super) fn may_have_run(&self, entry: &Entry, unsent: usize) -> bool {
+        match entry.shape {
+            Shape::Plain | Shape::Transaction => unsent == 0,
+            Shape::Fenced | Shape::FencedTransaction => unsent <= fence_bytes(&self.fence),
+            Shape::First => unsent < entry.bytes as usize,
+        }
     }
 
     /// Takes the oldest request whose reply is due, and the batches that it completes.
@@ -224,6 +260,16 @@ impl Link {
             self.batches.pop_front();
         }
         Some(entry)
+    }
+
+    /// Bytes that it keeps of a reply that has not ended, if that is one of this gather's.
+    pub(in crate::worker) fn reads_for(&self, gather: usize, generation: u32) -> usize {
+        let is_of = |entry: &Entry| matches!(entry.owner, Owner::Gather { index, generation: of, .. } if index as usize == gather && of == generation);
+        if self.due.front().is_some_and(is_of) {
+            self.partial.len() + self.answer.len()
+        } else {
+            0
+        }
     }
 
     pub(in crate::worker) fn wire(&self) -> Wire {

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A link is opened by the first request that needs it and kept. While it is being connected after it was well,
-//! requests wait for it; once an attempt has failed they are refused at once until one succeeds.
+//! requests wait for it; once an attempt has failed they are refused at once until one succeeds. One that the node refuses because the
+//! link's shards are on their way has not failed: it leads back to `Idle`, and the requests to the gates.
 
 mod block;
 mod connect;
@@ -21,6 +22,7 @@ mod input_tests;
 mod kept;
 mod link;
 mod queue;
+mod tell;
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -34,8 +36,12 @@ use tokio::io::ReadBuf;
 pub(super) use block::{fence, is_queued, is_step, nonce, push_fence};
 pub(super) use connect::{ConnectError, Order, Ready, ask_once, connect};
 pub(super) use fill::write_select;
+pub(super) use input::{is_node_fault, is_refused};
+#[cfg(test)]
+pub(super) use link::Batch;
 pub(super) use link::{Link, State, User};
 pub(super) use queue::{Backlog, Entry, Lane, Owner, Shape};
+pub(super) use tell::NOSCRIPT;
 
 use super::engine::Engine;
 use crate::ids::Epoch;
@@ -59,7 +65,11 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
         // Before it is tried, so that a bell is heard that rings meanwhile.
         let mut again = pin!(of_node.again.notified());
         again.as_mut().enable();
-        if engine.borrow_mut().has_left(index) {
+        let rests = {
+            let mut engine = engine.borrow_mut();
+            engine.has_left(index) || engine.links[index].state == State::Idle
+        };
+        if rests {
             wanted(&engine, index).await;
         }
         let order = engine.borrow().connect_order(index);
@@ -77,7 +87,13 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
             Err(error) => {
                 let mut engine = engine.borrow_mut();
                 engine.begin_turn();
-                engine.link_failed(index, &error);
+                if let ConnectError::Frozen(reply) = &error {
+                    engine.link_frozen(index, reply);
+                    // Whoever wants it next has heard of another topology.
+                    backoff = BACKOFF_MIN;
+                } else {
+                    engine.link_failed(index, &error);
+                }
                 engine.end_turn();
             }
         }
@@ -201,6 +217,23 @@ impl Engine {
                 worker = self.worker
             );
         }
+    }
+
+    /// The node refuses the unit whose requests go over a link: they wait at the gates, and the link until it is wanted again.
+    fn link_frozen(&mut self, index: usize, reply: &str) {
+        let link = &mut self.links[index];
+        link.state = State::Idle;
+        let user = link.user.clone();
+        let node = self.node_name(self.links[index].node);
+        tracing::info!(
+            event = "unit_frozen",
+            node,
+            worker = self.worker,
+            user = user.as_deref(),
+            reply
+        );
+        self.is_not_opened(index);
+        self.hold_unit(user.as_deref());
     }
 
     fn link_failed(&mut self, index: usize, error: &ConnectError) {

@@ -38,7 +38,7 @@ pub(in crate::worker) enum Owner {
     Select,
     /// Nobody any more: the request was answered `UNCERTAIN` at its deadline, its reply is still due.
     Tombstone,
-    /// Nobody: an order to this one node, which no other gets in its stead.
+    /// Nobody: an order to this one node, which no other gets in its stead. A fenced one has it load a script.
     Order,
 }
 
@@ -223,6 +223,48 @@ impl Backlog {
         self.entries
             .get(first as usize)
             .map_or(0, |waiting| waiting.entry.bytes as usize)
+    }
+
+    /// Whether the next shard's oldest request runs code, as all requests of its link do then.
+    #[inline]
+    pub(super) fn front_runs_code(&self) -> bool {
+        let first = self
+            .order
+            .front()
+            .map_or(NONE, |shard| self.chains[shard.index()].first);
+        self.entries
+            .get(first as usize)
+            .is_some_and(|waiting| waiting.entry.shape.is_fenced())
+    }
+
+    /// Shows up to `count` requests of the next shard, of at most `bytes_max` bytes together: those that are about to be moved.
+    pub(super) fn look_front(&self, (count, bytes_max): (usize, usize), mut look: impl FnMut(Entry, &[u8])) {
+        let Some(&shard) = self.order.front() else {
+            return;
+        };
+        let mut next = self.chains[shard.index()].first;
+        let mut seen = 0;
+        for _ in 0..count {
+            let Some(&Waiting {
+                entry,
+                at,
+                next: after,
+            }) = self.entries.get(next as usize)
+            else {
+                break;
+            };
+            seen += entry.bytes as usize;
+            if seen > bytes_max {
+                break;
+            }
+            let at = at as usize;
+            if entry.large {
+                look(entry, &self.large[at]);
+            } else {
+                look(entry, &self.bytes[at..at + entry.bytes as usize]);
+            }
+            next = after;
+        }
     }
 
     /// Moves up to `count` requests of the next shard, of at most `bytes_max` bytes together, to a link's output and its

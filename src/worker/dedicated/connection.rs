@@ -18,7 +18,9 @@ use tokio::time::sleep;
 use super::{Dedicated, End, Job, RECALLED};
 use crate::ids::{DbIndex, Epoch};
 use crate::resp::{self, ReplyScanner};
-use crate::worker::backend::{Order, Ready, connect, fence, is_queued, is_step, nonce, write_select};
+use crate::worker::backend::{
+    ConnectError, Order, Ready, connect, fence, is_node_fault, is_queued, is_step, nonce, write_select,
+};
 use crate::worker::engine::Engine;
 use crate::worker::outbuf::OutBuf;
 use crate::worker::stream::Stream;
@@ -94,8 +96,16 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
         dedicated,
         line: "CLUSTERDOWN preshard: its node cannot be reached; it has not run",
     };
-    let Ok(Ready { stream, mark, .. }) = connect(order).await else {
-        return;
+    let Ready { stream, mark, .. } = match connect(order).await {
+        Ok(ready) => ready,
+        Err(ConnectError::Frozen(_)) => {
+            let mut engine = engine.borrow_mut();
+            engine.begin_turn();
+            guard.line = engine.dedicated_refused(dedicated);
+            engine.end_turn();
+            return;
+        }
+        Err(_) => return,
     };
     if let Err(Ended(line)) = heard(&engine, dedicated, mark).await {
         guard.line = line;
@@ -350,6 +360,9 @@ impl Connection {
         match self.stage {
             // Nobody asked.
             Stage::Ready => Err(Ended(ODD)),
+            Stage::Selecting(_) if is_frozen(engine, dedicated, frame) => {
+                Err(Ended(engine.dedicated_refused(dedicated)))
+            }
             Stage::Selecting(_) if !self.knows_itself => {
                 self.knows_itself = true;
                 let number = crate::merge::integer(frame).unwrap_or(0);
@@ -378,6 +391,7 @@ impl Connection {
     }
 
     fn reply(&mut self, engine: &mut Engine, dedicated: Dedicated, frame: &[u8]) -> Result<(), Ended> {
+        let frozen = is_frozen(engine, dedicated, frame);
         let Some(job) = engine
             .dedicated
             .slot(dedicated)
@@ -386,15 +400,23 @@ impl Connection {
             return Err(Ended(ODD));
         };
         self.frames_seen += 1;
-        if self.frames_seen <= job.prefaces
-            && let Some(again) = &mut job.again
-        {
-            again.learn(frame);
+        if self.frames_seen <= job.prefaces {
+            if let Some(again) = &mut job.again {
+                again.learn(frame);
+            }
             return Ok(());
         }
         let answer_at = job.frames - u32::from(job.fenced);
+        if frozen {
+            // Its fence is refused as well.
+            return if self.frames_seen < answer_at {
+                Ok(())
+            } else {
+                Err(Ended(engine.dedicated_refused(dedicated)))
+            };
+        }
         let fits = match self.frames_seen.cmp(&answer_at) {
-            Ordering::Less => is_step(self.frames_seen, frame),
+            Ordering::Less => is_step(self.frames_seen - job.prefaces, frame),
             Ordering::Equal => !is_queued(&[], frame),
             Ordering::Greater => true,
         };
@@ -410,19 +432,25 @@ impl Connection {
         if job.fenced && frame != self.fence {
             return Err(Ended(ODD));
         }
-        let answer = std::mem::take(&mut self.answer);
-        if !job.fenced && is_node_fault(&answer) {
+        if !job.fenced && is_node_fault(&self.answer) {
             return Err(Ended(FAULT));
         }
-        let took = u32::try_from(engine.now - job.since).unwrap_or(u32::MAX);
-        let (owner, shard, name) = (job.owner, job.shard, job.name);
+        self.answered(engine, dedicated)
+    }
+
+    /// All frames of the request have come.
+    fn answered(&mut self, engine: &mut Engine, dedicated: Dedicated) -> Result<(), Ended> {
+        let answer = std::mem::take(&mut self.answer);
+        let Some(slot) = engine.dedicated.slot(dedicated) else {
+            return Err(Ended(ODD));
+        };
+        let end = slot.end;
+        let Some(job) = &slot.job else {
+            return Err(Ended(ODD));
+        };
+        let (owner, shard, name, since) = (job.owner, job.shard, job.name, job.since);
         if self.recalled_at.is_some() && is_nothing(&answer) {
-            return Err(Ended(
-                engine
-                    .dedicated
-                    .slot(dedicated)
-                    .map_or(RECALLED, |slot| unasked(slot.end)),
-            ));
+            return Err(Ended(unasked(end)));
         }
         engine.metrics.shard_reply(shard, answer.len());
         match owner {
@@ -436,7 +464,7 @@ impl Connection {
                     command = name,
                     shard = shard.0,
                     bytes = answer.len(),
-                    waited_us = took,
+                    waited_us = engine.now - since,
                     "a node answered a client that had left: what it took out is lost"
                 );
             }
@@ -450,6 +478,15 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Whether the node refuses the unit that this connection is for.
+fn is_frozen(engine: &mut Engine, dedicated: Dedicated, frame: &[u8]) -> bool {
+    frame.first() == Some(&b'-')
+        && engine
+            .dedicated
+            .slot(dedicated)
+            .is_some_and(|slot| slot.is_frozen(frame))
 }
 
 /// What becomes of a request that the node has not run.
@@ -469,10 +506,4 @@ fn is_nothing(reply: &[u8]) -> bool {
 /// Whether a reply has something in it that was in the database before.
 fn brings_data(reply: &[u8]) -> bool {
     !is_nothing(reply) && !matches!(reply, b"+OK\r\n" | b"*0\r\n") && !matches!(reply.first(), Some(b'-'))
-}
-
-fn is_node_fault(reply: &[u8]) -> bool {
-    [&b"-NOAUTH"[..], b"-WRONGPASS", b"-MOVED ", b"-ASK "]
-        .iter()
-        .any(|fault| reply.starts_with(fault))
 }

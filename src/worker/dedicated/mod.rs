@@ -1,21 +1,25 @@
 //! Connections that one client has for itself: while it waits for data, and while it watches keys.
 //!
 //! ```text
-//!                ┌─ idle (by node and protocol) ◀── answered ──┐
-//!  a request ────┤                                             ├── Busy ── client gone: half-closed, read to its end
-//!                └─ none idle, room left: a new one ───────────┘   ▲
-//!                                                        Pinned (its client watches keys, nothing asked)
+//!                ┌─ idle (by node, user, protocol) ◀─ answered ─┐
+//!  a request ────┤                                              ├── Busy ── client gone: half-closed, read to its end
+//!                └─ none idle, room left: a new one ────────────┘   ▲
+//!                                                         Pinned (its client watches keys, nothing asked)
 //! ```
 //!
 //! Each has a task of its own and carries one request at a time. A request is written only when the `SELECT` before it
 //! is confirmed. How many may be in use to one node is bounded over all workers; beyond, clients get `TRYAGAIN`.
 //!
+//! It logs in as the user that its shard's requests have. So a node that was told to refuse a unit refuses what its clients wait for
+//! and watch as well, whatever this proxy has heard of the move: what is refused has not run.
+//!
 //! A wait that has to end for the sake of the proxy is ended by the node, by order of another connection, so that its reply says
 //! whether anything was taken out. A node that reads the end of a connection drops the reply that it is about to write to it.
-//! Only for a client that is gone, or a node that goes, a connection is half-closed: what is popped for a client that is gone
-//! is counted and logged, if its reply comes.
+//! Only for a client that is gone, or a node that goes without having answered that order, a connection is half-closed: what is
+//! popped for a client that is gone is counted and logged, if its reply comes.
 
 mod connection;
+mod recall;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,13 +27,12 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;
-use std::time::Duration;
 
 use slab::Slab;
 
-use super::backend::{Lane, Owner, User};
+use super::backend::{User, is_refused};
 use super::engine::Engine;
-use crate::command::Waiting;
+use crate::command::{UNIT_PREFIX, Waiting};
 use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics::Limit;
 use crate::resp::Protocol;
@@ -43,12 +46,15 @@ const IDLE_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     slots: Slab<Slot>,
-    idle: BTreeMap<(NodeIndex, bool), Vec<usize>>,
+    idle: BTreeMap<Kind, Vec<usize>>,
     /// Waits that were given up, to be asked again.
     recalled: Vec<Job>,
     /// Where new tasks find the engine.
     engine: Weak<RefCell<Engine>>,
 }
+
+/// Whom an idle connection may serve: its node, who it is there, and whether it speaks RESP3.
+type Kind = (NodeIndex, User, bool);
 
 /// One connection, from the engine's side. Its task has the socket.
 #[derive(Debug)]
@@ -84,12 +90,14 @@ enum End {
     Stop(&'static str),
     /// The same, but what has not run is asked again where its shard is then.
     Unblock,
-    /// Half-closed, because its node goes, and an order might reach another server; asked again.
+    /// Half-closed, because its node is gone, or has not ended the wait, and an order might reach another server; asked again.
     Recall,
 }
 
 /// Not told to anybody: the request is asked again.
 const RECALLED: &str = "TRYAGAIN preshard: it was given up before it was answered; it has not run";
+/// It was for a unit that its node refuses.
+const FROZEN: &str = "TRYAGAIN preshard: its shard is on its way to another node; it has not run";
 const STOPS: &str = "TRYAGAIN preshard: the proxy stops; it has not run";
 
 /// What is asked over a connection.
@@ -103,7 +111,7 @@ pub(super) struct Job {
     pub(super) bytes: Vec<u8>,
     /// Frames that the node answers.
     pub(super) frames: u32,
-    /// Of which the first so many are for [`Self::again`].
+    /// Of which the first so many are no part of the answer: they are for [`Self::again`], or of scripts that are loaded.
     pub(super) prefaces: u32,
     /// All of them are the answer, not the last one.
     pub(super) keeps_all: bool,
@@ -115,6 +123,8 @@ pub(super) struct Job {
     pub(super) again: Option<Box<Waiting>>,
     /// Worker time when it came.
     pub(super) since: u64,
+    /// Worker time when it was given up, to be asked again.
+    pub(super) recalled_at: u64,
     /// Worker time at which its client is told that no answer came. None: it may wait for ever.
     pub(super) deadline: Option<u64>,
 }
@@ -165,10 +175,29 @@ impl Pool {
 }
 
 impl Slot {
+    /// Whether it carries what somebody waits for, at one of these nodes.
+    fn waits_at(&self, nodes: &[NodeIndex]) -> bool {
+        let waits = self.job.as_ref().is_some_and(|job| job.again.is_some());
+        waits && matches!(self.end, End::No | End::Unblock) && nodes.contains(&self.node)
+    }
+
     fn wake(&self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+
+    fn kind(&self) -> Kind {
+        (self.node, self.user.clone(), self.protocol == Protocol::Resp3)
+    }
+
+    /// Whether it is a reply to a unit that its node was told to refuse: nothing of what was asked has run.
+    fn is_frozen(&self, reply: &[u8]) -> bool {
+        let of_unit = self
+            .user
+            .as_deref()
+            .is_some_and(|user| user.starts_with(UNIT_PREFIX));
+        of_unit && is_refused(reply)
     }
 }
 
@@ -179,10 +208,19 @@ impl Engine {
         shard: ShardId,
         protocol: Protocol,
     ) -> Result<Dedicated, String> {
-        let node = self.topology.placement(shard).node;
+        let user = self.topology.user_of(shard).map(Arc::from);
+        self.acquire_as(self.topology.placement(shard).node, user, protocol)
+    }
+
+    /// The same to a node, for what concerns no shard.
+    pub(super) fn acquire_at(&mut self, node: NodeIndex, protocol: Protocol) -> Result<Dedicated, String> {
+        self.acquire_as(node, self.node_user(node), protocol)
+    }
+
+    fn acquire_as(&mut self, node: NodeIndex, user: User, protocol: Protocol) -> Result<Dedicated, String> {
         let place = Some(self.place_at(node)?);
-        let key = (node, protocol == Protocol::Resp3);
-        if let Some(index) = self.dedicated.idle.get_mut(&key).and_then(Vec::pop)
+        let kind = (node, user.clone(), protocol == Protocol::Resp3);
+        if let Some(index) = self.dedicated.idle.get_mut(&kind).and_then(Vec::pop)
             && let Some(slot) = self.dedicated.slots.get_mut(index)
         {
             slot.idle_since = None;
@@ -196,7 +234,7 @@ impl Engine {
         let index = self.dedicated.slots.insert(Slot {
             generation,
             node,
-            user: self.node_user(node),
+            user: user.clone(),
             protocol,
             waker: None,
             job: None,
@@ -209,7 +247,7 @@ impl Engine {
         });
         let dedicated = Dedicated { index, generation };
         if let Some(engine) = self.dedicated.engine.upgrade() {
-            let order = self.node_order(node, protocol);
+            let order = self.order_as(node, protocol, user);
             tokio::task::spawn_local(connection::keep(engine, dedicated, order));
         }
         Ok(dedicated)
@@ -264,146 +302,6 @@ impl Engine {
         }
     }
 
-    /// Gives up what waits and what is watched in shards that go elsewhere: what waits is asked again later, what is watched
-    /// counts as changed, and what does not wait is answered soon.
-    pub(super) fn recall_shards(&mut self, of_these: impl Fn(ShardId) -> bool) {
-        let watched = |client: usize| self.clients.get(client).and_then(|client| client.watching);
-        let concerned = |slot: &Slot| {
-            let watching = slot.pinned.and_then(|(client, _)| watched(client));
-            slot.job.as_ref().is_some_and(|job| of_these(job.shard))
-                || watching.is_some_and(|watching| of_these(watching.shard))
-        };
-        let concerned = self.those(concerned);
-        self.recall_dedicated(&concerned, End::Unblock);
-    }
-
-    /// The same of all connections to a node that goes, with those that are idle.
-    pub(super) fn recall_node(&mut self, node: NodeIndex) {
-        let concerned = self.those(|slot| slot.node == node);
-        self.recall_dedicated(&concerned, End::Recall);
-    }
-
-    /// The same of connections of users that a node has no more. What waits over others goes on waiting.
-    pub(super) fn recall_users(&mut self, node: NodeIndex) {
-        let topology = Arc::clone(&self.topology);
-        let concerned =
-            self.those(|slot| slot.node == node && !topology.has_user(node, slot.user.as_deref()));
-        self.recall_dedicated(&concerned, End::Unblock);
-    }
-
-    fn those(&self, concerned: impl Fn(&Slot) -> bool) -> Vec<usize> {
-        let slots = self.dedicated.slots.iter();
-        slots
-            .filter(|(_, slot)| slot.end == End::No && concerned(slot))
-            .map(|(index, _)| index)
-            .collect()
-    }
-
-    fn recall_dedicated(&mut self, concerned: &[usize], end: End) {
-        let mut unwatched = Vec::new();
-        for &index in concerned {
-            let slot = &mut self.dedicated.slots[index];
-            slot.spoilt = true;
-            match &slot.job {
-                Some(job) if job.again.is_some() => slot.end = end,
-                // It is answered soon; then the connection goes.
-                Some(_) => continue,
-                None => {
-                    slot.end = End::Close;
-                    unwatched.extend(slot.pinned);
-                    let key = (slot.node, slot.protocol == Protocol::Resp3);
-                    if let Some(idle) = self.dedicated.idle.get_mut(&key) {
-                        idle.retain(|&other| other != index);
-                    }
-                }
-            }
-            self.dedicated.slots[index].wake();
-        }
-        for (client, generation) in unwatched {
-            self.watch_moved(client, generation);
-        }
-    }
-
-    /// Tells a node that the wait on one of its connections is to end, over the link that its shard's requests go by: held
-    /// requests of the same shard wait for just that.
-    fn end_wait(&mut self, dedicated: Dedicated) {
-        let Some(slot) = self.dedicated.slot(dedicated) else {
-            return;
-        };
-        let (number, protocol) = (slot.node_client.to_string(), slot.protocol);
-        let Some(shard) = slot.job.as_ref().map(|job| job.shard) else {
-            return;
-        };
-        let topology = Arc::clone(&self.topology);
-        let [resp2, resp3, ..] = self.links_to(&topology, shard);
-        let link = if protocol == Protocol::Resp2 { resp2 } else { resp3 };
-        let mut frame = Vec::new();
-        crate::resp::write_request(
-            &mut frame,
-            &[b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"],
-        );
-        let lane = Lane {
-            shard,
-            link: super::session::to_u32(link),
-        };
-        self.enqueue(lane, Owner::Order, &frame);
-    }
-
-    /// A wait was given up and has not been answered: it is asked again when its shard is not held.
-    fn dedicated_recalled(&mut self, job: Job) {
-        if let Some((client, generation, _)) = job.owner
-            && !self.client_is_gone(client as usize, generation)
-        {
-            let client = &mut self.clients[client as usize];
-            client.waits_at = None;
-            client.info.waits(None);
-            client.publish();
-            self.dedicated.recalled.push(job);
-        }
-    }
-
-    /// Asks again what was given up, of shards that are not held. Called when something was released, and by the sweep.
-    pub(super) fn ask_recalled(&mut self) {
-        let hold_us = u64::try_from(self.settings.limits.hold.as_micros()).unwrap_or(u64::MAX);
-        for mut job in std::mem::take(&mut self.dedicated.recalled) {
-            let Some((client, generation, seq)) = job.owner else {
-                continue;
-            };
-            let index = client as usize;
-            if self.client_is_gone(index, generation) {
-                continue;
-            }
-            let line = if self.is_held(job.shard) {
-                if self.now.saturating_sub(job.since) < hold_us || job.deadline.is_none() {
-                    self.dedicated.recalled.push(job);
-                    continue;
-                }
-                Err(format!(
-                    "TRYAGAIN preshard: {}; it has not run",
-                    self.why_held(job.shard)
-                ))
-            } else {
-                self.dedicated_to(index, job.shard)
-            };
-            match line {
-                Ok(at) => {
-                    let waited = Duration::from_micros(self.now.saturating_sub(job.since));
-                    if let Some(again) = &job.again {
-                        (job.bytes, job.prefaces) = again.prefaces();
-                        job.bytes.extend_from_slice(&again.frame_after(waited));
-                        job.frames = job.prefaces + 1;
-                    }
-                    job.db = self.topology.placement(job.shard).db;
-                    self.ask_own(index, at, job);
-                }
-                Err(line) => {
-                    let reply = crate::resp::error_line(&line);
-                    self.complete_dedicated(client, generation, seq, &reply, false);
-                }
-            }
-        }
-    }
-
     /// Whether some connection carries a request of one of these shards that reaches keys.
     pub(super) fn dedicated_to_any(&self, of_these: impl Fn(ShardId) -> bool) -> bool {
         let mut slots = self.dedicated.slots.iter();
@@ -421,8 +319,7 @@ impl Engine {
             let idle = slot.idle_since.is_some_and(|since| now - since >= IDLE_US);
             if idle {
                 slot.end = End::Close;
-                let key = (slot.node, slot.protocol == Protocol::Resp3);
-                if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+                if let Some(idle) = self.dedicated.idle.get_mut(&slot.kind()) {
                     idle.retain(|&other| other != index);
                 }
             }
@@ -468,9 +365,8 @@ impl Engine {
         if slot.pinned.is_none() && slot.end == End::No {
             slot.idle_since = Some(now);
             slot.place = None;
-            let key = (slot.node, slot.protocol == Protocol::Resp3);
-            let spoilt = slot.spoilt;
-            let idle = self.dedicated.idle.entry(key).or_default();
+            let (kind, spoilt) = (slot.kind(), slot.spoilt);
+            let idle = self.dedicated.idle.entry(kind).or_default();
             if idle.len() < IDLE_MAX && !spoilt {
                 idle.push(dedicated.index);
             } else if let Some(slot) = self.dedicated.slot(dedicated) {
@@ -486,9 +382,12 @@ impl Engine {
             return;
         }
         let mut slot = self.dedicated.slots.remove(dedicated.index);
-        let key = (slot.node, slot.protocol == Protocol::Resp3);
-        if let Some(idle) = self.dedicated.idle.get_mut(&key) {
+        let kind = slot.kind();
+        if let Some(idle) = self.dedicated.idle.get_mut(&kind) {
             idle.retain(|&index| index != dedicated.index);
+            if idle.is_empty() {
+                self.dedicated.idle.remove(&kind);
+            }
         }
         if let Some((client, generation)) = slot.pinned {
             self.watch_lost(client, generation);

@@ -61,6 +61,7 @@ fn waits(engine: &mut Engine, shard: ShardId) -> Dedicated {
         transaction: false,
         again: Some(Box::new(again.unwrap())),
         since: 0,
+        recalled_at: 0,
         deadline: None,
     };
     engine.ask_dedicated(at, job);
@@ -130,5 +131,176 @@ fn an_order_to_end_a_wait_never_reaches_another_node() {
             ),
             (0, 0)
         );
+    });
+}
+
+fn readdressed(topology: &Topology) -> Result<Topology, ChangeError> {
+    topology.with_address("node-1", "127.0.0.1:9".parse().unwrap())
+}
+
+#[test]
+fn a_node_that_gets_another_address_ends_what_waits_there_before_its_connections_go() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let (waiting, idle) = (
+            waits(&mut engine, MOVED),
+            engine.acquire_dedicated(STAYS, Protocol::Resp2).unwrap(),
+        );
+        engine.dedicated_answered(idle);
+        change(&mut engine, readdressed);
+        assert!(!is_adopted(&engine), "the old server has not answered");
+        assert_eq!(
+            (end(&mut engine, waiting), end(&mut engine, idle)),
+            (End::Unblock, End::No)
+        );
+        assert!(
+            engine.is_held(MOVED) && engine.is_held(STAYS),
+            "nobody begins to wait"
+        );
+        let [link, _, script, _] = engine.links_of(MOVED);
+        assert!(
+            !engine.is_gate(link) && engine.is_gate(script),
+            "all else goes on"
+        );
+        engine.dedicated_ended(waiting, RECALLED);
+        engine.continue_adoption();
+        assert!(is_adopted(&engine) && !engine.is_held(MOVED) && !engine.is_held(STAYS));
+        assert_eq!(end(&mut engine, idle), End::Close);
+    });
+}
+
+#[test]
+fn a_node_that_does_not_end_what_waits_there_is_left_soon_and_gets_no_order_at_its_new_address() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        change(&mut engine, readdressed);
+        engine.end_wait(waiting);
+        let [link, ..] = engine.links_of(MOVED);
+        assert_eq!(engine.links[link].backlog.len(), 1);
+        engine.now += 300_000;
+        engine.continue_adoption();
+        assert!(is_adopted(&engine), "it is not waited for any longer");
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+        assert_eq!(engine.links[link].backlog.len(), 0);
+    });
+}
+
+#[test]
+fn a_node_that_is_down_is_not_asked_to_end_what_waits_there() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let waiting = waits(&mut engine, MOVED);
+        let [link, ..] = engine.links_of(MOVED);
+        engine.link_down(link);
+        change(&mut engine, readdressed);
+        assert!(is_adopted(&engine));
+        assert_eq!(end(&mut engine, waiting), End::Recall);
+    });
+}
+
+/// A topology in which the shard has a user of its own is in force.
+fn in_unit(engine: &mut Engine) {
+    with_unit(engine);
+    engine.continue_adoption();
+    assert!(is_adopted(engine));
+}
+
+fn user(engine: &mut Engine, dedicated: Dedicated) -> String {
+    let slot = engine.dedicated.slot(dedicated).unwrap();
+    slot.user.as_deref().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn who_waits_or_watches_in_a_unit_does_so_as_its_user_and_no_other() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        in_unit(&mut engine);
+        let acquire = |engine: &mut Engine, shard| engine.acquire_dedicated(shard, Protocol::Resp2).unwrap();
+        let (moves, stays) = (acquire(&mut engine, MOVED), acquire(&mut engine, STAYS));
+        assert_eq!(
+            (user(&mut engine, moves), user(&mut engine, stays)),
+            ("ps-u-m1".to_owned(), "ps-g2".to_owned())
+        );
+        engine.dedicated_answered(stays);
+        assert_ne!(acquire(&mut engine, MOVED), stays, "it is another user's");
+        assert_eq!(engine.acquire_at(NodeIndex(0), Protocol::Resp2).unwrap(), stays);
+    });
+}
+
+#[test]
+fn what_a_unit_is_refused_has_not_run_and_the_unit_is_held() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        in_unit(&mut engine);
+        let waiting = waits(&mut engine, MOVED);
+        let frozen = |engine: &mut Engine, reply: &[u8]| {
+            let slot = engine.dedicated.slot(waiting).unwrap();
+            slot.is_frozen(reply)
+        };
+        assert!(frozen(
+            &mut engine,
+            b"-NOPERM User ps-u-m1 has no permissions\r\n"
+        ));
+        assert!(frozen(
+            &mut engine,
+            b"-EXECABORT Transaction discarded because of: NOPERM\r\n"
+        ));
+        assert!(!frozen(
+            &mut engine,
+            b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        ));
+        assert_eq!(engine.dedicated_refused(waiting), RECALLED);
+        assert!(engine.is_held(MOVED) && !engine.is_held(STAYS));
+        let watching = engine.acquire_dedicated(MOVED, Protocol::Resp2).unwrap();
+        assert_eq!(engine.dedicated_refused(watching), FROZEN);
+    });
+}
+
+#[test]
+fn a_wait_that_was_long_before_it_was_given_up_is_asked_again_after_the_hold() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let peer = crate::worker::testing::connect(&mut engine).await;
+        let hold = u64::try_from(engine.settings.limits.hold.as_micros()).unwrap();
+        let at = waits(&mut engine, MOVED);
+        let generation = engine.clients[peer.index].generation;
+        let seq = engine.push_slot(
+            peer.index,
+            crate::command::CommandId::NONE,
+            1,
+            crate::metrics::RequestClass::Blocking,
+        );
+        engine.now = 10 * hold;
+        let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
+        job.owner = Some((super::super::session::to_u32(peer.index), generation, seq));
+        job.deadline = Some(100 * hold);
+        engine.hold(MOVED, |why| why.moving = true);
+        engine.dedicated_ended(at, RECALLED);
+        engine.ask_recalled();
+        assert_eq!(
+            engine.dedicated.recalled.len(),
+            1,
+            "it waits for the end of the hold"
+        );
+        engine.now += hold;
+        engine.ask_recalled();
+        assert_eq!(engine.dedicated.recalled.len(), 0, "not for ever");
+    });
+}
+
+#[test]
+fn a_watch_that_is_under_way_when_its_shard_goes_watches_nothing() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let at = waits(&mut engine, MOVED);
+        let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
+        job.again = None;
+        engine.pin_dedicated(at, Some((0, 0)));
+        engine.recall_shards(|shard| shard == MOVED);
+        let slot = engine.dedicated.slot(at).unwrap();
+        assert!(slot.pinned.is_none() && slot.spoilt && slot.end == End::No);
+        engine.dedicated_answered(at);
+        assert_eq!(end(&mut engine, at), End::Close);
     });
 }

@@ -12,7 +12,7 @@ use super::local::{number, wrong_subcommand};
 use crate::command::{Spec, Wait, Waiting, wait_of};
 use crate::ids::{NodeIndex, ShardId};
 use crate::metrics::RequestClass;
-use crate::resp::{self, Args};
+use crate::resp::{self, Args, Protocol};
 use crate::route;
 use crate::worker::backend::Shape;
 use crate::worker::dedicated::{Dedicated, Job};
@@ -189,26 +189,36 @@ impl Engine {
             transaction: false,
             again: None,
             since: self.now,
+            recalled_at: 0,
             deadline: self.answer_limit().map(|limit| self.now + micros(limit)),
         };
         self.ask_dedicated(watching.at, job);
     }
 
-    /// Sends a transaction over the connection that watches its keys.
+    /// Sends a transaction over the connection that watches its keys, behind the scripts that it needs: that connection is not
+    /// the one over which scripts are told.
     pub(super) fn exec_watched(
         &mut self,
         index: usize,
         spec: &'static Spec,
         watching: Watching,
-        (bytes, frames): (Vec<u8>, u32),
-        fenced: bool,
+        (transaction, frames): (Vec<u8>, u32),
+        has_script: bool,
     ) {
+        let (mut bytes, loads) = if has_script {
+            self.loads_of(&transaction)
+        } else {
+            (Vec::new(), 0)
+        };
+        bytes.extend_from_slice(&transaction);
+        let frames = loads + frames + u32::from(has_script);
         // Whatever comes of it, the keys are not watched any more.
         self.clients[index].watching = None;
         self.pin_dedicated(watching.at, None);
         let mut job = self.job(index, spec, watching.shard, (bytes, frames), self.answer_limit());
+        job.prefaces = loads;
         job.transaction = true;
-        job.fenced = fenced;
+        job.fenced = has_script;
         self.ask_own(index, watching.at, job);
     }
 
@@ -256,11 +266,23 @@ impl Engine {
         shard: ShardId,
     ) -> Result<Dedicated, String> {
         let protocol = self.clients[index].protocol;
-        let lane = self.lane(shard, protocol);
-        if let Admission::Down(line) = self.admission(lane) {
-            return Err(line);
-        }
+        self.is_reachable(shard, protocol)?;
         self.acquire_dedicated(shard, protocol)
+    }
+
+    /// The same to the node of a shard, for what does not concern the shard.
+    pub(super) fn dedicated_to_node_of(&mut self, index: usize, shard: ShardId) -> Result<Dedicated, String> {
+        let protocol = self.clients[index].protocol;
+        self.is_reachable(shard, protocol)?;
+        self.acquire_at(self.topology.placement(shard).node, protocol)
+    }
+
+    fn is_reachable(&mut self, shard: ShardId, protocol: Protocol) -> Result<(), String> {
+        let lane = self.lane(shard, protocol);
+        match self.admission(lane) {
+            Admission::Down(line) => Err(line),
+            Admission::Yes | Admission::Full => Ok(()),
+        }
     }
 
     fn job(
@@ -298,6 +320,7 @@ impl Engine {
             transaction: false,
             again: None,
             since: self.now,
+            recalled_at: 0,
             deadline: limit.map(|limit| self.now + micros(limit)),
         }
     }
@@ -356,10 +379,11 @@ impl Engine {
         self.forward_block(index, spec, lane, (Shape::Plain, 1), &frame)
     }
 
+    /// The way to a node for what must reach this one and no other: not over links whose requests may be sent elsewhere instead.
     fn some_shard_of(&self, node: NodeIndex) -> Option<ShardId> {
         let mut placements = self.topology.placements_by_shard();
         placements
-            .find(|(_, placement)| placement.node == node)
+            .find(|(shard, placement)| placement.node == node && self.topology.unit_of(*shard).is_none())
             .map(|(shard, _)| shard)
     }
 

@@ -14,7 +14,6 @@ use crate::resp::{ArgRange, Args};
 use crate::route::{self, Plan};
 use crate::worker::backend::{Entry, Lane, Owner, Shape, State};
 use crate::worker::engine::{Attention, Engine};
-use crate::worker::gather::via_of;
 
 /// Whether a shard takes a request now.
 #[derive(Debug, PartialEq, Eq)]
@@ -202,7 +201,7 @@ impl Engine {
             Ok(Plan::Split(split, splitting)) if self.goes_by(index, Via::Shared) => {
                 self.start_split(index, spec, split, splitting, args)
             }
-            Ok(Plan::FanOut(fan_out)) if self.goes_by(index, via_of(fan_out)) => {
+            Ok(Plan::FanOut(fan_out)) if self.fan_out_goes(index, fan_out) => {
                 self.start_fan_out(index, spec, fan_out, args)
             }
             Ok(Plan::Split(..) | Plan::FanOut(_)) => self.wait_for_answers(index),
@@ -227,21 +226,11 @@ impl Engine {
             return self.wait_for_answers(index);
         }
         let lane = self.lane(shard, protocol);
-        match self.admission(lane) {
-            Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, lane),
-            Admission::Down(line) => {
-                self.answer_error(index, &line);
-                return Taken::Yes;
-            }
+        if let Some(taken) = self.turned_away(index, lane) {
+            return taken;
         }
-        let class = if spec.is_write() {
-            RequestClass::Write
-        } else {
-            RequestClass::Read
-        };
         let class = if matches!(spec.class, Class::Single) {
-            class
+            RequestClass::of_one_key(spec.is_write())
         } else {
             RequestClass::Multi
         };
@@ -257,8 +246,8 @@ impl Engine {
         Taken::Yes
     }
 
-    /// Queues the bytes of several commands for a shard, which run as one request. The client must be able to go
-    /// by these connections ([`Self::goes_by`]).
+    /// Queues the bytes of several commands for a shard, which run as one request, if the shard takes it. The client must be
+    /// able to go by these connections ([`Self::goes_by`]).
     pub(in crate::worker) fn forward_block(
         &mut self,
         index: usize,
@@ -267,15 +256,23 @@ impl Engine {
         (shape, frames): (Shape, u32),
         bytes: &[u8],
     ) -> Taken {
-        match self.admission(lane) {
-            Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, lane),
-            Admission::Down(line) => {
-                self.answer_error(index, &line);
-                return Taken::Yes;
-            }
+        if let Some(taken) = self.turned_away(index, lane) {
+            return taken;
         }
         let seq = self.push_slot(index, spec.id, bytes.len(), RequestClass::Multi);
+        self.enqueue_block(index, lane, (shape, frames), seq, bytes);
+        Taken::Yes
+    }
+
+    /// Appends a request of any shape, whose place among the client's replies is `seq`.
+    pub(in crate::worker) fn enqueue_block(
+        &mut self,
+        index: usize,
+        lane: Lane,
+        (shape, frames): (Shape, u32),
+        seq: u32,
+        bytes: &[u8],
+    ) {
         self.metrics.shard_request(lane.shard, bytes.len());
         let entry = Entry {
             owner: Owner::Client {
@@ -291,7 +288,6 @@ impl Engine {
             frames,
         };
         self.enqueue_entry(lane, entry, bytes);
-        Taken::Yes
     }
 
     /// Whether a client's next request may go by connections of this kind: those of another kind must have answered
@@ -358,6 +354,19 @@ impl Engine {
             return Admission::Full;
         }
         Admission::Yes
+    }
+
+    /// What becomes of a request that its shard does not take now: it waits, or is refused. `None`: it may be queued.
+    #[inline]
+    pub(in crate::worker) fn turned_away(&mut self, index: usize, lane: Lane) -> Option<Taken> {
+        match self.admission(lane) {
+            Admission::Yes => None,
+            Admission::Full => Some(self.wait_for_queue(index, lane)),
+            Admission::Down(line) => {
+                self.answer_error(index, &line);
+                Some(Taken::Yes)
+            }
+        }
     }
 
     /// The client waits, unread, for room in a node's queue; if it has waited long enough it is refused.

@@ -3,13 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::client::Via;
-use super::dispatch::{Admission, to_u32};
 use super::input::Taken;
 use crate::command::{Counter, Helper, Spec};
 use crate::helper::{self, Block, Facts, Keyspace, Work};
 use crate::metrics::RequestClass;
 use crate::resp::Args;
-use crate::worker::backend::{Entry, Owner, Shape};
+use crate::worker::backend::Shape;
 use crate::worker::engine::Engine;
 
 impl Engine {
@@ -52,36 +51,14 @@ impl Engine {
             return self.wait_for_answers(index);
         }
         let lane = self.lane(block.shard, self.clients[index].protocol);
-        match self.admission(lane) {
-            Admission::Yes => {}
-            Admission::Full => return self.wait_for_queue(index, lane),
-            Admission::Down(line) => {
-                self.answer_error(index, &line);
-                return Taken::Yes;
-            }
+        if let Some(taken) = self.turned_away(index, lane) {
+            return taken;
         }
-        let class = if spec.is_write() {
-            RequestClass::Write
-        } else {
-            RequestClass::Read
-        };
+        let class = RequestClass::of_one_key(spec.is_write());
         let seq = self.push_slot(index, spec.id, bytes.len(), class);
         self.count_request(index, spec);
-        self.metrics.shard_request(block.shard, bytes.len());
-        let entry = Entry {
-            owner: Owner::Client {
-                index: to_u32(index),
-                generation: self.clients[index].generation,
-                seq,
-            },
-            bytes: to_u32(bytes.len()),
-            since: self.now32(),
-            shard: block.shard,
-            large: false,
-            shape: Shape::of_first(block.frames),
-            frames: block.frames,
-        };
-        self.enqueue_entry(lane, entry, bytes);
+        let shape = Shape::of_first(block.frames);
+        self.enqueue_block(index, lane, (shape, block.frames), seq, bytes);
         if let Some(mark) = block.registers {
             self.registered.note(mark, self.now / 1000);
         }

@@ -29,7 +29,7 @@ pub(in crate::worker) enum Taken {
 
 impl Engine {
     /// Handles the requests in `chunk`, which the client does not own; keeps what is left.
-    pub(super) fn client_input(&mut self, index: usize, chunk: &[u8]) {
+    pub(in crate::worker) fn client_input(&mut self, index: usize, chunk: &[u8]) {
         let mut scanner = RequestScanner::default();
         let mut args = std::mem::take(&mut self.args);
         args.clear();

@@ -2,11 +2,11 @@
 
 use super::client::Pause;
 use crate::merge::Outcome;
-use crate::metrics::Disconnect;
+use crate::metrics::{Disconnect, Limit};
 use crate::resp;
 use crate::worker::backend::{Entry, Owner};
 use crate::worker::engine::Engine;
-use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
+use crate::worker::testing::{Peer, connect, engine, engine_of, in_runtime, limits};
 
 /// The first node's RESP2 link.
 const LINK: usize = 0;
@@ -169,6 +169,7 @@ fn one_merged_reply_that_is_too_large_is_an_error_and_several_close_their_client
         let got = String::from_utf8(peer.read_all(&mut engine, 10).await).unwrap();
         assert!(got.starts_with("-ERR the reply is larger"), "{got}");
         assert_settled(&engine, &peer);
+        assert_eq!(engine.metrics.limits[Limit::ReplyBytes].load(), 1);
 
         engine.client_input(peer.index, &requests(&["KEYS *", "KEYS *", "KEYS *"]));
         let parts = take_queued(&mut engine);
@@ -205,5 +206,106 @@ fn a_gather_whose_client_left_ends_and_answers_nobody() {
         }
         assert_eq!(next.read_all(&mut engine, 5).await, b":16\r\n");
         assert_settled(&engine, &next);
+    });
+}
+
+#[test]
+fn a_merged_reply_that_is_too_large_is_not_kept_until_its_last_part_has_come() {
+    in_runtime(async {
+        let mut limits = limits();
+        limits.output_hard = 100_000;
+        let mut engine = engine(limits);
+        let mut peer = connect(&mut engine).await;
+        engine.client_input(peer.index, &requests(&["KEYS *"]));
+        let parts = take_queued(&mut engine);
+        for (number, entry) in parts.iter().enumerate() {
+            answer(&mut engine, entry, &keys_reply(60_000));
+            let held = engine.clients[peer.index].gathered;
+            assert!(held <= 100_000, "{held} bytes behind part {number}");
+            assert!(number == 0 || held == 0, "{held} bytes that nobody will get");
+        }
+        let got = String::from_utf8(peer.read_all(&mut engine, 10).await).unwrap();
+        assert!(got.starts_with("-ERR the reply is larger"), "{got}");
+        assert_settled(&engine, &peer);
+    });
+}
+
+#[test]
+fn what_is_asked_in_waves_is_not_overtaken_by_what_its_client_asks_behind_it() {
+    in_runtime(async {
+        let mut engine = engine_of(limits(), 512);
+        for first in ["FLUSHALL", "FLUSHDB", "KEYS *", "DBSIZE"] {
+            let mut peer = connect(&mut engine).await;
+            engine.client_input(peer.index, &requests(&["SET x 1", first, "SET x 2"]));
+            // Behind what is under way, and then alone.
+            let sets = take_queued(&mut engine);
+            let [
+                Entry {
+                    owner: Owner::Client { seq, .. },
+                    ..
+                },
+            ] = sets[..]
+            else {
+                panic!("{first} went beside {sets:?}");
+            };
+            engine.complete(peer.index, peer.generation, seq, b"+OK\r\n", true);
+            engine.resume_input(peer.index);
+            let mut waves = 0;
+            while !engine.gathers.is_empty() {
+                let wave = take_queued(&mut engine);
+                for entry in &wave {
+                    let Owner::Gather { part, .. } = entry.owner else {
+                        panic!("SET behind {waves} waves of {first}");
+                    };
+                    let reply: &[u8] = match first {
+                        "DBSIZE" if part % 3 == 0 => b":0\r\n",
+                        // Of DBSIZE the names of counters.
+                        "DBSIZE" | "KEYS *" => b"*0\r\n",
+                        _ => b"+OK\r\n",
+                    };
+                    answer(&mut engine, entry, reply);
+                }
+                waves += 1;
+            }
+            assert!(waves > 1, "{first}");
+            peer.read_all(&mut engine, 4).await;
+            engine.resume_input(peer.index);
+            let behind = take_queued(&mut engine);
+            assert!(
+                matches!(
+                    behind[..],
+                    [Entry {
+                        owner: Owner::Client { .. },
+                        ..
+                    }]
+                ),
+                "{behind:?}"
+            );
+            engine.remove_client(peer.index, Disconnect::Client);
+        }
+        // What goes in one wave is in front of what comes later, shard by shard.
+        let mut engine = engine_of(limits(), 8);
+        let peer = connect(&mut engine).await;
+        engine.client_input(peer.index, &requests(&["FLUSHALL", "SET x 2"]));
+        assert_eq!(take_queued(&mut engine).len(), 8 + 2 + 1);
+    });
+}
+
+#[test]
+fn an_unblock_that_waits_for_answers_counts_once() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let mut peer = connect(&mut engine).await;
+        engine.client_input(peer.index, &requests(&["EVAL return(1) 1 a", "CLIENT UNBLOCK 7"]));
+        (0..3).for_each(|_| engine.resume_input(peer.index));
+        let script = take_queued(&mut engine);
+        assert_eq!(engine.clients[peer.index].commands, 1);
+        let Owner::Client { seq, .. } = script[0].owner else {
+            panic!("{script:?}");
+        };
+        engine.complete(peer.index, peer.generation, seq, b":1\r\n", true);
+        engine.resume_input(peer.index);
+        assert_eq!(peer.read_all(&mut engine, 8).await, b":1\r\n:0\r\n");
+        assert_eq!(engine.clients[peer.index].commands, 2);
     });
 }

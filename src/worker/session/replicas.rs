@@ -205,7 +205,7 @@ impl Engine {
         let mut bytes = MARK.to_vec();
         resp::write_request(&mut bytes, &words);
         let limit = (left_ms > 0).then(|| Duration::from_millis(left_ms).saturating_add(SLACK));
-        match self.dedicated_to(index, shard) {
+        match self.dedicated_to_node_of(index, shard) {
             Ok(at) => {
                 let mut job = self.job_of(index, seq, (name, shard), (bytes, FRAMES), limit);
                 job.keeps_all = true;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  EVAL body    ─▶ looked at once, kept ─▶ [EVAL …   · ECHO nonce]      one block: see `backend::block`
-//!  EVALSHA sum  ─▶ node not told yet?   ─▶  SCRIPT LOAD body, then [EVALSHA … · ECHO nonce]
-//!  -NOSCRIPT    ─▶ the client has nothing else in flight and the body is known: told, and asked again (it has not run)
+//!  EVALSHA sum  ─▶ [EVALSHA … · ECHO nonce]     before it SCRIPT LOAD, if the node was not told: see `backend::tell`
+//!  -NOSCRIPT    ─▶ the client has nothing else in flight and the body is known: asked again (it has not run)
 //! ```
 
 use super::client::Via;
@@ -13,9 +13,9 @@ use crate::command::{Script, Spec, judge_code, touches_nothing};
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::{self, Args};
-use crate::worker::backend::{Entry, Lane, Owner, Shape, push_fence};
+use crate::worker::backend::{Entry, Lane, NOSCRIPT, Owner, Shape, push_fence};
 use crate::worker::engine::Engine;
-use crate::worker::scripts::Sha;
+use crate::worker::scripts::{Sha, Told, each_sum};
 
 /// A script that was called by its sum, to be called again should its node not know it.
 #[derive(Debug)]
@@ -24,7 +24,6 @@ pub(in crate::worker) struct CalledBySum {
     frame: Box<[u8]>,
 }
 
-const NOSCRIPT: &str = "NOSCRIPT No matching script. Please use EVAL.";
 const KEYLESS: &str = "CROSSSLOT this script names no key here, so it has no shard, and its text may reach keys; name them, or SELECT \
                        a pinned database for it";
 
@@ -42,7 +41,7 @@ impl Engine {
             return self.wait_for_answers(index);
         }
         let lane = self.script_lane(shard, self.clients[index].protocol);
-        if let Err(line) = self.learn(index, lane, script, args) {
+        if let Err(line) = self.learn(index, script, args) {
             self.answer_error(index, &line);
             return Taken::Yes;
         }
@@ -65,42 +64,26 @@ impl Engine {
         taken
     }
 
-    /// Looks at the code of a script, keeps it, and has its node told of it. To be called before the script, or the
-    /// transaction that it is in, is put into the same queue.
+    /// Looks at the code of a script, and keeps it.
     ///
     /// # Errors
     /// It may not run.
-    pub(super) fn learn(
-        &mut self,
-        index: usize,
-        lane: Lane,
-        script: Script,
-        args: &Args<'_>,
-    ) -> Result<(), String> {
+    pub(super) fn learn(&self, index: usize, script: Script, args: &Args<'_>) -> Result<(), String> {
         match script {
             Script::Eval => {
                 let body = args.get(1);
-                let sha = Sha::of(body);
-                self.learn_body(sha, body)?;
-                let told = &mut self.links[lane.link as usize].told;
-                told.note(&self.shared.scripts, sha);
+                self.learn_body(Sha::of(body), body)?;
             }
-            Script::Evalsha => {
+            // The sharded keyspace: without keys it may run anywhere, if it can touch none.
+            Script::Evalsha if self.clients[index].db == 0 && args.get(2) == b"0" => {
                 let sha = Sha::parse(args.get(1));
-                // The sharded keyspace: without keys it may run anywhere, if it can touch none.
-                if self.clients[index].db == 0 && args.get(2) == b"0" {
-                    let body = sha.and_then(|sha| self.shared.scripts.body(sha));
-                    match body {
-                        None => return Err(NOSCRIPT.to_owned()),
-                        Some(body) if !touches_nothing(&body) => return Err(KEYLESS.to_owned()),
-                        Some(_) => {}
-                    }
-                }
-                if let Some(sha) = sha {
-                    self.tell_script(lane, sha);
+                match sha.and_then(|sha| self.shared.scripts.body(sha)) {
+                    None => return Err(NOSCRIPT.to_owned()),
+                    Some(body) if !touches_nothing(&body) => return Err(KEYLESS.to_owned()),
+                    Some(_) => {}
                 }
             }
-            Script::Fcall => {}
+            Script::Evalsha | Script::Fcall => {}
         }
         Ok(())
     }
@@ -119,21 +102,20 @@ impl Engine {
         Ok(())
     }
 
-    /// Sends a script's body ahead if its node was not told of it over this link.
-    fn tell_script(&mut self, lane: Lane, sha: Sha) {
-        let Some(body) = self.shared.scripts.body(sha) else {
-            return;
-        };
-        let gated = self.is_gate(lane.link as usize);
-        let link = &mut self.links[lane.link as usize];
-        // Behind a gate may be any node, so that each script brings its body.
-        if !gated && link.told.note(&self.shared.scripts, sha) {
-            return;
-        }
-        let mut frame = self.spares.take();
-        resp::write_request(&mut frame, &[b"SCRIPT", b"LOAD", &body]);
-        self.enqueue_fenced(lane, Owner::Tombstone, &frame);
-        self.spares.give(frame);
+    /// What has a node load all scripts that a transaction calls by their sums, and how many there are: for a connection of
+    /// which nothing is noted.
+    pub(super) fn loads_of(&self, transaction: &[u8]) -> (Vec<u8>, u32) {
+        let (mut loads, mut count, mut told) = (Vec::new(), 0, Told::default());
+        let cache = &self.shared.scripts;
+        each_sum(transaction, true, |sha| {
+            if let Some(body) = cache.body(sha)
+                && !told.note(cache, sha)
+            {
+                resp::write_request(&mut loads, &[b"SCRIPT", b"LOAD", &body]);
+                count += 1;
+            }
+        });
+        (loads, count)
     }
 
     /// Queues a request with a fence behind it.
@@ -154,7 +136,7 @@ impl Engine {
         self.spares.give(bytes);
     }
 
-    /// A node does not know the script that a client called by its sum. Whether it was told and asked again: the
+    /// A node does not know the script that a client called by its sum. Whether it is asked again, and told first: the
     /// script has not run, and nothing else of this client is under way that could be overtaken.
     #[cold]
     pub(in crate::worker) fn call_again(&mut self, link: usize, entry: Entry) -> bool {
@@ -173,7 +155,6 @@ impl Engine {
         let Some(called) = client.called_by_sum.take().filter(|_| alone) else {
             return false;
         };
-        self.links[link].told.unknown(called.sha);
         if self.shared.scripts.body(called.sha).is_none() {
             return false;
         }
@@ -181,7 +162,6 @@ impl Engine {
         if self.admission(lane) != Admission::Yes {
             return false;
         }
-        self.tell_script(lane, called.sha);
         let mut bytes = called.frame.into_vec();
         push_fence(&self.links[link].fence, &mut bytes);
         let again = Entry {

@@ -161,9 +161,8 @@ impl Engine {
     ) -> Result<Place, String> {
         let db = self.clients[index].db;
         let place = route::place_in_transaction(spec, args, &self.topology, db, &mut self.route_scratch)?;
-        if let Place::Script(script, shard) = place {
-            let lane = self.script_lane(shard, self.clients[index].protocol);
-            self.learn(index, lane, script, args)?;
+        if let Place::Script(script, _) = place {
+            self.learn(index, script, args)?;
         }
         Ok(place)
     }
@@ -282,11 +281,7 @@ impl Engine {
             self.drop_transaction(index);
             self.release_watch(index);
             if watching.moved {
-                let none: &[u8] = match self.clients[index].protocol {
-                    Protocol::Resp2 => b"*-1\r\n",
-                    Protocol::Resp3 => b"_\r\n",
-                };
-                self.answer(index, none, RequestClass::Multi);
+                self.answer(index, self.nothing_for(index), RequestClass::Multi);
                 return Taken::Yes;
             }
             self.answer_error(
@@ -308,9 +303,22 @@ impl Engine {
         self.held_bytes -= queued.counted;
         self.count_request(index, spec);
         queued.bytes.extend_from_slice(EXEC);
-        let frames = queued.commands + 2 + u32::from(queued.has_script);
-        self.exec_watched(index, spec, watching, (queued.bytes, frames), queued.has_script);
+        self.exec_watched(
+            index,
+            spec,
+            watching,
+            (queued.bytes, queued.commands + 2),
+            queued.has_script,
+        );
         Taken::Yes
+    }
+
+    /// What `EXEC` answers when something watched has changed.
+    pub(in crate::worker) fn nothing_for(&self, index: usize) -> &'static [u8] {
+        match self.clients.get(index).map(|client| client.protocol) {
+            Some(Protocol::Resp3) => b"_\r\n",
+            Some(Protocol::Resp2) | None => b"*-1\r\n",
+        }
     }
 
     /// `EXEC` will run nothing.

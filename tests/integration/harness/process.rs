@@ -1,9 +1,9 @@
 //! Temporary folders, free ports, and waiting for a condition with a deadline.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::sys;
@@ -88,4 +88,26 @@ pub(crate) fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut
 /// Waits until `condition` holds; panics with `what` after `limit`.
 pub(crate) fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, limit, || condition().then_some(()));
+}
+
+/// Tells whoever looks at it to stop, also when the test fails on its way.
+pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How many bytes wait to be read at a listener's connections.
+pub(crate) fn bytes_waiting_at(socket: SocketAddr) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{:04X}", socket.port());
+    let rows = table.lines().skip(1).map(|line| line.split_whitespace());
+    let rows = rows.map(Iterator::collect::<Vec<_>>);
+    let queues = rows.filter(|fields| fields[1].ends_with(&port)).map(|fields| {
+        let (_, waiting) = fields[4].split_once(':').unwrap();
+        u64::from_str_radix(waiting, 16).unwrap()
+    });
+    queues.sum()
 }

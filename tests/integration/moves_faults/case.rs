@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::claimer::{Claimer, under_claimers};
 use crate::harness::{
     Client, Etcd, Link, Node, NodeOptions, Reply, Setup, Weather, Whose, wait_for, wait_until,
 };
@@ -362,20 +363,25 @@ pub(super) fn run(case: Case, etcd: &Etcd) -> Outcome {
     let mut world = World::start(case, etcd);
     let addresses: Vec<_> = world.pair.proxies.iter().map(|proxy| proxy.data).collect();
     let leader = world.pair.leader;
-    let ((struck, dead, ended, row), writers) = under_writers(&addresses, &lists(6), || {
-        let task = world.bring_to(case);
-        let struck = Instant::now();
-        let dead = world.strike(case);
-        let mut admin = world.admin(dead);
-        let (ended, row) = end_of(&mut admin, &task);
-        heal(&mut admin, "node-2");
-        heal(&mut admin, "node-1");
-        (struck, dead, ended, row)
+    let (((struck, dead, ended, row), claimers), writers) = under_writers(&addresses, &lists(6), || {
+        under_claimers(&addresses, || {
+            let task = world.bring_to(case);
+            let struck = Instant::now();
+            let dead = world.strike(case);
+            let mut admin = world.admin(dead);
+            let (ended, row) = end_of(&mut admin, &task);
+            heal(&mut admin, "node-2");
+            heal(&mut admin, "node-1");
+            (struck, dead, ended, row)
+        })
     });
     let mut longest = Duration::ZERO;
     let survivor = dead.map_or(0, |dead| 1 - dead);
     let mut client = world.pair.proxies[survivor].client();
     client.limit = PATIENCE;
+    for claimer in claimers {
+        judge(case, leader, claimer, &mut client);
+    }
     for writer in &writers {
         writer.check(&mut client);
         if !case.spares_proxy(writer.home == leader) {
@@ -400,4 +406,14 @@ pub(super) fn run(case: Case, etcd: &Etcd) -> Outcome {
         assert!(longest < RESUMED, "clients waited {longest:?}");
     }
     Outcome { ended, longest }
+}
+
+/// What a client with a connection of its own may have noticed.
+fn judge(case: Case, leader: usize, mut claimer: Claimer, client: &mut Client) {
+    claimer.check(client);
+    let spared = case.spares_clients() && case.spares_proxy(claimer.home == leader);
+    assert!(
+        !spared || (claimer.errors.is_empty() && claimer.lost == 0),
+        "a client with a connection of its own noticed it: {claimer:?}"
+    );
 }

@@ -2,7 +2,7 @@
 //! be made again.
 //!
 //! ```text
-//!  writers (6 lists, 4 ways) ─▶ 2 proxies ─▶ 2 redis-servers          the move stands still at an arrow ─▶ the fault ─▶ it goes on
+//!  writers (10 keys, 6 ways) ─▶ 2 proxies ─▶ 2 redis-servers          the move stands still at an arrow ─▶ the fault ─▶ it goes on
 //!                                  └─ etcd ─┘                          ─▶ it ends somehow ─▶ there and back once more ─▶ the judge
 //! ```
 //!
@@ -10,6 +10,7 @@
 //! `PRESHARD_FAULTS=frozen:KillLeader,sealed` these.
 
 mod case;
+mod claimer;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -24,4 +24,4 @@ pub(crate) use operator::{
 };
 pub(crate) use pair::Pair;
 pub(crate) use writer::Writer;
-pub(crate) use writers::{StopAtEnd, lists, under_writers, under_writes};
+pub(crate) use writers::{lists, under_writers, under_writes};

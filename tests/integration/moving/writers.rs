@@ -7,21 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use super::{PATIENCE, Writer};
-use crate::harness::{Proxy, key_in, wait_until};
+use crate::harness::{Proxy, StopAtEnd, key_in, wait_until};
 
 /// Between two requests of a writer, so that eight of them leave some of the machine to those who move.
 const PACE: Duration = Duration::from_millis(2);
 /// A list that is shorter at the end has hardly been written to while something was done.
 const LEAST: i64 = 40;
-
-/// Tells writers to stop, also when the test fails on its way.
-pub(crate) struct StopAtEnd<'a>(pub(crate) &'a AtomicBool);
-
-impl Drop for StopAtEnd<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
 
 /// Names of lists, in eight shards in turn.
 pub(crate) fn lists(count: u16) -> Vec<String> {

@@ -284,7 +284,7 @@ fn shards_move_under_it_and_no_key_fails_or_misses_an_item() {
     let (plain, scripted) = thread::scope(|scope| {
         let plain = scope.spawn(|| write_items(&proxy, &keys, &[], &stop));
         let scripted = scope.spawn(|| write_items(&proxy, &existing, &["IFEXISTS"], &stop));
-        let stopper = moving::StopAtEnd(&stop);
+        let stopper = crate::harness::StopAtEnd(&stop);
         for (shards, target) in [("0-3", "node-2"), ("0-7", "node-1"), ("1,4,6", "node-2")] {
             move_shards(&mut admin, shards, target);
         }

@@ -43,6 +43,13 @@ impl Engine {
         match local {
             // These count themselves, once they are sure to be answered.
             Local::ClientTracking => return self.client_tracking(index, spec, args),
+            Local::ClientUnblock => {
+                let taken = self.client_unblock(index, spec, args);
+                if taken == Taken::Yes {
+                    self.count_request(index, spec);
+                }
+                return taken;
+            }
             Local::KillCode => return self.kill_code(index, spec),
             Local::Wait => return self.wait_for_replicas(index, spec, args),
             Local::Preshard => return self.preshard(index, spec, args),
@@ -50,7 +57,6 @@ impl Engine {
         }
         match local {
             Local::Ping => self.ping(index, args),
-            Local::ClientUnblock => self.client_unblock(index, spec, args),
             Local::ClientReply => self.client_reply(index, args),
             Local::Quit => {
                 self.answer(index, b"+OK\r\n", RequestClass::Local);
