@@ -629,7 +629,7 @@ fn nothing_runs_in_another_database_when_a_script_ends_in_the_middle_of_a_batch(
     let script = "local function now() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end \
                   local ends = now() + 40000 while now() < ends do end return 1";
     let value = "v".repeat(500);
-    for round in 0..30 {
+    for round in 0..15 {
         let mut own = nodes[0].client();
         let mut clients: Vec<(u16, Client)> = [1, 3].map(|database| (database, proxy.client())).into();
         for (database, client) in &mut clients {

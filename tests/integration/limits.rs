@@ -252,7 +252,7 @@ fn without_the_password_nothing_is_answered_but_noauth() {
 
 #[test]
 fn a_stranger_may_send_only_little() {
-    let (_nodes, proxy, _dir) = locked(|setup| setup);
+    let (_nodes, proxy, _dir) = locked(|setup| setup.proxy("handshake_timeout = \"3s\""));
     let before = proxy.resident_bytes();
     for (bytes, words) in [
         (

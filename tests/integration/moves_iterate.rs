@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use crate::harness::{Client, Proxy, Reply, StopAtEnd, key_in, small, wait_until};
 use crate::moving::{PATIENCE, field, move_shards, tell};
@@ -109,6 +110,7 @@ fn write(proxy: &Proxy, keys: &[String; 3], stop: &AtomicBool) {
             words.extend(extra.iter().cloned());
             assert_eq!(client.call(&words).int(), 500);
         }
+        thread::park_timeout(Duration::from_millis(10));
     }
 }
 

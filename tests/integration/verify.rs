@@ -159,7 +159,7 @@ fn a_verification_can_be_cancelled_and_what_makes_no_sense_is_refused() {
     refused("0 EVERY", "is no option");
     refused("0 SAMPLE x", "is no number of keys");
     let mut at_source = nodes[0].client_in(0);
-    let script = "for n = 1, 200000 do redis.call('SET', 'key:' .. n, n) end";
+    let script = "for n = 1, 50000 do redis.call('SET', 'key:' .. n, n) end";
     at_source.call(&["EVAL", script, "0"]);
     let task = manual(&mut admin, "0");
     admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use super::{Batch, PATIENCE, batches, take};
 use crate::harness::{Client, Proxy, Reply, key_in, small, wait_for};
 use crate::moving;
+
+/// Between two requests of who counts.
+const PACE: Duration = Duration::from_millis(2);
 
 fn move_shards(admin: &mut Client, shards: &str, target: &str) {
     let row = moving::move_shards(admin, shards, target);
@@ -23,6 +27,7 @@ fn count(proxy: &Proxy, number: usize, stop: &AtomicBool) -> BTreeMap<String, i6
     let mut random = fastrand::Rng::with_seed(number as u64);
     let mut counted: BTreeMap<String, i64> = BTreeMap::new();
     while !stop.load(Relaxed) {
+        thread::park_timeout(PACE);
         let members: Vec<String> = (0..random.usize(1..20))
             .map(|_| format!("m{}", random.u32(..200)))
             .collect();

@@ -4,10 +4,13 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use super::{PATIENCE, Writer};
 use crate::harness::{Proxy, StopAtEnd, key_in, wait_until};
 
+/// Between two requests of a writer, so that eight of them leave some of the machine to those who move.
+const PACE: Duration = Duration::from_millis(2);
 /// A list that is shorter at the end has hardly been written to while something was done.
 const LEAST: i64 = 40;
 
@@ -88,6 +91,7 @@ fn write_list(proxy: &Proxy, key: &str, how: usize, stop: &AtomicBool, count: &A
             }
         }
         count.store(sent, Relaxed);
+        thread::park_timeout(PACE);
     }
 }
 
