@@ -10,16 +10,14 @@ use tokio::time::{sleep, timeout};
 use super::judge::{Ask, list_of};
 use super::proxy::Outcome;
 use super::wire::some;
-use super::world::{Peer, World, lock};
+use super::world::{World, lock};
 use crate::ids::ShardId;
 
 const SLOW_MS: u64 = 2_500;
-const FAST_MS: u64 = 5;
-/// While their proxy does not reach the store, and goes by what it knew.
-const AWAY_MS: u64 = 150;
+const FAST_MS: u64 = 6;
 const HURRY_MS: u64 = 50;
 /// Clients are fast for so long when the topology or the state of a task has changed.
-const EXCITED: Duration = Duration::from_millis(35);
+const EXCITED: Duration = Duration::from_millis(25);
 
 /// Client `client` of proxy `who`, until the world is over.
 pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u16) {
@@ -32,12 +30,8 @@ pub(super) async fn live(world: Arc<World>, who: usize, client: usize, shards: u
             sleep(some(&mut rng, FAST_MS)).await;
         } else if world.hurries.load(Relaxed) {
             sleep(some(&mut rng, HURRY_MS)).await;
-        } else {
-            let is_away = world.walled_until(Some(who), Peer::Store).is_some();
-            let pace = some(&mut rng, if is_away { AWAY_MS } else { SLOW_MS });
-            if timeout(pace, news).await.is_ok() {
-                continue;
-            }
+        } else if timeout(some(&mut rng, SLOW_MS), news).await.is_ok() {
+            continue;
         }
         let Some(worker) = lock(&world.workers)[who].clone() else {
             sleep(Duration::from_millis(50)).await;

@@ -22,8 +22,7 @@ const COOPERATIVE_IN: u8 = 5;
 
 fn make_nodes(planted: Planted, rng: &mut Rng) -> Vec<Arc<Node>> {
     let must_be_open = planted.is_cooperative();
-    let may_be_open = matches!(planted, Planted::Nothing) && rng.u8(0..COOPERATIVE_IN) == 0;
-    let is_any_open = must_be_open || may_be_open;
+    let is_any_open = must_be_open || rng.u8(0..COOPERATIVE_IN) == 0;
     let are_all = must_be_open || rng.bool();
     let count = rng.usize(2..=3);
     let with_users = rng.usize(0..count);

@@ -29,8 +29,6 @@ const SPIKE_MS: u64 = 30;
 const EPOCH_S: u64 = 1_700_000_000;
 /// After a fault's second half has come, until it may have shown.
 const AFTERMATH: Duration = Duration::from_secs(2);
-/// A leader that stands still for longer is of the past when it goes on.
-const LEASE: Duration = Duration::from_millis(2_500);
 /// Lines of the story that are kept.
 const STORY_MAX: usize = 400;
 
@@ -306,10 +304,6 @@ impl World {
                 nodes
                     .chain([Peer::Store])
                     .for_each(|peer| self.wall(who, peer, lasting));
-                if lasting >= LEASE {
-                    let mut until = lock(&self.trouble_until);
-                    *until = (Instant::now() + lasting + AFTERMATH).max(*until);
-                }
             }
             Fault::Behind { ms } => self.wall(who, Peer::Member, Duration::from_millis(ms)),
             Fault::Deaf { ms } => self.wall(who, Peer::Watch, Duration::from_millis(ms)),
@@ -349,11 +343,6 @@ impl World {
                 });
             }
         }
-    }
-
-    /// Whether something is still to come of what has been begun.
-    pub(super) fn is_in_trouble(&self) -> bool {
-        *lock(&self.trouble_until) > Instant::now()
     }
 
     /// Waits until what has been begun is no trouble any more.
