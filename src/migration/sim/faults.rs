@@ -92,8 +92,10 @@ pub(super) enum Kind {
     Step,
     /// Anything while something is on its way.
     StepInUnit,
-    /// A transaction on a node is about to run, or has run.
+    /// A transaction on a node, of its term, is about to run.
     Act,
+    /// One has run.
+    Acted,
     /// It sends a batch of a way back.
     Batch,
 }
@@ -104,7 +106,7 @@ impl Kind {
         match self {
             Self::Step => rng.u64(0..400),
             Self::StepInUnit => rng.u64(0..200),
-            Self::Act => rng.u64(0..40) * rng.u64(0..40) / 40,
+            Self::Act | Self::Acted => rng.u64(0..24) * rng.u64(0..24) / 24,
             Self::Batch => rng.u64(0..30) * rng.u64(0..30) / 30,
         }
     }
@@ -137,7 +139,8 @@ impl Moment {
         let doing = match rng.u8(0..12) {
             0..=1 => Some(Kind::Step),
             2..=6 => Some(Kind::StepInUnit),
-            7..=8 => Some(Kind::Act),
+            7 => Some(Kind::Act),
+            8 => Some(Kind::Acted),
             9..=10 => Some(Kind::Batch),
             _ => None,
         };
@@ -146,16 +149,34 @@ impl Moment {
             None => Self::At(rng.u64(500..15_000)),
         }
     }
-}
 
-#[derive(Debug, Default)]
-pub(super) struct Faults {
-    waiting: Vec<(Moment, Fault, Whom)>,
+    /// How long what happens then lasts.
+    fn lasting(self, rng: &mut Rng) -> u64 {
+        let ms = match rng.u8(0..4) {
+            0 => rng.u64(1..100),
+            1 => rng.u64(100..3_000),
+            // About as long as it takes until another proxy leads, and has begun again.
+            2 => rng.u64(2_800..5_500),
+            _ => rng.u64(2_000..12_000),
+        };
+        // A leader that stands still in the middle of a transaction is of the past most of the time when it runs: another one has
+        // begun, or has come to an end.
+        match self {
+            Self::Of(Kind::Act, _) => match rng.u8(0..4) {
+                0 => ms,
+                1..=2 => rng.u64(2_500..5_500),
+                _ => rng.u64(5_000..16_000),
+            },
+            Self::Of(..) | Self::At(_) => ms,
+        }
+    }
 }
 
 impl Fault {
-    /// One of a kind, of a node, and for so long where it takes time.
-    fn draw(rng: &mut Rng, kind: u8, node: usize, peer: Peer, ms: u64) -> Self {
+    /// One of a kind, which comes at this moment.
+    fn draw(rng: &mut Rng, kind: u8, node: usize, moment: Moment) -> Self {
+        let ms = moment.lasting(rng);
+        let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
         match kind {
             0..=2 => Self::Crash,
             FREEZE..=5 => Self::Freeze { ms },
@@ -205,6 +226,11 @@ impl Fault {
     }
 }
 
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    waiting: Vec<(Moment, Fault, Whom)>,
+}
+
 impl Faults {
     /// What a seed has in store. `proxies` and `nodes`: how many there are. Most of it is of the kind that shows the mistake that
     /// was planted, if one was and it takes one kind; and most of that comes while the leader does what the mistake is about.
@@ -228,23 +254,9 @@ impl Faults {
             let node = rng.usize(0..nodes);
             let is_telling = telling.is_some() && rng.u8(0..4) > 0;
             let moment = Moment::draw(rng, when.filter(|_| is_telling));
-            let ms = match rng.u8(0..4) {
-                0 => rng.u64(1..100),
-                1 => rng.u64(100..3_000),
-                // About as long as it takes until another proxy leads, and has begun again.
-                2 => rng.u64(2_800..5_500),
-                _ => rng.u64(2_000..12_000),
-            };
-            // A leader that stands still in the middle of a transaction is of the past most of the time when it runs: another one has
-            // begun, or has come to an end.
-            let ms = match moment {
-                Moment::Of(Kind::Act, _) if rng.u8(0..4) > 0 => rng.u64(2_500..16_000),
-                Moment::Of(..) | Moment::At(_) => ms,
-            };
-            let peer = if rng.bool() { Peer::Store } else { Peer::Node(node) };
             let kind = rng.u8(0..=AWAY);
             let kind = telling.filter(|_| is_telling).unwrap_or(kind);
-            let fault = Fault::draw(rng, kind, node, peer, ms);
+            let fault = Fault::draw(rng, kind, node, moment);
             let is_away = matches!(fault, Fault::Wall { peer: Peer::Store, ms } if ms >= 6_000);
             let whom = match fault {
                 Fault::Stale { .. } => Whom::Proxy(rng.usize(0..proxies)),

@@ -12,11 +12,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::faults::Kind;
 use super::node::{Killed, Node, Words};
 use super::world::{Peer, World, lock};
 use crate::control::client::Socket;
+use crate::control::fence::TERM_KEY;
 use crate::resp::{Protocol, Value};
 use crate::topology::Address;
+use crate::topology::mark::MARK_KEY;
 
 const BUFFER: usize = 1 << 20;
 
@@ -51,14 +54,16 @@ async fn serve(
             taken = stream.read_buf(&mut read) => if !matches!(taken, Ok(1..)) { return },
             () = ended => return,
         }
-        let (mut at, mut out) = (0, Vec::new());
+        let (mut at, mut out, mut is_act) = (0, Vec::new(), false);
         world.cross(node.who(conn), peer, &mut rng).await;
         while let Some((words, end)) = request(&read[at..]) {
             at += end;
-            let is_act = words[0] == b"EXEC";
+            if words[0] == b"MULTI" {
+                is_act = request(&read[at..]).is_some_and(|(first, _)| is_of_term(&first));
+            }
             if let Some(who) = node.who(conn) {
-                if words[0] == b"MULTI" {
-                    world.act(who).await;
+                if is_act && words[0] == b"MULTI" {
+                    world.act(who, Kind::Act).await;
                 }
                 world.step(who).await;
                 // What arrives late arrives all the same, and whoever has sent it may be gone.
@@ -69,8 +74,8 @@ async fn serve(
                 return;
             };
             reply.encode(Protocol::Resp2, &mut out);
-            if let (true, Some(who)) = (is_act, node.who(conn)) {
-                world.act(who).await;
+            if let (true, b"EXEC", Some(who)) = (is_act, &words[0][..], node.who(conn)) {
+                world.act(who, Kind::Acted).await;
             }
         }
         read.drain(..at);
@@ -82,6 +87,12 @@ async fn serve(
             return;
         }
     }
+}
+
+/// Whether a transaction that begins so depends on its leader's term. What sets the term, or a mark, is watched over otherwise.
+fn is_of_term(first: &Words) -> bool {
+    let sets = |key: &str| first[0] == b"SET" && first.get(1).is_some_and(|set| set == key.as_bytes());
+    !sets(TERM_KEY) && !sets(MARK_KEY)
 }
 
 /// Whole requests.

@@ -249,8 +249,8 @@ impl World {
     }
 
     /// A transaction of the leader is about to run on a node, or has run.
-    pub(super) async fn act(&self, who: usize) {
-        self.count(who, Kind::Act);
+    pub(super) async fn act(&self, who: usize, kind: Kind) {
+        self.count(who, kind);
         self.until_alive(who).await;
     }
 
