@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::faults::{FAULT_EVENTS, Failure, failure, fill, keys_on, read_until, value_of};
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, wait_for, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, shard_of, wait_for, wait_until};
 
 /// A proxy with one worker, whose first node is behind a relay.
 struct Broken {
@@ -239,4 +239,34 @@ fn what_stands_behind_a_failed_select_is_never_believed() {
     wait_until("well again", PATIENCE, || {
         client.call(&["GET", &broken.keys[0]]) == Reply::from(value_of(&broken.keys[0]).as_str())
     });
+}
+
+#[test]
+fn a_split_write_whose_part_is_in_doubt_says_how_much_is_done() {
+    let nodes = [Node::start(), Node::start()];
+    let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
+        .proxy("request_timeout = \"500ms\"")
+        .announce(FAULT_EVENTS)
+        .start();
+    let (frozen, free) = (keys_on(1, 1).remove(0), keys_on(2, 1).remove(0));
+    fill(&proxy, &[frozen.clone(), free.clone()]);
+    let mut client = proxy.client();
+    // By connections of this client's worker.
+    client.call(&["EXISTS", &free, &frozen]);
+    nodes[0].freeze();
+    let reply = client.call(&["MSET", &free, "new", &frozen, "new"]);
+    nodes[0].thaw();
+    let shard = shard_of(&frozen, 8);
+    assert_eq!(
+        reply.error(),
+        Some(&*format!(
+            "UNCERTAIN preshard: 1 of 2 shards done; UNCERTAIN preshard: shard {shard}: sent, no answer; it may have run"
+        ))
+    );
+    assert_eq!(client.call(&["GET", &free]), Reply::from("new"));
+    // It was in the node's input, and in front of whatever is asked now.
+    let found = wait_for("the node answers again", PATIENCE, || {
+        Some(client.call(&["GET", &frozen])).filter(|reply| reply.error().is_none())
+    });
+    assert_eq!(found, Reply::from("new"));
 }

@@ -238,34 +238,6 @@ fn a_node_that_is_down_is_refused_at_once_and_split_commands_are_never_half_true
 }
 
 #[test]
-fn a_split_write_whose_part_is_in_doubt_says_how_much_is_done() {
-    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
-        setup.proxy("request_timeout = \"500ms\"")
-    });
-    let (frozen, free) = (keys_on(1, 1).remove(0), keys_on(2, 1).remove(0));
-    fill(&proxy, &[frozen.clone(), free.clone()]);
-    let mut client = proxy.client();
-    // By connections of this client's worker.
-    client.call(&["EXISTS", &free, &frozen]);
-    nodes[0].freeze();
-    let reply = client.call(&["MSET", &free, "new", &frozen, "new"]);
-    nodes[0].thaw();
-    let shard = shard_of(&frozen, 8);
-    assert_eq!(
-        reply.error(),
-        Some(&*format!(
-            "UNCERTAIN preshard: 1 of 2 shards done; UNCERTAIN preshard: shard {shard}: sent, no answer; it may have run"
-        ))
-    );
-    assert_eq!(client.call(&["GET", &free]), Reply::from("new"));
-    // It was in the node's input, and in front of whatever is asked now.
-    let found = wait_for("the node answers again", Duration::from_secs(5), || {
-        Some(client.call(&["GET", &frozen])).filter(|reply| reply.error().is_none())
-    });
-    assert_eq!(found, Reply::from("new"));
-}
-
-#[test]
 fn a_frozen_node_costs_its_own_clients_the_deadline_and_others_nothing() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
         setup.proxy("request_timeout = \"1s\"")

@@ -17,7 +17,7 @@ use socket2::SockRef;
 use super::{TlsNode, node, towards_nodes};
 use crate::faults::{Failure, failure};
 use crate::harness::wire::frame;
-use crate::harness::{Certificates, Client, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Certificates, Client, PATIENCE, Proxy, Reply, Setup, key_in, wait_until};
 
 /// A relay, each direction of which can be closed: then it reads nothing more.
 struct Valve {
@@ -71,7 +71,7 @@ impl Valve {
     /// Waits until nothing has passed for a while.
     fn settle(&self) {
         let (mut passed, mut since) = (0, Instant::now());
-        wait_until("nothing more passes", Duration::from_secs(20), || {
+        wait_until("nothing more passes", PATIENCE, || {
             let now = self.shared.passed.load(Ordering::Relaxed);
             if now != passed {
                 (passed, since) = (now, Instant::now());
@@ -149,7 +149,7 @@ fn burst() -> Burst {
     for key in &keys {
         client.send(&frame(&["SET", key, &value]));
     }
-    wait_until("all is queued", Duration::from_secs(20), || {
+    wait_until("all is queued", PATIENCE, || {
         proxy.metric("preshard_requests_total{command=\"set\"}") == REQUESTS as u64
     });
     proxy.freeze();
@@ -182,14 +182,14 @@ fn what_has_left_in_part_is_in_doubt_when_its_connection_breaks() {
     shared.no_requests.store(false, Ordering::Relaxed);
     burst.valve.settle();
     shared.broken.store(true, Ordering::Relaxed);
-    wait_until("connections are reset", Duration::from_secs(5), || {
+    wait_until("connections are reset", PATIENCE, || {
         Arc::strong_count(&shared) <= 3
     });
     burst.proxy.thaw();
     let replies: Vec<Reply> = burst.keys.iter().map(|_| burst.client.reply()).collect();
     shared.no_replies.store(false, Ordering::Relaxed);
     shared.broken.store(false, Ordering::Relaxed);
-    wait_until("the node is served again", Duration::from_secs(10), || {
+    wait_until("the node is served again", PATIENCE, || {
         burst.client.call(&["GET", &burst.keys[0]]).error().is_none()
     });
     let (mut in_doubt, mut not_run) = (0, 0);
