@@ -415,23 +415,6 @@ fn a_foreign_node_at_a_known_address_is_refused() {
 }
 
 #[test]
-fn a_node_that_refuses_writes_says_so_itself() {
-    let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
-    let keys = keys_on(1, 2);
-    fill(&proxy, &keys);
-    nodes[0].client().ask("CONFIG SET maxmemory 1").expect_ok();
-    let mut client = proxy.client();
-    client.call(&["SET", &keys[0], "x"]).expect_error("OOM ");
-    assert_eq!(
-        client.call(&["GET", &keys[0]]),
-        Reply::from(value_of(&keys[0]).as_str()),
-        "reads go on"
-    );
-    nodes[0].client().ask("CONFIG SET maxmemory 0").expect_ok();
-    client.call(&["SET", &keys[0], "x"]).expect_ok();
-}
-
-#[test]
 fn a_node_that_became_a_replica_says_so_itself() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| setup);
     let keys = keys_on(1, 2);

@@ -317,3 +317,20 @@ fn a_paused_shard_gives_up_on_requests_after_hold_max_and_says_so() {
     drop(proxy);
     assert_eq!(nodes[0].all_keys(12).len() + nodes[1].all_keys(12).len(), 0);
 }
+
+#[test]
+fn a_node_that_refuses_writes_says_so_itself() {
+    let (nodes, proxy) = small();
+    let keys = crate::faults::keys_on(1, 2);
+    crate::faults::fill(&proxy, &keys);
+    nodes[0].client().ask("CONFIG SET maxmemory 1").expect_ok();
+    let mut client = proxy.client();
+    client.call(&["SET", &keys[0], "x"]).expect_error("OOM ");
+    assert_eq!(
+        client.call(&["GET", &keys[0]]),
+        Reply::from(crate::faults::value_of(&keys[0]).as_str()),
+        "reads go on"
+    );
+    nodes[0].client().ask("CONFIG SET maxmemory 0").expect_ok();
+    client.call(&["SET", &keys[0], "x"]).expect_ok();
+}
