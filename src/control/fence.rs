@@ -114,12 +114,31 @@ pub async fn act(
     term: Term,
     commands: &[Words],
 ) -> Result<Vec<Value>, FenceError> {
+    act_while(client, metadata, term, commands, &|| true).await
+}
+
+/// The same, only if what it was decided by still holds when the node is watched. A leader that takes rights away touches the term then,
+/// so what it has decided before, and what is still on its way, is not done.
+///
+/// # Errors
+/// As [`act`].
+pub async fn act_while(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    commands: &[Words],
+    holds: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<Vec<Value>, FenceError> {
     let found = watched(client, metadata).await?.unwrap_or_default();
     if makes(Mistake::IgnoresTerm) {
         client.ask(&["UNWATCH"]).await?;
     } else if found != term.to_string() {
         client.ask(&["UNWATCH"]).await?;
         return Err(FenceError::Deposed { found, ours: term });
+    }
+    if !holds() {
+        client.ask(&["UNWATCH"]).await?;
+        return Err(AskError::Refused("BUSY what was decided does not hold any more".to_owned()).into());
     }
     match run(client, commands).await? {
         Some(replies) => Ok(replies),

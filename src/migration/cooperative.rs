@@ -22,7 +22,7 @@ use super::freeze::freeze_words;
 use super::plan::Signature;
 use super::task::Fence;
 use crate::command::{APPLIER_PREFIX, USER_PREFIX, applier_rules};
-use crate::control::fence::{Words, words};
+use crate::control::fence::{TERM_KEY, Words, words};
 use crate::control::{AskError, Mistake, NodeClient, make_users, makes, raise_mark};
 use crate::ids::Epoch;
 use crate::resp::Value;
@@ -71,7 +71,9 @@ impl Cutover<'_> {
     ) -> Result<Vec<Value>, Failure> {
         match freeze {
             Freeze::User(user, _) => {
-                let freeze = [freeze_words(user), words(["INFO", "replication"])];
+                // What was decided before, and would give its rights back, is not done any more.
+                let touch = words(["SET", TERM_KEY, &self.driven.term.to_string()]);
+                let freeze = [freeze_words(user), touch, words(["INFO", "replication"])];
                 self.driven.act(source, &freeze).await
             }
             Freeze::Closed(closed) => self.freeze_closed(source, closed).await,

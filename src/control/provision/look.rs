@@ -198,7 +198,10 @@ impl Look<'_> {
         let names = units.filter_map(|unit| unit.user.clone());
         let of_node = |user: &String| self.topology.has_user(self.node, Some(user));
         users.extend(names.filter(of_node).map(|user| (user, traffic_rules())));
-        make_users(client, self.topology.metadata_db(), self.term, secret, &users).await?;
+        // A unit that is frozen meanwhile must not get its rights back.
+        let holds = || self.shared.topology.load().epoch == self.topology.epoch;
+        let metadata = self.topology.metadata_db();
+        make_users_while(client, metadata, self.term, secret, &users, &holds).await?;
         Ok(self.delete_strays(client, &[user, FEED_USER]).await?)
     }
 
@@ -346,13 +349,24 @@ pub async fn make_users(
     secret: &Secret,
     users: &[(String, Vec<String>)],
 ) -> Result<(), FenceError> {
+    make_users_while(client, metadata, term, secret, users, &|| true).await
+}
+
+async fn make_users_while(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    secret: &Secret,
+    users: &[(String, Vec<String>)],
+    holds: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<(), FenceError> {
     let mut unknown: Vec<String> = Vec::new();
     loop {
         let commands: Vec<Words> = users
             .iter()
             .map(|(user, rules)| set_user(user, secret, rules.clone(), &unknown))
             .collect();
-        match fence::act(client, metadata, term, &commands).await {
+        match fence::act_while(client, metadata, term, &commands, holds).await {
             Ok(_) => return Ok(()),
             Err(FenceError::Refused { command, reply }) => match unknown_rule(&reply) {
                 Some(rule) if unknown.len() < UNKNOWN_MAX && !unknown.contains(&rule) => unknown.push(rule),
