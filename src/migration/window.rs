@@ -55,21 +55,33 @@ enum Next {
     Refuse(String),
 }
 
-/// Decides. `follows`: the source follows the target. `taker`: another task that moves some of the shards.
-fn next(task: &Move, follows: bool, taker: Option<&str>, now: u64, retention: Option<Duration>) -> Next {
+/// Who takes shards that a task has moved.
+#[derive(Clone, Copy, Debug)]
+enum Taker<'a> {
+    Nobody,
+    /// Another task moves some of them.
+    Task(&'a str),
+    /// It has: some of them live elsewhere.
+    Past,
+}
+
+/// Decides. `follows`: the source follows the target.
+fn next(task: &Move, follows: bool, taker: Taker<'_>, now: u64, retention: Option<Duration>) -> Next {
     let kept_until = retention.map(|retention| task.finished.saturating_add(retention.as_secs()));
     match (task.wish, taker) {
-        (_, Some(taker)) if task.is_reversible() => Next::GiveWay(taker.to_owned()),
+        (_, Taker::Task(taker)) if task.is_reversible() => Next::GiveWay(taker.to_owned()),
         (Some(Wish::Finalize), _) => Next::Finalize("finalized"),
         // Even the last moment is one.
-        (Some(Wish::Rollback), None) if task.is_reversible() => match task.why_not_back() {
+        (Some(Wish::Rollback), Taker::Nobody) if task.is_reversible() => match task.why_not_back() {
             Some(why) => Next::Refuse(why),
             None if follows => Next::RollBack,
             None => Next::Stay,
         },
-        (_, Some(_)) => Next::Finalize("its shards are moved again"),
-        (_, None) if kept_until.is_some_and(|until| now >= until) => Next::Finalize("its time is over"),
-        (_, None) => Next::Stay,
+        (_, Taker::Task(_) | Taker::Past) => Next::Finalize("its shards are moved again"),
+        (_, Taker::Nobody) if kept_until.is_some_and(|until| now >= until) => {
+            Next::Finalize("its time is over")
+        }
+        (_, Taker::Nobody) => Next::Stay,
     }
 }
 
@@ -148,9 +160,7 @@ impl Window<'_, '_> {
                 self.ledger.wish().await?;
             }
             self.look_after().await?;
-            let total = self.driven.shared.topology.load().total_shards();
-            let is_ours = |shard: &ShardId| self.driven.shards.contains(shard);
-            let taker = taker_of(&self.driven.id, &is_ours, &records, total);
+            let taker = self.taker(&records);
             let follows = following(self.back.as_ref()).is_some();
             let retention = retention(self.driven.shared);
             match next(&self.ledger.task, follows, taker, unix_now(), retention) {
@@ -187,6 +197,21 @@ impl Window<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Who takes the shards, or has taken them: one that is over is not looked at any more, so what has become of it is.
+    fn taker<'r>(&self, records: &'r BTreeMap<String, Arc<Record>>) -> Taker<'r> {
+        let topology = self.driven.shared.topology.load();
+        let is_ours = |shard: &ShardId| self.driven.shards.contains(shard);
+        if let Some(task) = taker_of(&self.driven.id, &is_ours, records, topology.total_shards()) {
+            return Taker::Task(task);
+        }
+        let target = topology.node_named(&self.driven.target);
+        let mut shards = self.driven.shards.iter();
+        if shards.any(|&shard| Some(topology.placement(shard).node) != target) {
+            return Taker::Past;
+        }
+        Taker::Nobody
     }
 
     /// The leader before has died while the shards were on their way back.

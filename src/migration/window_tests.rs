@@ -18,22 +18,27 @@ fn moved(rollback: &str, wish: Option<Wish>) -> Move {
 fn a_way_back_ends_by_a_word_by_time_or_by_another_move() {
     let day = Some(Duration::from_secs(100));
     let stays = moved("yes", None);
-    assert_eq!(next(&stays, true, None, 1_099, day), Next::Stay);
+    assert_eq!(next(&stays, true, Taker::Nobody, 1_099, day), Next::Stay);
     assert_eq!(
-        next(&stays, true, None, 1_100, day),
+        next(&stays, true, Taker::Nobody, 1_100, day),
         Next::Finalize("its time is over")
     );
-    assert_eq!(next(&stays, true, None, u64::MAX, None), Next::Stay);
-    let taken = next(&stays, true, Some("m2"), 1_000, day);
+    assert_eq!(next(&stays, true, Taker::Nobody, u64::MAX, None), Next::Stay);
+    let taken = next(&stays, true, Taker::Task("m2"), 1_000, day);
     assert_eq!(taken, Next::GiveWay("m2".to_owned()));
     let given = moved("no (moved again)", None);
     assert!(matches!(
-        next(&given, false, Some("m2"), 1_000, day),
+        next(&given, false, Taker::Task("m2"), 1_000, day),
         Next::Finalize(_)
     ));
+    // The other one may be over before this one could clear what is left.
+    for rollback in ["yes", "no (moved again)"] {
+        let past = next(&moved(rollback, None), true, Taker::Past, 1_000, day);
+        assert_eq!(past, Next::Finalize("its shards are moved again"));
+    }
     let finalize = moved("yes", Some(Wish::Finalize));
     assert_eq!(
-        next(&finalize, true, None, 1_000, day),
+        next(&finalize, true, Taker::Nobody, 1_000, day),
         Next::Finalize("finalized")
     );
 }
@@ -41,14 +46,17 @@ fn a_way_back_ends_by_a_word_by_time_or_by_another_move() {
 #[test]
 fn it_is_gone_back_only_while_the_source_follows() {
     let wished = |rollback| moved(rollback, Some(Wish::Rollback));
-    assert_eq!(next(&wished("yes"), true, None, 1, None), Next::RollBack);
-    assert_eq!(next(&wished("soon"), false, None, 1, None), Next::Stay);
-    assert_eq!(next(&wished("no (lost)"), false, None, 1, None), Next::Stay);
+    assert_eq!(next(&wished("yes"), true, Taker::Nobody, 1, None), Next::RollBack);
+    assert_eq!(next(&wished("soon"), false, Taker::Nobody, 1, None), Next::Stay);
+    assert_eq!(
+        next(&wished("no (lost)"), false, Taker::Nobody, 1, None),
+        Next::Stay
+    );
     // In time is in time; but who takes the shards was there before.
-    let late = next(&wished("yes"), true, None, u64::MAX, Some(PACE));
+    let late = next(&wished("yes"), true, Taker::Nobody, u64::MAX, Some(PACE));
     assert_eq!(late, Next::RollBack);
     assert!(matches!(
-        next(&wished("yes"), true, Some("m2"), 1, None),
+        next(&wished("yes"), true, Taker::Task("m2"), 1, None),
         Next::GiveWay(_)
     ));
 }
@@ -104,7 +112,7 @@ fn shards_do_not_go_back_to_a_node_that_is_known_to_differ() {
         }),
         ..moved("yes", Some(Wish::Rollback))
     };
-    let of = |task: &Move| next(task, true, None, 1_000, None);
+    let of = |task: &Move| next(task, true, Taker::Nobody, 1_000, None);
     let differs = verified(VerifyState::Different, "a");
     let Next::Refuse(why) = of(&differs) else {
         panic!("{:?}", of(&differs))
