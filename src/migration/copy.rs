@@ -19,11 +19,17 @@ use crate::control::{AskError, NodeClient};
 use crate::ids::DbIndex;
 
 /// A copy counts as following the stream when it was no further behind than this …
-const LAG_BYTES: u64 = 64 * 1024;
+pub(super) const LAG_BYTES: u64 = 64 * 1024;
 /// … in bytes and in milliseconds …
 const LAG_MS: u64 = 20;
 /// … for so long.
 const STEADY: Duration = Duration::from_secs(1);
+/// On a busy machine a second may never pass without an answer that comes late. One that was close in bytes for so long …
+const NEAR_LONG: Duration = Duration::from_secs(5);
+/// … follows when it was close in time as well for so long. Whether the pause is short enough is seen in the cutover.
+const STEADY_LEAST: Duration = Duration::from_millis(100);
+/// Between two looks, if nothing changes.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A running copy. It ends with its handle.
 #[derive(Debug)]
@@ -33,6 +39,8 @@ pub struct Copy {
     orders: mpsc::Sender<Order>,
     /// Of one that waits to be told where it begins.
     start: Option<oneshot::Sender<Start>>,
+    /// Since when it is close in bytes.
+    near_since: Option<Instant>,
     tasks: JoinSet<()>,
     /// Connections for [`Copy::counts`], kept since it is asked within a cutover.
     clients: Mutex<Clients>,
@@ -112,6 +120,7 @@ impl Copy {
             shared,
             orders,
             start: None,
+            near_since: None,
             tasks,
             clients: Mutex::default(),
         }
@@ -155,17 +164,20 @@ impl Copy {
             self.until_attached().await?;
             progress.mark_unchanged();
             let now = self.progress();
-            let behind = now.phase != Phase::Streaming
-                || now.lag_bytes() > LAG_BYTES
-                || now.lag_ms > LAG_MS
-                || now.source_offset.saturating_sub(now.applied_offset) > LAG_BYTES;
-            if behind {
+            let is_near = now.phase == Phase::Streaming
+                && now.lag_bytes() <= LAG_BYTES
+                && now.source_offset.saturating_sub(now.applied_offset) <= LAG_BYTES;
+            let near_since = is_near.then(|| self.near_since.unwrap_or_else(Instant::now));
+            self.near_since = near_since;
+            let is_long = near_since.is_some_and(|since| since.elapsed() >= NEAR_LONG);
+            let enough = if is_long { STEADY_LEAST } else { STEADY };
+            if !is_near || now.lag_ms > LAG_MS {
                 steady = None;
-            } else if steady.get_or_insert_with(Instant::now).elapsed() >= STEADY {
+            } else if steady.get_or_insert_with(Instant::now).elapsed() >= enough {
                 return Ok(());
             }
             // Changes, or time.
-            let _ = timeout(Duration::from_millis(20), progress.changed()).await;
+            let _ = timeout(LOOK, progress.changed()).await;
         }
     }
 

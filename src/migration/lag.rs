@@ -3,13 +3,14 @@
 //!
 //! ```text
 //!  behind │ ╱╲    ╱╲              a span of 30 s, and the one before it: the lowest of each
-//!         │╱  ╲╱╲╱  ╲╱╲           lower by a sixteenth: it comes closer; else it lags, and does until it comes closer
+//!         │╱  ╲╱╲╱  ╲╱╲           lower by a sixteenth, or close enough: it comes closer; else it lags, and does until it comes closer
 //! ```
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::copy::LAG_BYTES;
 use super::task::Move;
 
 /// Looked at together.
@@ -42,7 +43,8 @@ impl LagWatch {
         self.span = Some((began, lowest));
         if now.duration_since(began) >= SPAN {
             if let Some((since, before)) = self.before {
-                let shrinks = lowest < before - before / PART;
+                // What is close now and then waits for something else than the stream.
+                let shrinks = lowest <= LAG_BYTES || lowest < before - before / PART;
                 self.lags_since = (!shrinks).then(|| self.lags_since.unwrap_or(since));
             }
             self.before = Some((began, lowest));
@@ -91,10 +93,11 @@ mod tests {
         let grows = of(&|second| 1_000_000 * second);
         assert_eq!(grows.first(), Some(&61), "two spans, and one moment between them");
         assert_eq!(grows.last(), Some(&199));
-        assert!(!of(&|_| 5_000).is_empty());
+        assert!(!of(&|_| LAG_BYTES + 1).is_empty());
+        assert!(of(&|_| LAG_BYTES).is_empty(), "as close as a cutover needs it");
         assert!(
-            !of(&|second| second % 7 * 100_000).is_empty(),
-            "close now and then, and never for long"
+            of(&|second| second % 7 * LAG_BYTES).is_empty(),
+            "close now and then: more writes are not what it waits for"
         );
         assert_eq!(of(&|second| 1_000_000 - second * 5_000), Vec::<u64>::new());
         // Up and down, and downwards all the same.

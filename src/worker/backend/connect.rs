@@ -69,6 +69,9 @@ pub(in crate::worker) enum ConnectError {
     Timeout(Duration),
     #[error("it answered {command} with: {reply}")]
     Refused { command: &'static str, reply: String },
+    /// It has told that the topology has changed, in which it has another address, or is not there.
+    #[error("the topology has changed, and the node with it")]
+    Readdressed,
     /// It refuses the user of shards that are about to move, or does not know it any more.
     #[error("it refuses its user, since its shards are on their way: {0}")]
     Frozen(String),
@@ -338,9 +341,7 @@ async fn until_caught_up(order: &Order, epoch: Epoch) -> Result<(), ConnectError
             let is_same = |node: NodeIndex| now.node(node).address == order.topology.node(order.node).address;
             return match now.node_named(name) {
                 Some(node) if is_same(node) => Ok(()),
-                Some(_) | None => Err(ConnectError::Identity(
-                    "the topology has changed, and the node with it".to_owned(),
-                )),
+                Some(_) | None => Err(ConnectError::Readdressed),
             };
         }
         if start.elapsed() >= longest {

@@ -84,6 +84,11 @@ pub(super) async fn keep_link(engine: Rc<RefCell<Engine>>, index: usize) {
                     continue;
                 }
             }
+            // Nothing is wrong with the node; this worker takes the other topology over in a moment.
+            Err(ConnectError::Readdressed) => {
+                tokio::time::sleep(HEARD_PACE).await;
+                continue;
+            }
             Err(error) => {
                 let mut engine = engine.borrow_mut();
                 engine.begin_turn();

@@ -96,16 +96,13 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
         dedicated,
         line: "CLUSTERDOWN preshard: its node cannot be reached; it has not run",
     };
-    let Ready { stream, mark, .. } = match connect(order).await {
+    let Ready { stream, mark, .. } = match connected(&engine, dedicated, order).await {
         Ok(ready) => ready,
-        Err(ConnectError::Frozen(_)) => {
-            let mut engine = engine.borrow_mut();
-            engine.begin_turn();
-            guard.line = engine.dedicated_refused(dedicated);
-            engine.end_turn();
+        Err(Some(Ended(line))) => {
+            guard.line = line;
             return;
         }
-        Err(_) => return,
+        Err(None) => return,
     };
     if let Err(Ended(line)) = heard(&engine, dedicated, mark).await {
         guard.line = line;
@@ -136,6 +133,38 @@ pub(super) async fn keep(engine: Rc<RefCell<Engine>>, dedicated: Dedicated, orde
     })
     .await;
     guard.line = line;
+}
+
+/// Connects. Why not, unless the node cannot be reached.
+async fn connected(
+    engine: &Rc<RefCell<Engine>>,
+    dedicated: Dedicated,
+    mut order: Order,
+) -> Result<Ready, Option<Ended>> {
+    loop {
+        match connect(order).await {
+            Ok(ready) => return Ok(ready),
+            Err(ConnectError::Frozen(_)) => {
+                let mut engine = engine.borrow_mut();
+                engine.begin_turn();
+                let line = engine.dedicated_refused(dedicated);
+                engine.end_turn();
+                return Err(Some(Ended(line)));
+            }
+            // This worker takes the other topology over in a moment: it leads elsewhere then, or what waits is asked again.
+            Err(ConnectError::Readdressed) => sleep(HEARD_PACE).await,
+            Err(_) => return Err(None),
+        }
+        let mut engine = engine.borrow_mut();
+        let Some(slot) = engine.dedicated.slot(dedicated) else {
+            return Err(None);
+        };
+        if slot.end != End::No {
+            return Err(Some(Ended(unasked(slot.end))));
+        }
+        let (node, protocol, user) = (slot.node, slot.protocol, slot.user.clone());
+        order = engine.order_as(node, protocol, user);
+    }
 }
 
 /// Waits until the worker has heard of what the node's mark has told. What was to be asked may not be asked here any more then.

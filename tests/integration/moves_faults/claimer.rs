@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{Client, Reply, StopAtEnd, key_in, wire};
 
 /// Between two rounds.
-const PACE: Duration = Duration::from_millis(4);
+const PACE: Duration = Duration::from_millis(12);
 /// Longer than every limit of the proxy.
 const REPLY_MAX: Duration = Duration::from_secs(45);
 
