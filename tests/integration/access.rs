@@ -319,7 +319,7 @@ fn a_node_whose_acl_cannot_be_changed_is_served_as_the_configured_user() {
     for node in [without_right, without_acl] {
         let proxy = Setup::of(&[node.address()]).start();
         served_as_configured(&node, &proxy, "warning");
-        assert!(proxy.log().contains("node_acl_fixed"));
+        wait_until("it is told", PATIENCE, || proxy.log().contains("node_acl_fixed"));
     }
 }
 
@@ -542,7 +542,9 @@ fn a_store_that_counts_terms_from_the_beginning_does_not_lock_preshard_out() {
         assert_eq!(metadata.ask("ACL DELUSER ps-g1"), Reply::Int(1));
     });
     assert_eq!(metadata.ask("GET preshard:term"), Reply::from("1"));
-    assert!(proxy.log().contains("node_term_replaced"));
+    wait_until("it is told", PATIENCE, || {
+        proxy.log().contains("node_term_replaced")
+    });
 }
 
 #[test]

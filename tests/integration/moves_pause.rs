@@ -256,7 +256,9 @@ fn whoever_connects_to_a_frozen_unit_waits_and_no_client_is_told_of_it() {
     let row = world.proxies[2].admin_client().ask("PRESHARD SHARD INFO 0");
     assert_eq!(row.field("node").unwrap().text(), "node-2");
     for proxy in &world.proxies {
-        assert!(proxy.log().contains("unit_frozen"), "it met the frozen unit");
+        wait_until("it met the frozen unit", PATIENCE, || {
+            proxy.log().contains("unit_frozen")
+        });
         assert!(!proxy.log().contains("node_down"), "and blamed nobody");
     }
 }

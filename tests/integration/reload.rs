@@ -214,7 +214,9 @@ fn a_wrong_file_changes_nothing_and_says_where() {
     wait_until("the signal's reload has failed too", PATIENCE, || {
         reloads(&proxy, "failed") == 4
     });
-    assert!(proxy.log().contains("config_reload_failed"));
+    wait_until("it is told", PATIENCE, || {
+        proxy.log().contains("config_reload_failed")
+    });
     fs::write(proxy.config(), good).unwrap();
     assert_eq!(lines(&reload(&proxy), "applied"), [""; 0]);
     proxy.assert_alive("wrong files");

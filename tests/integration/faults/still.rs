@@ -59,7 +59,9 @@ fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
         proxy.metric("preshard_limits_reached_total{limit=\"request_timeout\""),
         0
     );
-    assert!(proxy.log().contains("worker_stood_still"), "it has noticed");
+    wait_until("it has noticed", PATIENCE, || {
+        proxy.log().contains("worker_stood_still")
+    });
 }
 
 #[test]
