@@ -286,7 +286,11 @@ pub(crate) fn describe(server: &mut Server, db: u16) -> BTreeMap<String, String>
     for key in keys.into_iter().map(bytes) {
         let kind = String::from_utf8(bytes(server.ask(&[&b"TYPE"[..], &key]))).unwrap();
         let value = match kind.as_str() {
-            "string" => text(&bytes(server.ask(&[&b"GET"[..], &key]))),
+            "string" => match server.ask(&[&b"GET"[..], &key]) {
+                // It has expired meanwhile.
+                Value::Null => continue,
+                value => text(&bytes(value)),
+            },
             "list" => listed(server.ask(&[&b"LRANGE"[..], &key, b"0", b"-1"]), false),
             "set" => listed(server.ask(&[&b"SMEMBERS"[..], &key]), true),
             "zset" => zset(server.ask(&[&b"ZRANGE"[..], &key, b"0", b"-1", b"WITHSCORES"])),
@@ -300,6 +304,10 @@ pub(crate) fn describe(server: &mut Server, db: u16) -> BTreeMap<String, String>
             .unwrap()
             .parse()
             .unwrap();
+        if left == -2 {
+            // Now it has.
+            continue;
+        }
         let expiry = if left < 0 {
             "never".to_owned()
         } else if server.target.restores(10) {

@@ -174,6 +174,7 @@ fn proxies_are_killed_while_shards_move_and_counters_are_flushed() {
     let addresses = [nodes[0].address(), nodes[1].address()];
     let setup = Setup::of(&addresses).store(&etcd.store("flush")).announce(&[
         "move_not_undone",
+        "cutover_given_up",
         "copy_ended",
         "link_closed",
         "move_failed",
