@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use super::process::{PATIENCE, Scratch, free_port, wait_until};
+use super::ports::free_port;
+use super::process::{PATIENCE, Scratch, wait_until};
 use super::sys;
 
 /// A cluster of etcd; members are stopped and started by number.

@@ -6,6 +6,7 @@ mod etcd;
 mod link;
 mod metronome;
 mod node;
+mod ports;
 mod process;
 mod proxy;
 pub(crate) mod relay;
@@ -18,7 +19,8 @@ pub(crate) use etcd::Etcd;
 pub(crate) use link::{Link, Weather, Whose};
 pub(crate) use metronome::Metronome;
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
-pub(crate) use process::{PATIENCE, Scratch, StopAtEnd, bytes_waiting_at, free_port, wait_for, wait_until};
+pub(crate) use ports::free_port;
+pub(crate) use process::{PATIENCE, Scratch, StopAtEnd, bytes_waiting_at, wait_for, wait_until};
 pub(crate) use proxy::{Log, Proxy, Setup, end_of, run_to_end, spawn};
 pub(crate) use wire::{Client, Reply};
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-use super::process::{PATIENCE, Scratch, free_port, wait_for};
+use super::ports::free_port;
+use super::process::{PATIENCE, Scratch, wait_for};
 use super::sys;
 use super::wire::Client;
 

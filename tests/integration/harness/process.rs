@@ -1,6 +1,6 @@
-//! Temporary folders, free ports, and waiting for a condition with a deadline.
+//! Temporary folders, and waiting for a condition with a deadline.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -59,18 +59,6 @@ impl Drop for Scratch {
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }
-}
-
-/// A port that is free now. Taken below the range that outgoing connections use, so that it is still free when a node
-/// that was killed comes back to it.
-pub(crate) fn free_port() -> u16 {
-    for _ in 0..1000 {
-        let port = fastrand::u16(10_000..32_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
-    panic!("no free port between 10000 and 32000");
 }
 
 /// Waits until `condition` gives a value; panics with `what` after `limit`.

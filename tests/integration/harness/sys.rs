@@ -1,5 +1,5 @@
 //! The few system calls that the standard library does not have: signals, limits, dying with the parent.
-#![allow(unsafe_code, reason = "four plain system calls, each with its SAFETY note")]
+#![allow(unsafe_code, reason = "five plain system calls, each with its SAFETY note")]
 
 use std::process::Command;
 
@@ -31,6 +31,12 @@ pub(crate) fn send_signal(pid: u32, signal: libc::c_int) {
         "kill({pid}, {signal}): {}",
         std::io::Error::last_os_error()
     );
+}
+
+/// The user that the tests run as.
+pub(crate) fn user() -> u32 {
+    // SAFETY: geteuid(2) takes nothing and always succeeds.
+    unsafe { libc::geteuid() }
 }
 
 /// Raises the soft limit of open files to the hard one and answers it.
