@@ -379,11 +379,8 @@ impl Cutover<'_> {
         }
         steps.done("drained").await;
         for count in self.in_time("the count", told(copy.copy()?.counts())).await? {
-            let lasting = (
-                count.source_keys - count.source_expires.min(count.source_keys),
-                count.target_keys - count.target_expires.min(count.target_keys),
-            );
-            if lasting.0 != lasting.1 {
+            if !count.agree() {
+                let lasting = count.lasting();
                 return Err(Failure::Final(format!(
                     "database {} has {} keys without expiry on the source and {} on the target; the move has been given up, and \
                      nothing has moved",
