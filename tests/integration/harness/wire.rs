@@ -45,7 +45,7 @@ impl Client {
     }
 
     pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let stream = TcpStream::connect_timeout(&address, REPLY_LIMIT)?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
