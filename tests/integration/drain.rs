@@ -250,7 +250,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     nodes[1].client_in(70).ask("DEL foreign").int();
     // The first child takes some seconds, in which somebody writes where the second one is to go.
     let mut client = nodes[0].client_in(1);
-    client.call(&["SET", "k", &"v".repeat(64 * 1024)]).expect_ok();
+    client.call(&["SET", "k", &"v".repeat(128 * 1024)]).expect_ok();
     set_rate(&mut admin, "16KiB");
     let task = order(&mut admin, "NODE DRAIN node-1");
     wait_until("the first is under way", PATIENCE, || {

@@ -12,6 +12,9 @@ use crate::moving::{
     until_ready, until_reversible, users_of_moves,
 };
 
+/// An expiry that is renewed all the time.
+const LIVES: Duration = Duration::from_secs(4);
+
 /// A field of what is told of a task.
 fn told(admin: &mut Client, task: &str, name: &str) -> String {
     field(&state(admin, task).1, name)
@@ -127,19 +130,26 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
     let key = |name: &str| key_in(0, 8, name);
     // They expire within the moments of the cutovers, and are renewed all the time.
     let stop = AtomicBool::new(false);
-    let counts = thread::scope(|scope| {
+    let rounds = thread::scope(|scope| {
         let stopping = StopAtEnd(&stop);
         let renewing = scope.spawn(|| {
-            let (mut client, mut counts) = (proxy.client(), vec![0; 20]);
+            let (mut client, mut counts) = (proxy.client(), vec![(0, Instant::now()); 20]);
+            let mut rounds = 0;
             while !stop.load(Relaxed) {
-                for (number, count) in counts.iter_mut().enumerate() {
+                for (number, (count, renewed)) in counts.iter_mut().enumerate() {
                     let key = key_in(0, 8, &format!("renewed{number}-"));
-                    *count += 1;
-                    assert_eq!(client.call(&["INCR", &key]).int(), *count, "{key}");
-                    client.call(&["PEXPIRE", &key, "4000"]).int();
+                    let found = client.call(&["INCR", &key]).int();
+                    // On a machine that stood still it may have been renewed too late.
+                    let late = renewed.elapsed() >= LIVES;
+                    assert!(found == *count + 1 || late, "{key}: {found} behind {count}");
+                    (*count, *renewed) = (found, Instant::now());
+                    client
+                        .call(&["PEXPIRE", &key, &LIVES.as_millis().to_string()])
+                        .int();
                 }
+                rounds += 1;
             }
-            counts
+            rounds
         });
         client.call(&["SET", &key("s"), "v", "PX", "600000"]).expect_ok();
         let task = move_there(&mut admin, "0,db:1", "node-2");
@@ -168,7 +178,7 @@ fn values_of_all_types_and_renewed_expiries_go_back() {
         drop(stopping);
         renewing.join().unwrap()
     });
-    assert!(counts[0] > 50, "{counts:?}");
+    assert!(rounds > 50, "{rounds}");
     for (name, least) in [("s", 800_000), ("t", 600_000)] {
         assert_eq!(client.call(&["GET", &key(name)]).text(), "v");
         let left = client.call(&["PTTL", &key(name)]).int();

@@ -28,12 +28,18 @@ fn verify(admin: &mut Client, words: &str, task: &str) -> Reply {
     verified(admin, task)
 }
 
-/// Waits until keys are being compared.
-fn wait_comparing(admin: &mut Client, task: &str) {
+/// Orders a verification of all keys, and waits until they are being compared. One that is over before anybody has looked is ordered
+/// again.
+fn begin_comparing(admin: &mut Client, task: &str) {
     wait_until("keys are compared", PATIENCE, || {
-        let verify = verify_of(admin, task);
-        assert!(is_open(&verify), "it was over too soon: {verify:?}");
-        number(&verify, "keys") > 0
+        assert_eq!(ask(admin, &format!("SHARD VERIFY {task} ALL")).text(), task);
+        let seen = wait_for("keys are compared, or it is over", PATIENCE, || {
+            let verify = verify_of(admin, task);
+            (!is_open(&verify) || number(&verify, "keys") > 0).then_some(verify)
+        });
+        let state = text(&seen, "state");
+        assert!(is_open(&seen) || state == "same", "{seen:?}");
+        is_open(&seen)
     });
 }
 
@@ -166,12 +172,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let begun = |admin: &mut Client, task: &str| {
-        let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-        assert_eq!(order.text(), task);
-        wait_comparing(admin, task);
-    };
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     let error = admin
         .ask(&format!("PRESHARD SHARD VERIFY {task}"))
         .expect_error("ERR ");
@@ -188,7 +189,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
         .ask(&format!("PRESHARD TASK CANCEL {task}"))
         .expect_error("ERR ");
     assert!(error.contains("is over: moved"), "{error}");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     roll_back(&mut admin, &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(
@@ -201,7 +202,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     assert!(error.contains("its shards were brought back"), "{error}");
     // Once more, to its end and to another one.
     let task = move_there(&mut admin, "0", "node-2");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     tell(&mut admin, "FINALIZE", &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(text(&verify, "state"), "failed", "{verify:?}");
@@ -210,7 +211,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     assert!(error.contains("there is nothing to compare them with"), "{error}");
     // Another move takes the shards.
     let task = move_there(&mut admin, "0", "node-1");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     let other = order(&mut admin, "SHARD MOVE 0 TO node-2 MANUAL");
     let verify = verified(&mut admin, &task);
     assert!(text(&verify, "error").contains(&other), "{verify:?}");
@@ -263,9 +264,7 @@ fn the_next_leader_compares_anew() {
     fill(pair.other(), 0);
     under_writes(pair.other(), &lists(4), || {
         let task = move_there(&mut admin, "0-3", "node-2");
-        let order = ask(&mut admin, &format!("SHARD VERIFY {task} ALL"));
-        assert_eq!(order.text(), task);
-        wait_comparing(&mut admin, &task);
+        begin_comparing(&mut admin, &task);
         let before = text(&verify_of(&mut admin, &task), "copy");
         sys::send_signal(pair.leading().pid(), libc::SIGKILL);
         let verify = verified(&mut admin, &task);
@@ -285,9 +284,7 @@ fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again()
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-    assert_eq!(order.text(), task);
-    wait_comparing(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     nodes[0].freeze();
     let mut client = proxy.client();
     let key = key_in(0, 8, "meanwhile");
@@ -328,9 +325,7 @@ fn a_target_that_dies_ends_the_comparison_with_the_way_back() {
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-    assert_eq!(order.text(), task);
-    wait_comparing(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     target.kill();
     target.restart();
     let verify = verified(&mut admin, &task);
