@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::harness::wire::frame;
 use crate::harness::{
-    Client, Metronome, Node, NodeOptions, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, wait_for,
-    wait_until,
+    Client, Metronome, Node, NodeOptions, PATIENCE, Proxy, Reply, Scratch, Setup, key_in, undisturbed,
+    wait_for, wait_until,
 };
 
 fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
@@ -54,9 +54,14 @@ fn a_pipeline_deeper_than_the_limit_is_slowed_down_never_failed() {
 
 #[test]
 fn a_full_queue_answers_tryagain_at_once_and_nothing_of_it_ran() {
+    // Two waits are over before the node is given up.
+    undisturbed(Duration::from_millis(500), fill_a_queue);
+}
+
+fn fill_a_queue() {
     let (nodes, proxy) = behind(|setup| {
         setup
-            .proxy("request_timeout = \"4s\"")
+            .proxy("request_timeout = \"1500ms\"")
             .proxy("workers = 1")
             .nodes("in_flight_max = 8")
             .nodes("queue_max = 16")
@@ -82,7 +87,7 @@ fn a_full_queue_answers_tryagain_at_once_and_nothing_of_it_ran() {
     });
     let (took, late) = (start.elapsed(), metronome.late());
     assert!(
-        took < Duration::from_secs(4) + late,
+        took < Duration::from_millis(1500) + late,
         "found at the deadline only: {took:?}, late {late:?}"
     );
     let (mut full, mut late, mut down, mut uncertain) = (0, 0, 0, 0);

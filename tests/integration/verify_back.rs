@@ -1,8 +1,10 @@
 //! `PRESHARD SHARD VERIFY` while a move can be rolled back: the source follows, and is compared with the target, on real nodes.
 
-use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, sys, wait_for, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, sys, undisturbed, wait_for, wait_until,
+};
 use crate::moving::{
-    PATIENCE, Pair, ask, field as text, lists, move_there, number, order, roll_back, state, tell,
+    BEARS, PATIENCE, Pair, ask, field as text, lists, move_there, number, order, roll_back, state, tell,
     under_writes, until_reversible,
 };
 
@@ -57,6 +59,10 @@ fn fill(proxy: &Proxy, shard: u16) {
 
 #[test]
 fn what_follows_is_found_equal_under_writes_and_goes_back() {
+    undisturbed(BEARS, find_equal);
+}
+
+fn find_equal() {
     let (_nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     for number in 0..400 {
@@ -98,6 +104,10 @@ fn what_follows_is_found_equal_under_writes_and_goes_back() {
 
 #[test]
 fn a_difference_on_the_old_source_is_named_and_keeps_the_shards_from_going_back() {
+    undisturbed(BEARS, find_a_difference);
+}
+
+fn find_a_difference() {
     let (nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = |name: &str| key_in(0, 8, name);
@@ -168,6 +178,10 @@ fn a_difference_on_the_old_source_is_named_and_keeps_the_shards_from_going_back(
 
 #[test]
 fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
+    undisturbed(BEARS, end_comparisons);
+}
+
+fn end_comparisons() {
     let (_nodes, proxy) = small();
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
@@ -219,6 +233,10 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
 
 #[test]
 fn values_of_megabytes_are_compared_in_part_and_a_node_without_one_is_found_out() {
+    undisturbed(BEARS, compare_in_part);
+}
+
+fn compare_in_part() {
     let (nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = |name: &str| key_in(0, 8, name);
@@ -253,6 +271,10 @@ fn values_of_megabytes_are_compared_in_part_and_a_node_without_one_is_found_out(
 /// The leader is killed while it compares; the next one goes on with the stream, compares anew, and the shards go back.
 #[test]
 fn the_next_leader_compares_anew() {
+    undisturbed(BEARS, change_the_leader);
+}
+
+fn change_the_leader() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
@@ -277,6 +299,10 @@ fn the_next_leader_compares_anew() {
 /// The node that follows stands still for longer than it is waited for, and goes on.
 #[test]
 fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again() {
+    undisturbed(BEARS, stand_still);
+}
+
+fn stand_still() {
     let nodes = [Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .announce(&["copy_ended", "node_down", "link_closed", "node_not_provisioned"])
@@ -309,6 +335,10 @@ fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again()
 
 #[test]
 fn a_target_that_dies_ends_the_comparison_with_the_way_back() {
+    undisturbed(BEARS, lose_the_target);
+}
+
+fn lose_the_target() {
     let source = Node::start();
     let mut target = Node::start();
     let proxy = Setup::of(&[source.address(), target.address()])

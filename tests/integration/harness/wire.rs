@@ -177,6 +177,8 @@ impl Client {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
+            // A container that was paused goes on so.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
         }
     }
