@@ -52,8 +52,9 @@ pub(super) struct Look {
 
 /// How often a node is asked what time it is.
 const CLOCK_LOOKS: usize = 3;
-/// Modules that are part of Redis 8 itself. A value of theirs ends a copy, and nobody need have one.
-const BUILT_IN: [&[u8]; 1] = [b"vectorset"];
+/// Modules that are part of the server itself: of Redis 8, where a value of theirs ends a copy, and nobody need have one; of Valkey 9.1, whose
+/// scripts run in one, which has no values.
+const BUILT_IN: [&[u8]; 2] = [b"vectorset", b"lua"];
 
 impl Look {
     pub(super) async fn at(

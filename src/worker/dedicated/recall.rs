@@ -78,10 +78,11 @@ impl Engine {
             match &slot.job {
                 Some(job) if job.again.is_some() => slot.end = end,
                 // It is answered soon; then the connection goes. A `WATCH` that is under way watches nothing any more. A node that
-                // stands still must not keep the next topology from this worker where requests have no deadline.
+                // stands still must not keep the next topology from this worker where requests have no deadline; who waits for replicas
+                // does not keep it.
                 Some(_) => {
                     unwatched.extend(slot.pinned.take());
-                    if let Some(job) = &mut slot.job {
+                    if let Some(job) = slot.job.as_mut().filter(|job| !job.keeps_all) {
                         job.deadline.get_or_insert(self.now + silence_max);
                     }
                     continue;

@@ -340,7 +340,7 @@ fn what_does_not_wait_keeps_the_next_topology_no_longer_than_a_silent_node_where
     in_runtime(async {
         let mut engine = engine(limits());
         let silence_max = engine.settings.limits.silence_max_us;
-        let [exec, soon, waiting] = [0; 3].map(|_| waits(&mut engine, MOVED));
+        let [exec, soon, waiting, replicas] = [0; 4].map(|_| waits(&mut engine, MOVED));
         let job = |engine: &mut Engine, at, deadline| {
             let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
             (job.again, job.deadline) = (None, deadline);
@@ -348,13 +348,17 @@ fn what_does_not_wait_keeps_the_next_topology_no_longer_than_a_silent_node_where
         let now = engine.now;
         job(&mut engine, exec, None);
         job(&mut engine, soon, Some(now + 1));
+        job(&mut engine, replicas, None);
+        let of_replicas = engine.dedicated.slot(replicas).unwrap();
+        of_replicas.job.as_mut().unwrap().keeps_all = true;
         change(&mut engine, committed);
         assert!(!is_adopted(&engine), "all are under way");
-        let [exec, soon, waiting] = [exec, soon, waiting].map(|at| {
+        let [exec, soon, waiting, replicas] = [exec, soon, waiting, replicas].map(|at| {
             let slot = engine.dedicated.slot(at).unwrap();
             slot.job.as_ref().unwrap().deadline
         });
         assert_eq!((exec, soon), (Some(now + silence_max), Some(now + 1)));
         assert_eq!(waiting, None, "the node is told to end it");
+        assert_eq!(replicas, None, "`WAIT 1 0` keeps nothing, and waits for ever");
     });
 }
