@@ -23,6 +23,7 @@ use super::Copy;
 use super::cutover::Failure;
 use super::drive::Driven;
 use super::freeze::frozen_offset;
+use super::holder::Holder;
 use super::keeper::Drained;
 use super::probe::identify;
 #[cfg(test)]
@@ -81,6 +82,12 @@ impl Back {
             start: None,
             missing: None,
         }
+    }
+
+    /// Where it writes.
+    pub(super) const fn target(&self) -> &Address {
+        let [_, target] = &self.ends;
+        target
     }
 
     /// The same with its copy, which somebody has had meanwhile.
@@ -201,10 +208,10 @@ impl Driven<'_> {
     /// Commits, and lets the stream begin as soon as this proxy goes by the commit: slow proxies are not waited for.
     pub(super) async fn commit_and_begin(
         &self,
-        run_id: Option<&str>,
+        (run_id, holder): (Option<&str>, &Holder),
         back: &mut Option<Back>,
     ) -> Result<Instant, Failure> {
-        let mut commit = pin!(self.commit(run_id));
+        let mut commit = pin!(self.commit(run_id, holder));
         loop {
             tokio::select! {
                 biased;
