@@ -25,6 +25,13 @@ pub(super) struct Commit<'a> {
     pub(super) holder: &'a Holder,
 }
 
+/// Whether shards live on a node. They live on none that has left.
+pub(super) fn live_on(topology: &Topology, shards: &BTreeSet<ShardId>, name: &str) -> bool {
+    let node = topology.node_named(name);
+    let mut shards = shards.iter();
+    shards.all(|&shard| Some(topology.placement(shard).node) == node)
+}
+
 impl Commit<'_> {
     /// The topology behind it, or why there must not be one.
     pub(super) fn of(&self, topology: &Topology) -> Result<Topology, String> {
@@ -179,6 +186,18 @@ mod tests {
         let mut left = frozen();
         left.retired.insert(NodeIndex(1));
         assert_eq!(commit(&left, Some("run-0")).unwrap_err(), "the target has left");
+    }
+
+    /// Whoever asks whether shards have moved is told, also when the node they were to go to has left: they are released then.
+    #[test]
+    fn shards_have_not_moved_to_a_node_that_has_left() {
+        let shards = SHARDS.into();
+        let mut topology = frozen();
+        assert!(live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
+        topology.retired.insert(NodeIndex(1));
+        assert!(live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
+        topology.placements[1].node = NodeIndex(1);
+        assert!(!live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Copy;
 use super::arrow::reached;
 use super::claims::Claims;
+use super::commit::live_on;
 use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
 use super::lag::{self, LagWatch};
@@ -265,10 +266,7 @@ impl<'a> Driven<'a> {
         } else {
             self.stored().await?
         };
-        // A node that has left had no shards.
-        let target = topology.node_named(&self.target);
-        let mut shards = self.shards.iter();
-        Ok(shards.all(|&shard| Some(topology.placement(shard).node) == target))
+        Ok(live_on(&topology, &self.shards, &self.target))
     }
 
     /// Drives the move to its end. When another server takes the target's place, the copy begins anew there.

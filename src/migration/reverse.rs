@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[cfg(not(test))]
 use super::Copy;
+use super::commit::live_on;
 use super::cutover::Failure;
 use super::drive::Driven;
 use super::freeze::frozen_offset;
@@ -229,10 +230,7 @@ impl Driven<'_> {
     }
 
     pub(super) fn is_served_by_target(&self) -> bool {
-        let topology = self.shared.topology.load();
-        let target = topology.node_named(&self.target);
-        let mut shards = self.shards.iter();
-        shards.all(|&shard| Some(topology.placement(shard).node) == target)
+        live_on(&self.shared.topology.load(), &self.shards, &self.target)
     }
 
     /// Goes on where a stream has ended, be it one of this leader or of one before.
