@@ -309,6 +309,40 @@ async fn until(longest: Duration, mut is: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// A move, as it is ordered: of these shards, or of others. From which node, and to which.
+fn draw_order(
+    world: &World,
+    topology: &Topology,
+    rng: &mut Rng,
+    shards: &mut Vec<u16>,
+) -> Option<(MoveOrder, [usize; 2])> {
+    // The same shards go on, or back, as often as others.
+    if shards.is_empty() || rng.bool() {
+        let from = rng.usize(0..topology.nodes.len());
+        let of_node = (0..SHARDS).filter(|&shard| home(topology, shard) == from);
+        *shards = of_node.filter(|_| rng.u8(0..3) > 0).collect();
+    }
+    let source = home(topology, *shards.first()?);
+    let others = (0..topology.nodes.len()).filter(|&node| node != source);
+    let others: Vec<usize> = others.collect();
+    let target = others[rng.usize(0..others.len())];
+    let manual = rng.u8(0..5) == 0;
+    let order = MoveOrder {
+        shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
+        target: topology.nodes[target].name.clone(),
+        manual,
+        verify: None,
+        copy: CopyMethod::Snapshot,
+        rate: None,
+        max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
+            rng.u64(1..100)
+        } else {
+            500
+        },
+    };
+    Some((order, [source, target]))
+}
+
 /// Orders moves, one after the other or at once, takes them back, and changes its mind now and then. What must not be refused if
 /// nothing is wrong, is an error.
 async fn operate(
@@ -323,48 +357,17 @@ async fn operate(
             return Ok(());
         }
         let topology = world.store.topology();
-        // The same shards go on, or back, as often as others.
-        if shards.is_empty() || rng.bool() {
-            let from = rng.usize(0..topology.nodes.len());
-            let of_node = (0..SHARDS).filter(|&shard| home(&topology, shard) == from);
-            shards = of_node.filter(|_| rng.u8(0..3) > 0).collect();
-        }
-        let Some(first) = shards.first() else { continue };
-        let others = (0..topology.nodes.len()).filter(|&node| home(&topology, *first) != node);
-        let others: Vec<usize> = others.collect();
-        let target = others[rng.usize(0..others.len())];
-        let manual = rng.u8(0..5) == 0;
-        let order = MoveOrder {
-            shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
-            target: topology.nodes[target].name.clone(),
-            manual,
-            verify: None,
-            copy: CopyMethod::Snapshot,
-            rate: None,
-            max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
-                rng.u64(1..100)
-            } else {
-                500
-            },
+        let Some((order, nodes)) = draw_order(world, &topology, rng, &mut shards) else {
+            continue;
         };
+        let manual = order.manual;
         world.ordered.store(true, Relaxed);
         let Some(id) = crew.order(world, &order).await else {
             continue;
         };
-        // The main stream of chance is as it would be without.
-        let mut whims = world.rng("operator", 0);
-        let is_replaced = replaces_in.is_some_and(|seldom| whims.u8(0..seldom) == 0);
+        let is_replaced = replaces_in.is_some_and(|seldom| world.rng("replaced", 0).u8(0..seldom) == 0);
         if is_replaced {
-            // About as long as a move without faults takes, or any time.
-            let most_ms = if whims.bool() { 200 } else { 1_500 };
-            sleep(some(&mut whims, most_ms)).await;
-            let is_source = whims.u8(0..4) == 0;
-            let node = if is_source {
-                home(&topology, *first)
-            } else {
-                target
-            };
-            crew.replace(world, &topology.nodes[node].name).await;
+            crew.replace_one(world, &topology, nodes).await;
         }
         if manual {
             sleep(some(rng, 2_000)).await;
@@ -496,7 +499,18 @@ impl Crew {
         None
     }
 
-    /// Another server takes the place of a node that has no shards, with what it has, or without.
+    /// While a move is made, another server takes the place of one of its nodes if that has no shards. The main stream of chance is as it
+    /// would be without.
+    async fn replace_one(&self, world: &World, topology: &Topology, [source, target]: [usize; 2]) {
+        let mut rng = world.rng("operator", 0);
+        // About as long as a move without faults takes, or any time.
+        let most_ms = if rng.bool() { 200 } else { 1_500 };
+        sleep(some(&mut rng, most_ms)).await;
+        let node = if rng.u8(0..4) == 0 { source } else { target };
+        self.replace(world, &topology.nodes[node].name).await;
+    }
+
+    /// The other server of its place is a node now, with what it has.
     async fn replace(&self, world: &World, name: &str) {
         let fleet = {
             let processes = lock(&self.processes);
