@@ -51,6 +51,17 @@ fn fleet_store(endpoints: &[SocketAddr]) -> Arc<dyn FleetStore> {
         .unwrap()
 }
 
+/// Runs a test of leases and signs of life, which end on a machine that stands still: there it is made anew.
+fn undisturbed<F: Future<Output = ()>>(test: impl Fn() -> F) {
+    harness::undisturbed(Duration::from_millis(500), || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
+    });
+}
+
 fn topology(shards: u16) -> Topology {
     let nodes = ["a:1", "b:1"].map(|address| Node {
         name: address[..1].to_owned(),

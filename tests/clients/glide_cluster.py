@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 from glide import (
+    AdvancedGlideClusterClientConfiguration,
     ClusterBatch,
     GlideClusterClient,
     GlideClusterClientConfiguration,
@@ -14,12 +15,18 @@ from glide import (
 
 port = int(sys.argv[1])
 Modes = GlideClusterClientConfiguration.PubSubChannelModes
+# By default glide gives up after a quarter of a second; a busy machine takes longer.
+PATIENCE_MS = 20_000
 
 
 async def connect(protocol, subscriptions=None):
     return await GlideClusterClient.create(
         GlideClusterClientConfiguration(
-            [NodeAddress("127.0.0.1", port)], protocol=protocol, pubsub_subscriptions=subscriptions
+            [NodeAddress("127.0.0.1", port)],
+            protocol=protocol,
+            pubsub_subscriptions=subscriptions,
+            request_timeout=PATIENCE_MS,
+            advanced_config=AdvancedGlideClusterClientConfiguration(connection_timeout=PATIENCE_MS),
         )
     )
 

@@ -28,7 +28,7 @@ fn small(limits: &CopyLimits) -> CopyLimits {
     CopyLimits {
         backoff: Duration::from_millis(20),
         restarts_max: 2,
-        silence: Duration::from_secs(1),
+        silence: Duration::from_secs(4),
         ..limits.clone()
     }
 }
@@ -221,7 +221,7 @@ fn a_stopped_source_is_named() {
     let _frozen = Frozen::new(&source);
     let error = reason_of(&copy);
     assert!(matches!(error, CopyError::SourceSilent(_)), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(20));
+    assert!(begin.elapsed() < Duration::from_secs(60), "{:?}", begin.elapsed());
 }
 
 /// What was written to a stopped target is not done by it later, when it has been cleared meanwhile.

@@ -227,7 +227,7 @@ pub(crate) fn plan(source: &Server, target: &Server, dbs: &[u16]) -> CopyPlan {
         metadata_db: DbIndex(METADATA),
         limits: CopyLimits {
             backoff: Duration::from_millis(50),
-            silence: Duration::from_secs(5),
+            silence: Duration::from_secs(20),
             ..CopyLimits::default()
         },
     }

@@ -98,11 +98,7 @@ fn copies(from: &str, to: &str, giants: bool) {
     assert_eq!((now.restarts, now.alarms), (0, 0), "{now:?}");
     for counts in runtime.block_on(copy.counts()).unwrap() {
         assert!(counts.source_keys > 0);
-        assert_eq!(
-            counts.source_keys - counts.source_expires,
-            counts.target_keys - counts.target_expires,
-            "{what}: {counts:?}"
-        );
+        assert!(counts.agree(), "{what}: {counts:?}");
     }
     runtime.block_on(copy.stop()).unwrap();
     assert_eq!(Conn::to(&target, 0).line("EXISTS x"), Value::Int(0));
@@ -234,6 +230,7 @@ fn expiries_are_parked_again_in_time() {
     let runtime = runtime();
     let mut copy = runtime.block_on(async { Copy::start(plan(&source, &target, &[0, 3])) });
     wait_streaming(&copy);
+    let begin = Instant::now();
     let unparked = runtime
         .block_on(copy.unpark(Duration::from_millis(4_000)))
         .unwrap();
@@ -242,7 +239,8 @@ fn expiries_are_parked_again_in_time() {
         let left = bytes(Conn::to(&target, 3 + MOVED).line("PTTL key"));
         String::from_utf8(left).unwrap().parse().unwrap()
     };
-    assert!(left() <= 100_000);
+    // Whoever looks so late finds it parked again.
+    assert!(left() <= 100_000 || begin.elapsed() > Duration::from_secs(2));
     wait_until(&copy, "it is parked again", PATIENCE, |_| left() > 1 << 51);
     runtime.block_on(copy.unpark(Duration::from_secs(10))).unwrap();
     assert!(left() <= 100_000);

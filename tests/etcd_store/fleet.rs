@@ -7,7 +7,7 @@ use preshard::store::{
 };
 
 use crate::harness::{Etcd, Metronome, PATIENCE, wait_until};
-use crate::{at, fleet_store};
+use crate::{at, fleet_store, undisturbed};
 
 const TTL: Duration = Duration::from_secs(3);
 
@@ -24,8 +24,12 @@ async fn win(store: &dyn FleetStore, id: &str) -> (Lease, Term) {
     }
 }
 
-#[tokio::test]
-async fn one_leads_and_each_term_is_greater() {
+#[test]
+fn one_leads_and_each_term_is_greater() {
+    undisturbed(lead_in_turn);
+}
+
+async fn lead_in_turn() {
     let etcd = Etcd::start(1);
     let store = fleet_store(&[etcd.address(0)]);
     let (lease, first) = win(store.as_ref(), "a").await;
@@ -41,8 +45,12 @@ async fn one_leads_and_each_term_is_greater() {
     assert!(second > first);
 }
 
-#[tokio::test]
-async fn a_deposed_leader_changes_nothing() {
+#[test]
+fn a_deposed_leader_changes_nothing() {
+    undisturbed(be_deposed);
+}
+
+async fn be_deposed() {
     let etcd = Etcd::start(1);
     let store = fleet_store(&[etcd.address(0)]);
     let (lease, first) = win(store.as_ref(), "a").await;
@@ -66,8 +74,12 @@ async fn a_deposed_leader_changes_nothing() {
     assert_eq!(store.record("t").await.unwrap().unwrap().document, "{}");
 }
 
-#[tokio::test]
-async fn what_is_written_under_a_lease_goes_with_it() {
+#[test]
+fn what_is_written_under_a_lease_goes_with_it() {
+    undisturbed(let_a_lease_end);
+}
+
+async fn let_a_lease_end() {
     let etcd = Etcd::start(1);
     let store = fleet_store(&[etcd.address(0)]);
     let lease = store.grant(TTL).await.unwrap();
@@ -155,8 +167,8 @@ fn a_leader_that_dies_is_followed_within_five_seconds() {
     let etcd = Etcd::start(1);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let store = fleet_store(&[etcd.address(0)]);
-    let (_, first) = runtime.block_on(win(store.as_ref(), "a"));
     let (start, metronome) = (std::time::Instant::now(), Metronome::start());
+    let (_, first) = runtime.block_on(win(store.as_ref(), "a"));
     wait_until("the lead is free", PATIENCE, || {
         let (_, ballot) = runtime.block_on(campaign(store.as_ref(), "b"));
         matches!(ballot, Ballot::Won(term, _) if term > first)

@@ -11,7 +11,7 @@ use preshard::store::{FleetStore, Revision, Snapshot, Watch};
 use tokio::time::timeout;
 
 use crate::harness::{Etcd, Metronome, PATIENCE};
-use crate::{at, fleet_store};
+use crate::{at, fleet_store, undisturbed};
 
 async fn next(watch: &mut dyn Watch) -> Arc<Snapshot> {
     let news = timeout(PATIENCE, watch.next()).await;
@@ -111,8 +111,12 @@ fn pass(mut from: TcpStream, mut to: TcpStream, deaf: &AtomicBool) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
-#[tokio::test]
-async fn changes_are_told_at_once_and_only_once() {
+#[test]
+fn changes_are_told_at_once_and_only_once() {
+    undisturbed(hear_changes);
+}
+
+async fn hear_changes() {
     let etcd = Etcd::start(1);
     let store = fleet_store(&[etcd.address(0)]);
     let mut watch = store.watch();
@@ -135,8 +139,12 @@ async fn changes_are_told_at_once_and_only_once() {
     assert_eq!(watch.resyncs(), 0);
 }
 
-#[tokio::test]
-async fn a_connection_that_is_half_dead_hides_a_change_for_a_few_seconds_at_most() {
+#[test]
+fn a_connection_that_is_half_dead_hides_a_change_for_a_few_seconds_at_most() {
+    undisturbed(hear_over_a_half_dead_connection);
+}
+
+async fn hear_over_a_half_dead_connection() {
     let etcd = Etcd::start(1);
     let direct = fleet_store(&[etcd.address(0)]);
     let wire = Wire::to(etcd.address(0));

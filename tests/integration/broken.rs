@@ -8,7 +8,12 @@ use std::time::Duration;
 use crate::faults::{FAULT_EVENTS, Failure, failure, fill, keys_on, read_until, value_of};
 use crate::harness::relay::{Fault, Relay};
 use crate::harness::wire::frame;
-use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, shard_of, wait_for, wait_until};
+use crate::harness::{
+    Client, Metronome, Node, PATIENCE, Proxy, Reply, Setup, shard_of, undisturbed, wait_for, wait_until,
+};
+
+/// A proxy that stands still for longer gives nodes more time than its deadline says.
+const BEARS: Duration = Duration::from_millis(80);
 
 /// A proxy with one worker, whose first node is behind a relay.
 struct Broken {
@@ -102,6 +107,10 @@ impl Broken {
 
 #[test]
 fn a_connection_cut_anywhere_fails_what_was_in_flight_and_mixes_nothing() {
+    undisturbed(BEARS, cut_anywhere);
+}
+
+fn cut_anywhere() {
     let broken = Broken::new();
     let marker = broken.marker();
     broken.under_load(|broken| {
@@ -131,19 +140,24 @@ fn a_reply_after_the_deadline_is_nobody_elses_reply() {
     let marker = broken.marker();
     broken.under_load(|broken| {
         for late in [1_100, 1_500, 2_500] {
-            let replies = broken.strike("late", &marker, Fault::Delay(Duration::from_millis(late)));
-            assert_eq!(
-                failure(&replies[1]),
-                Failure::Uncertain,
-                "{late} ms: {:?}",
-                replies[1]
-            );
+            let fault = Fault::Delay(Duration::from_millis(late));
+            let reply = wait_for("a proxy that goes on meanwhile", PATIENCE, || {
+                let metronome = Metronome::start();
+                let reply = broken.strike("late", &marker, fault.clone()).swap_remove(1);
+                // One that stood still gives the node more time.
+                (reply.error().is_some() || metronome.late() < BEARS).then_some(reply)
+            });
+            assert_eq!(failure(&reply), Failure::Uncertain, "{late} ms: {reply:?}");
         }
     });
 }
 
 #[test]
 fn a_reply_that_is_no_reply_closes_the_connection() {
+    undisturbed(BEARS, reply_garbage);
+}
+
+fn reply_garbage() {
     let broken = Broken::new();
     let marker = broken.marker();
     broken.under_load(|broken| {
@@ -185,12 +199,14 @@ fn silence(fault: Fault) {
 
 #[test]
 fn a_reply_too_few_times_out_and_closes_the_connection() {
-    silence(Fault::Eat);
+    undisturbed(BEARS, || silence(Fault::Eat));
 }
 
 #[test]
 fn a_reply_that_never_ends_times_out_and_closes_the_connection() {
-    silence(Fault::Replace(b"$99999999999\r\nnot all of it".to_vec()));
+    undisturbed(BEARS, || {
+        silence(Fault::Replace(b"$99999999999\r\nnot all of it".to_vec()))
+    });
 }
 
 #[test]
@@ -243,6 +259,10 @@ fn what_stands_behind_a_failed_select_is_never_believed() {
 
 #[test]
 fn a_split_write_whose_part_is_in_doubt_says_how_much_is_done() {
+    undisturbed(BEARS, doubt_a_part_of_a_split_write);
+}
+
+fn doubt_a_part_of_a_split_write() {
     let nodes = [Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .proxy("request_timeout = \"500ms\"")

@@ -194,7 +194,7 @@ fn a_client_that_is_killed_leaves_nothing_behind_whatever_it_does() {
             });
             let count = if by_type {
                 let kind = if *what == "subscribed" { "PUBSUB" } else { "NORMAL" };
-                observer.call(&["CLIENT", "KILL", "TYPE", kind, "MAXAGE", "1", "ID", &id]);
+                observer.call(&["CLIENT", "KILL", "TYPE", kind, "MAXAGE", "3600", "ID", &id]);
                 observer.call(&["CLIENT", "KILL", "TYPE", kind]).int()
             } else {
                 observer.call(&["CLIENT", "KILL", "ID", &id]).int()

@@ -232,7 +232,8 @@ fn redis_rs_cluster_works() {
     let (_nodes, proxy) = emulating(&[]);
     for query in ["", "?protocol=resp3"] {
         let url = format!("redis://127.0.0.1:{}/{query}", proxy.data.port());
-        let client = redis::cluster::ClusterClient::new(vec![url]).unwrap();
+        let builder = redis::cluster::ClusterClient::builder(vec![url]).connection_timeout(PATIENCE);
+        let client = builder.build().unwrap();
         let mut connection = client.get_connection().unwrap();
         let keys: Vec<String> = (0..100).map(|number| format!("rc:{number}")).collect();
         for key in &keys {

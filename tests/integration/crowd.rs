@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::harness::wire::{decode, frame};
-use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, seed, wait_until};
+use crate::harness::{Client, Metronome, Node, PATIENCE, Proxy, Reply, Setup, key_in, seed, wait_until};
 
 fn behind(setup: impl Fn(Setup) -> Setup) -> ([Node; 2], Proxy) {
     let nodes = [Node::start(), Node::start()];
@@ -310,8 +310,9 @@ fn node_connections_killed_by_the_node_come_back_unnoticed_by_the_next_request()
             let before = node.links();
             assert!(node.client().ask("CLIENT KILL TYPE normal").int() > 0);
             wait_until("the proxy connects again", PATIENCE, || {
+                // All of them: the worker that serves this client has noticed it then, too.
                 let now = node.links();
-                !now.is_empty() && now.is_disjoint(&before)
+                now.len() >= before.len() && now.is_disjoint(&before)
             });
         }
     }
@@ -337,7 +338,7 @@ fn a_flood_upon_one_shard_does_not_starve_the_others_of_its_node() {
             });
         }
         let mut client = proxy.client();
-        let start = Instant::now();
+        let (start, metronome) = (Instant::now(), Metronome::start());
         let mut slowest = Duration::ZERO;
         while start.elapsed() < Duration::from_millis(1500) {
             let asked = Instant::now();
@@ -346,9 +347,10 @@ fn a_flood_upon_one_shard_does_not_starve_the_others_of_its_node() {
             slowest = slowest.max(asked.elapsed());
         }
         done.store(true, Ordering::Relaxed);
+        let late = metronome.late();
         assert!(
-            slowest < Duration::from_millis(600),
-            "two requests to another shard took {slowest:?}"
+            slowest < Duration::from_millis(600) + late,
+            "two requests to another shard took {slowest:?}, late {late:?}"
         );
     });
 }

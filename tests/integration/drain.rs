@@ -1,11 +1,11 @@
 //! `PRESHARD NODE DRAIN` and `PLAN APPLY` on real nodes: many moves as one task, carried out under writes, cancelled, taken over.
 
 use crate::harness::{
-    Client, Etcd, Node, NodeOptions, Reply, Setup, key_in, small, sys, wait_for, wait_until,
+    Client, Etcd, Node, NodeOptions, Reply, Setup, key_in, small, sys, undisturbed, wait_for, wait_until,
 };
 use crate::moving::{
-    PATIENCE, Pair, ask, field, lists, number, order, roll_back, state, tell, under_writes, until_moved,
-    until_ready, until_reversible,
+    BEARS, PATIENCE, Pair, ask, field, lists, number, order, roll_back, state, tell, under_writes,
+    until_moved, until_ready, until_reversible,
 };
 
 /// More than two cutovers' worth of shards on each of two nodes.
@@ -106,6 +106,10 @@ fn drain_reversibly(admin: &mut Client) -> (String, Vec<String>) {
 
 #[test]
 fn a_drained_node_gets_everything_back_with_what_was_written_since_or_it_is_said_what_it_does_not() {
+    undisturbed(BEARS, drain_and_go_back);
+}
+
+fn drain_and_go_back() {
     let nodes = [Node::start(), Node::start(), Node::start()];
     let addresses: Vec<String> = nodes.iter().map(Node::address).collect();
     let proxy = Setup::of(&addresses).start();
@@ -250,7 +254,7 @@ fn a_child_that_fails_is_told_of_and_the_others_go_on() {
     nodes[1].client_in(70).ask("DEL foreign").int();
     // The first child takes some seconds, in which somebody writes where the second one is to go.
     let mut client = nodes[0].client_in(1);
-    client.call(&["SET", "k", &"v".repeat(64 * 1024)]).expect_ok();
+    client.call(&["SET", "k", &"v".repeat(128 * 1024)]).expect_ok();
     set_rate(&mut admin, "16KiB");
     let task = order(&mut admin, "NODE DRAIN node-1");
     wait_until("the first is under way", PATIENCE, || {

@@ -87,6 +87,13 @@ fn change(proxy: &Proxy) -> Reply {
     load(proxy, &dump(proxy))
 }
 
+/// Makes such a change. On a busy machine one of the proxies may be late, and that is said.
+fn changed(proxy: &Proxy) -> String {
+    let said = change(proxy);
+    assert!(said.is_ok() || said.text().starts_with("OK epoch "), "{said:?}");
+    said.text()
+}
+
 fn mark_epoch(node: &Node, setup: &Setup) -> u64 {
     let mark = node
         .client_in(setup.metadata_database())
@@ -114,7 +121,7 @@ fn cluster(etcd: &Etcd, shards: u16) -> (Vec<Node>, Setup) {
 
 #[test]
 fn a_change_on_one_of_three_proxies_is_served_by_all_when_it_is_answered() {
-    let etcd = Etcd::start(3);
+    let (etcd, metronome) = (Etcd::start(3), Metronome::start());
     let (nodes, setup) = cluster(&etcd, 1024);
     let starting = [setup.launch(), setup.launch(), setup.launch()];
     let proxies = starting.map(|launch| setup.until_ready(launch));
@@ -168,7 +175,12 @@ fn a_change_on_one_of_three_proxies_is_served_by_all_when_it_is_answered() {
         ] {
             proxy.await_metric(metric, value);
         }
-        assert_eq!(proxy.metric("preshard_store_resyncs_total"), 0);
+        let (resyncs, late) = (proxy.metric("preshard_store_resyncs_total"), metronome.late());
+        // Who hears nothing for two seconds reads all anew.
+        assert!(
+            resyncs == 0 || late > Duration::from_secs(1),
+            "{resyncs}, late {late:?}"
+        );
     }
     wait_until("one leads", PATIENCE, || {
         proxies
@@ -191,7 +203,10 @@ fn changes_made_at_the_same_time_on_all_proxies_come_one_after_the_other() {
         let runs = proxies.each_ref().map(|proxy| {
             let document = &document;
             scope.spawn(move || {
-                let done = |_: &i32| load(proxy, document).text().starts_with("OK");
+                // Who was overtaken all the time is told to try again.
+                let said = || load(proxy, document).text();
+                let last = || Some(said()).filter(|said| !said.contains("nothing was changed, try again"));
+                let done = |_: &i32| wait_for("it is made", PATIENCE, last).starts_with("OK");
                 (0..10).filter(done).count() as u64
             })
         });
@@ -270,7 +285,8 @@ fn a_proxy_that_was_stopped_longer_than_its_lease_comes_back_and_does_not_lead()
     wait_until("the stopped one counts as gone", PATIENCE, || {
         rows(other).len() == 1
     });
-    assert_eq!(change(other), Reply::Simple("OK".to_owned()));
+    let said = changed(other);
+    assert!(!said.contains(&first), "it is waited for: {said}");
     stopped.thaw();
     // From the first moment on it knows that its time is over.
     assert_ne!(leader_of(stopped), Some(first.clone()));
@@ -281,8 +297,8 @@ fn a_proxy_that_was_stopped_longer_than_its_lease_comes_back_and_does_not_lead()
             .any(|row| row.id == first && row.epoch == 3 && !row.leads)
     });
     assert_eq!(agreed_leader(&[stopped, other]), own_id(other));
-    assert_eq!(change(stopped), Reply::Simple("OK".to_owned()));
-    assert_eq!(epoch(other), 4);
+    changed(stopped);
+    wait_until("the other one serves it", PATIENCE, || epoch(other) == 4);
 }
 
 #[test]
@@ -331,9 +347,11 @@ fn a_node_that_is_ahead_of_a_proxy_is_waited_for_and_not_refused() {
             .any(|line| line.contains("name=preshard-") && line.contains("cmd=get"))
     });
     // The other one makes it true: higher than what any node carries.
-    change(&proxies[1]).expect_ok();
+    changed(&proxies[1]);
     assert_eq!(client.reply(), Reply::from("v"));
-    assert_eq!(epoch(&proxies[0]), 8);
+    wait_until("both serve it", PATIENCE, || {
+        proxies.iter().all(|proxy| epoch(proxy) == 8)
+    });
     // And a proxy that starts now has no reason to refuse.
     let third = setup.start();
     assert_eq!(epoch(&third), 8);

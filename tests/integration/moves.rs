@@ -189,7 +189,9 @@ fn a_leader_that_dies_loses_no_write_and_the_next_one_ends_its_move() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    let pair = Pair::start(&Setup::of(&addresses).store(&etcd.store("moves")));
+    let setup = Setup::of(&addresses).store(&etcd.store("moves"));
+    // What the one that died was copying begins again.
+    let pair = Pair::start(&setup.announce(&["copy_ended", "no_way_back"]));
     let mut admin = pair.admin_of_other();
     under_writes(pair.other(), &lists(4), || {
         let task = order(&mut admin, "SHARD MOVE 0-3 TO node-2");

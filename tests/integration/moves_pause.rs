@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 
 use crate::harness::{Client, Etcd, Node, Proxy, Reply, Scratch, Setup, key_in, wait_for, wait_until};
-use crate::moving::{PATIENCE, state};
+use crate::moving::{PATIENCE, order, state};
 
 /// Shards 0 to 2 move; shard 3 stays on the same node.
 const MOVING: &str = "0-2";
@@ -56,8 +56,8 @@ impl World {
     /// Orders the move, which stands still when it has come to a point: its task.
     fn hold_at(&self, arrow: &str) -> String {
         std::fs::write(self.arrows.file(arrow), "").unwrap();
-        let order = format!("PRESHARD SHARD MOVE {MOVING} TO node-2");
-        let task = self.proxies[0].admin_client().ask(&order).text();
+        let mut admin = self.proxies[0].admin_client();
+        let task = order(&mut admin, &format!("SHARD MOVE {MOVING} TO node-2"));
         wait_until("the move stands still", PATIENCE, || self.here(arrow).exists());
         task
     }

@@ -1,8 +1,8 @@
 //! Moves that copy without a fork (`COPY SCAN`), on real nodes under writes: verified, cut over, and taken up by another leader.
 
-use crate::harness::{Client, Etcd, Node, Setup, key_in, small, sys, wait_until};
+use crate::harness::{Client, Etcd, Node, Setup, key_in, small, sys, undisturbed, wait_until};
 use crate::moving::{
-    PATIENCE, Pair, field, lists, number, order, roll_back, state, tell, under_writes, until_moved,
+    BEARS, PATIENCE, Pair, field, lists, number, order, roll_back, state, tell, under_writes, until_moved,
     until_reversible,
 };
 
@@ -29,6 +29,10 @@ fn forks(node: &Node) -> String {
 
 #[test]
 fn shards_go_there_and_back_without_a_fork_and_are_the_same_before_the_cutover() {
+    undisturbed(BEARS, go_there_and_back);
+}
+
+fn go_there_and_back() {
     let (nodes, proxy) = small();
     let mut admin = proxy.admin_client();
     fill(&mut proxy.client());

@@ -169,6 +169,7 @@ fn limits_that_change_count_for_who_is_connected_already() {
     assert_eq!(client.until_closed(), b"");
     // max_clients: the one that asks for metrics is on another port.
     set(&mut admin, "proxy.idle_timeout 0");
+    proxy.await_metric("preshard_client_connections", 0);
     set(&mut admin, "proxy.max_clients 1");
     let mut one = proxy.client();
     one.ask("PING");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, wait_until};
+use crate::harness::{Client, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, undisturbed, wait_until};
 
 fn started(lines: &[&str]) -> (Vec<Node>, Proxy) {
     let nodes = vec![Node::start(), Node::start()];
@@ -14,6 +14,8 @@ fn started(lines: &[&str]) -> (Vec<Node>, Proxy) {
 /// What is slow here: an answer that is not late on purpose takes less on a busy machine, too.
 const SLOW: &str = "slower_than = \"300ms\"";
 const LATE: Duration = Duration::from_millis(310);
+/// A machine that stands still for longer makes an answer late that should not be.
+const BEARS: Duration = Duration::from_millis(100);
 
 fn go_by() {
     let begin = Instant::now();
@@ -35,6 +37,10 @@ fn args_of(entry: &Reply) -> Vec<String> {
 
 #[test]
 fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
+    undisturbed(BEARS, keep_a_late_answer);
+}
+
+fn keep_a_late_answer() {
     let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
     client.ask("CLIENT SETNAME reports").expect_ok();
@@ -74,6 +80,10 @@ fn a_late_answer_is_kept_in_redis_shape_without_the_key() {
 
 #[test]
 fn arguments_are_shown_on_demand_as_redis_shows_them() {
+    undisturbed(BEARS, show_arguments);
+}
+
+fn show_arguments() {
     let (nodes, proxy) = started(&[SLOW, "show_args = true"]);
     let plain = Node::with(crate::harness::NodeOptions {
         more: ["--slowlog-log-slower-than", "0"].map(str::to_owned).to_vec(),
@@ -104,6 +114,10 @@ fn arguments_are_shown_on_demand_as_redis_shows_them() {
 
 #[test]
 fn the_log_is_bounded_and_can_be_emptied() {
+    undisturbed(BEARS, fill_and_empty);
+}
+
+fn fill_and_empty() {
     let (nodes, proxy) = started(&[SLOW, "entries_max = 3"]);
     let mut client = proxy.client();
     let key = key_in(0, 8, "k:");
@@ -136,6 +150,10 @@ fn the_log_is_bounded_and_can_be_emptied() {
 
 #[test]
 fn each_request_of_a_pipeline_has_its_own_time() {
+    undisturbed(BEARS, time_a_pipeline);
+}
+
+fn time_a_pipeline() {
     let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
     let (slow, fast) = (key_in(0, 8, "k:"), key_in(6, 8, "k:"));
@@ -158,6 +176,10 @@ fn each_request_of_a_pipeline_has_its_own_time() {
 
 #[test]
 fn who_waits_on_purpose_is_not_slow_and_a_transaction_may_be() {
+    undisturbed(BEARS, wait_on_purpose);
+}
+
+fn wait_on_purpose() {
     let (nodes, proxy) = started(&[SLOW]);
     let mut client = proxy.client();
     assert_eq!(client.ask("BLPOP {t}q 0.4"), Reply::Null);

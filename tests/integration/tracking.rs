@@ -4,7 +4,9 @@
 mod faults;
 mod load;
 
-use crate::harness::{Client, Etcd, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, small, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, PATIENCE, Proxy, Reply, Setup, key_in, lacks, small, wait_for, wait_until,
+};
 
 fn tracking(proxy: &Proxy, options: &str) -> Client {
     let mut client = proxy.client3();
@@ -229,12 +231,19 @@ fn expiry_and_flushes_are_told() {
     let (nodes, proxy) = small();
     let mut client = tracking(&proxy, "");
     let mut writer = proxy.client();
-    // It must be read before it expires.
-    wait_until("it is cached", PATIENCE, || {
-        writer.ask("SET gone 1 PX 100").expect_ok();
-        client.ask("GET gone") == Reply::from("1")
+    // It must be read before it expires; what was read too late never changes again.
+    let mut names = (0..).map(|attempt| format!("gone{attempt}"));
+    let gone = wait_for("it is cached", PATIENCE, || {
+        let gone = names.next().unwrap();
+        writer.call(&["SET", &gone, "1", "PX", "100"]).expect_ok();
+        client.command(&["GET", &gone]);
+        let mut reply = client.reply();
+        while matches!(reply, Reply::Push(_)) {
+            reply = client.reply();
+        }
+        (reply == Reply::from("1")).then_some(gone)
     });
-    expect(&mut client, &["gone"]);
+    while invalidated(&mut client) != [gone.as_str()] {}
     client.ask("SET own 1").expect_ok();
     client.ask("GET own");
     writer.ask("FLUSHALL").expect_ok();

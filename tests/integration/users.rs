@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::clients::{python, run, run_script};
 use crate::harness::wire::frame;
-use crate::harness::{Node, PATIENCE, Proxy, Reply, Setup, key_in, wait_until};
+use crate::harness::{Metronome, Node, PATIENCE, Proxy, Reply, Setup, key_in, wait_until};
 
 const LATER: Duration = Duration::from_secs(1);
 
@@ -163,7 +163,7 @@ fn guessing_is_slow_and_nobody_else_waits() {
     let (mut guesser, mut app) = (proxy.client(), proxy.client());
     app.ask("AUTH app p1");
     assert!(error(&guesser.ask("AUTH root x")).starts_with("WRONGPASS"));
-    let asked = Instant::now();
+    let (asked, metronome) = (Instant::now(), Metronome::start());
     guesser.send(
         &[
             frame(&["AUTH", "root", "y"]),
@@ -172,7 +172,7 @@ fn guessing_is_slow_and_nobody_else_waits() {
         ]
         .concat(),
     );
-    for number in 0..200 {
+    for number in 0..50 {
         assert_eq!(app.ask(&format!("SET app:{number} 1")).text(), "OK");
     }
     // Other users, and other connections of users that nobody guesses, come in at once.
@@ -181,9 +181,10 @@ fn guessing_is_slow_and_nobody_else_waits() {
     let took = free.elapsed();
     assert!(error(&guesser.reply()).starts_with("WRONGPASS"));
     assert!(asked.elapsed() >= LATER);
+    let late = metronome.late();
     assert!(
-        waits < LATER && took < LATER,
-        "{waits:?} {took:?}: others wait too"
+        waits < LATER + late && took < LATER + late,
+        "{waits:?} {took:?}, late {late:?}: others wait too"
     );
     assert!(error(&guesser.reply()).starts_with("NOAUTH"));
     let greeting = guesser.reply();
@@ -322,11 +323,12 @@ fn more_preshard_requests_than_are_taken_at_once_are_told_so_and_delay_nobody() 
     roots
         .iter_mut()
         .for_each(|root| root.send(&frame(&["PRESHARD", "CHECK"])));
-    let asked = Instant::now();
+    let (asked, metronome) = (Instant::now(), Metronome::start());
     for _ in 0..100 {
         assert_eq!(other.ask(&format!("SET {key} 1")).text(), "OK");
     }
-    assert!(asked.elapsed() < 4 * LATER, "{:?}", asked.elapsed());
+    let (took, late) = (asked.elapsed(), metronome.late());
+    assert!(took < 4 * LATER + late, "{took:?}, late {late:?}");
     nodes[1].thaw();
     let mut refused = 0;
     for root in &mut roots {

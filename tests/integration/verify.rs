@@ -188,7 +188,9 @@ fn any_proxy_takes_the_order_and_the_next_leader_carries_it_out() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
-    let pair = Pair::start(&Setup::of(&addresses).store(&etcd.store("verify")));
+    let setup = Setup::of(&addresses).store(&etcd.store("verify"));
+    // What the one that died was copying begins again.
+    let pair = Pair::start(&setup.announce(&["copy_ended", "no_way_back"]));
     let mut admin = pair.admin_of_other();
     let mut client = pair.other().client();
     client.call(&["SET", &key_in(0, 8, "k"), "v"]).expect_ok();

@@ -1,8 +1,10 @@
 //! `PRESHARD SHARD VERIFY` while a move can be rolled back: the source follows, and is compared with the target, on real nodes.
 
-use crate::harness::{Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, sys, wait_for, wait_until};
+use crate::harness::{
+    Client, Etcd, Node, Proxy, Reply, Setup, key_in, small, sys, undisturbed, wait_for, wait_until,
+};
 use crate::moving::{
-    PATIENCE, Pair, ask, field as text, lists, move_there, number, order, roll_back, state, tell,
+    BEARS, PATIENCE, Pair, ask, field as text, lists, move_there, number, order, roll_back, state, tell,
     under_writes, until_reversible,
 };
 
@@ -28,12 +30,18 @@ fn verify(admin: &mut Client, words: &str, task: &str) -> Reply {
     verified(admin, task)
 }
 
-/// Waits until keys are being compared.
-fn wait_comparing(admin: &mut Client, task: &str) {
+/// Orders a verification of all keys, and waits until they are being compared. One that is over before anybody has looked is ordered
+/// again.
+fn begin_comparing(admin: &mut Client, task: &str) {
     wait_until("keys are compared", PATIENCE, || {
-        let verify = verify_of(admin, task);
-        assert!(is_open(&verify), "it was over too soon: {verify:?}");
-        number(&verify, "keys") > 0
+        assert_eq!(ask(admin, &format!("SHARD VERIFY {task} ALL")).text(), task);
+        let seen = wait_for("keys are compared, or it is over", PATIENCE, || {
+            let verify = verify_of(admin, task);
+            (!is_open(&verify) || number(&verify, "keys") > 0).then_some(verify)
+        });
+        let state = text(&seen, "state");
+        assert!(is_open(&seen) || state == "same", "{seen:?}");
+        is_open(&seen)
     });
 }
 
@@ -51,6 +59,10 @@ fn fill(proxy: &Proxy, shard: u16) {
 
 #[test]
 fn what_follows_is_found_equal_under_writes_and_goes_back() {
+    undisturbed(BEARS, find_equal);
+}
+
+fn find_equal() {
     let (_nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     for number in 0..400 {
@@ -92,6 +104,10 @@ fn what_follows_is_found_equal_under_writes_and_goes_back() {
 
 #[test]
 fn a_difference_on_the_old_source_is_named_and_keeps_the_shards_from_going_back() {
+    undisturbed(BEARS, find_a_difference);
+}
+
+fn find_a_difference() {
     let (nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = |name: &str| key_in(0, 8, name);
@@ -162,16 +178,15 @@ fn a_difference_on_the_old_source_is_named_and_keeps_the_shards_from_going_back(
 
 #[test]
 fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
+    undisturbed(BEARS, end_comparisons);
+}
+
+fn end_comparisons() {
     let (_nodes, proxy) = small();
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let begun = |admin: &mut Client, task: &str| {
-        let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-        assert_eq!(order.text(), task);
-        wait_comparing(admin, task);
-    };
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     let error = admin
         .ask(&format!("PRESHARD SHARD VERIFY {task}"))
         .expect_error("ERR ");
@@ -188,7 +203,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
         .ask(&format!("PRESHARD TASK CANCEL {task}"))
         .expect_error("ERR ");
     assert!(error.contains("is over: moved"), "{error}");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     roll_back(&mut admin, &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(
@@ -201,7 +216,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     assert!(error.contains("its shards were brought back"), "{error}");
     // Once more, to its end and to another one.
     let task = move_there(&mut admin, "0", "node-2");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     tell(&mut admin, "FINALIZE", &task);
     let verify = verify_of(&mut admin, &task);
     assert_eq!(text(&verify, "state"), "failed", "{verify:?}");
@@ -210,7 +225,7 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
     assert!(error.contains("there is nothing to compare them with"), "{error}");
     // Another move takes the shards.
     let task = move_there(&mut admin, "0", "node-1");
-    begun(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     let other = order(&mut admin, "SHARD MOVE 0 TO node-2 MANUAL");
     let verify = verified(&mut admin, &task);
     assert!(text(&verify, "error").contains(&other), "{verify:?}");
@@ -218,6 +233,10 @@ fn whatever_ends_the_way_back_ends_the_comparison_and_says_so() {
 
 #[test]
 fn values_of_megabytes_are_compared_in_part_and_a_node_without_one_is_found_out() {
+    undisturbed(BEARS, compare_in_part);
+}
+
+fn compare_in_part() {
     let (nodes, proxy) = small();
     let (mut admin, mut client) = (proxy.admin_client(), proxy.client());
     let key = |name: &str| key_in(0, 8, name);
@@ -252,6 +271,10 @@ fn values_of_megabytes_are_compared_in_part_and_a_node_without_one_is_found_out(
 /// The leader is killed while it compares; the next one goes on with the stream, compares anew, and the shards go back.
 #[test]
 fn the_next_leader_compares_anew() {
+    undisturbed(BEARS, change_the_leader);
+}
+
+fn change_the_leader() {
     let etcd = Etcd::start(1);
     let nodes = [Node::start(), Node::start()];
     let addresses = [nodes[0].address(), nodes[1].address()];
@@ -263,9 +286,7 @@ fn the_next_leader_compares_anew() {
     fill(pair.other(), 0);
     under_writes(pair.other(), &lists(4), || {
         let task = move_there(&mut admin, "0-3", "node-2");
-        let order = ask(&mut admin, &format!("SHARD VERIFY {task} ALL"));
-        assert_eq!(order.text(), task);
-        wait_comparing(&mut admin, &task);
+        begin_comparing(&mut admin, &task);
         let before = text(&verify_of(&mut admin, &task), "copy");
         sys::send_signal(pair.leading().pid(), libc::SIGKILL);
         let verify = verified(&mut admin, &task);
@@ -278,6 +299,10 @@ fn the_next_leader_compares_anew() {
 /// The node that follows stands still for longer than it is waited for, and goes on.
 #[test]
 fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again() {
+    undisturbed(BEARS, stand_still);
+}
+
+fn stand_still() {
     let nodes = [Node::start(), Node::start()];
     let proxy = Setup::of(&[nodes[0].address(), nodes[1].address()])
         .announce(&["copy_ended", "node_down", "link_closed", "node_not_provisioned"])
@@ -285,9 +310,7 @@ fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again()
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-    assert_eq!(order.text(), task);
-    wait_comparing(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     nodes[0].freeze();
     let mut client = proxy.client();
     let key = key_in(0, 8, "meanwhile");
@@ -312,6 +335,10 @@ fn a_source_that_stands_still_is_waited_for_and_compared_when_it_follows_again()
 
 #[test]
 fn a_target_that_dies_ends_the_comparison_with_the_way_back() {
+    undisturbed(BEARS, lose_the_target);
+}
+
+fn lose_the_target() {
     let source = Node::start();
     let mut target = Node::start();
     let proxy = Setup::of(&[source.address(), target.address()])
@@ -328,9 +355,7 @@ fn a_target_that_dies_ends_the_comparison_with_the_way_back() {
     let mut admin = proxy.admin_client();
     fill(&proxy, 0);
     let task = move_there(&mut admin, "0", "node-2");
-    let order = admin.ask(&format!("PRESHARD SHARD VERIFY {task} ALL"));
-    assert_eq!(order.text(), task);
-    wait_comparing(&mut admin, &task);
+    begin_comparing(&mut admin, &task);
     target.kill();
     target.restart();
     let verify = verified(&mut admin, &task);

@@ -62,6 +62,8 @@ impl Server {
         static STARTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let number = STARTED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("preshard-rdb-{}-{number}", std::process::id()));
+        // Of a run that was aborted, with the same number: its snapshot would be read.
+        let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let socket = folder.join("s");
         let mut command = Command::new(program(name).expect("a server at hand"));

@@ -32,12 +32,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::{Metronome, PATIENCE, Proxy, Reply, Setup, key_in, wait_for, wait_until};
+use harness::{Metronome, PATIENCE, Proxy, Reply, Setup, key_in, undisturbed, wait_for, wait_until};
 use node::{FakeNode, Trick};
 
 const SHARDS: u16 = 8;
 const PINNED: u16 = 4;
 const DEADLINE: Duration = Duration::from_millis(500);
+/// A machine that stands still for longer makes nodes that are well miss the deadline too.
+const BEARS: Duration = Duration::from_millis(250);
 
 /// A proxy before a node that will misbehave and one that will not.
 struct Scene {
@@ -266,6 +268,10 @@ fn a_reply_too_many_closes_the_link_and_goes_to_nobody() {
 
 #[test]
 fn a_script_that_is_answered_twice_or_not_at_all_shifts_nobodys_replies() {
+    undisturbed(BEARS, answer_scripts_wrongly);
+}
+
+fn answer_scripts_wrongly() {
     for (trick, reason) in [
         (Trick::Twice, "extra_reply"),
         (
@@ -334,6 +340,10 @@ fn a_push_that_nobody_asked_for_closes_the_link() {
 
 #[test]
 fn a_missing_reply_is_uncertain_at_its_deadline_and_the_silent_link_is_closed() {
+    undisturbed(BEARS, answer_nothing);
+}
+
+fn answer_nothing() {
     let scene = Scene::with_deadline();
     let start = Instant::now();
     let watchers = scene.watch(SHARDS / 2..SHARDS, false);
@@ -366,6 +376,10 @@ fn assert_deadline(took: Duration, metronome: &Metronome) {
 
 #[test]
 fn a_late_reply_is_eaten_and_the_next_one_is_right() {
+    undisturbed(BEARS, answer_late);
+}
+
+fn answer_late() {
     let scene = Scene::with_deadline();
     let watchers = scene.watch(SHARDS / 2..SHARDS, false);
     for round in 1..=3 {

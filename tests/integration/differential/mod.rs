@@ -67,7 +67,7 @@ const DIFFERENCES: &[(&str, Compare, &str)] = &[
     ),
     (
         "ttl",
-        Compare::Within(1),
+        Compare::Within(60),
         "the two servers run the script at slightly different times",
     ),
     (
@@ -77,7 +77,7 @@ const DIFFERENCES: &[(&str, Compare, &str)] = &[
     ),
     (
         "expiretime",
-        Compare::Within(1),
+        Compare::Within(60),
         "the two servers run the script at slightly different times",
     ),
     (

@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, failure, fill, keys_on, two_nodes, value_of};
 use crate::harness::wire::frame;
-use crate::harness::{NodeOptions, PATIENCE, Reply, bytes_waiting_at, wait_until};
+use crate::harness::{NodeOptions, PATIENCE, Reply, bytes_waiting_at, undisturbed, wait_until};
 
 /// The node has answered while the proxy stood still: more than the proxy reads at once when it goes on, and less than the sockets
 /// hold, so that the node has no part in the rest. All of it is older than any deadline by then, so a look at the clock before
 /// everything is read would blame the node.
 #[test]
 fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
+    undisturbed(Duration::from_secs(1), stand_still_while_a_node_answers);
+}
+
+fn stand_still_while_a_node_answers() {
     const DEADLINE: Duration = Duration::from_secs(8);
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
         setup.proxy("workers = 1").proxy("request_timeout = \"8s\"")
@@ -66,6 +70,10 @@ fn a_proxy_that_stood_still_itself_blames_no_node_for_it() {
 
 #[test]
 fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
+    undisturbed(Duration::from_millis(200), run_late);
+}
+
+fn run_late() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
         setup.proxy("request_timeout = \"300ms\"")
     });
@@ -94,6 +102,10 @@ fn a_paused_node_runs_late_what_was_called_uncertain_and_nothing_is_mixed_up() {
 
 #[test]
 fn a_split_write_over_a_frozen_node_is_uncertain_and_says_how_far_it_came() {
+    undisturbed(Duration::from_millis(200), split_over_a_frozen_node);
+}
+
+fn split_over_a_frozen_node() {
     let (nodes, proxy) = two_nodes(NodeOptions::default(), |setup| {
         setup.proxy("request_timeout = \"1s\"")
     });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::kit::{Flush, PATIENCE, pending, prepare, sum};
 use super::postgres::Postgres;
 use crate::harness::{Client, Etcd, Node, Proxy, Setup, small, sys, wait_for, wait_until};
+use crate::moving::ask;
 
 /// Counts until it is told to stop: what was acknowledged, and what is in doubt.
 fn writer(proxy: &Proxy, first: u32, stop: &AtomicBool, doubt: &AtomicI64) -> i64 {
@@ -153,7 +154,7 @@ fn kill_a_proxy_that_moves(
 fn await_no_task(proxy: &Proxy) {
     let mut admin = proxy.admin_client();
     wait_until("no task is under way", PATIENCE, || {
-        let tasks = admin.ask("PRESHARD TASK LIST").items();
+        let tasks = ask(&mut admin, "TASK LIST").items();
         tasks.iter().all(|task| {
             let state = task.field("state").map(|state| state.text());
             matches!(

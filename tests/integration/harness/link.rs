@@ -53,6 +53,8 @@ struct Said(Mutex<Vec<u8>>);
 
 const FIRST: usize = 4096;
 const LOOK: Duration = Duration::from_millis(5);
+/// A read that has brought nothing by its time; or was paused, with its container.
+const NOTHING_YET: [ErrorKind; 3] = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted];
 
 impl Link {
     pub(crate) fn to(node: SocketAddr) -> Self {
@@ -133,7 +135,7 @@ impl Shared {
             let count = match from.read(&mut chunk) {
                 Ok(0) => return,
                 Ok(count) => count,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => 0,
+                Err(error) if NOTHING_YET.contains(&error.kind()) => 0,
                 Err(_) => return,
             };
             if requests {

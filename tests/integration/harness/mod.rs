@@ -4,6 +4,7 @@ mod certificates;
 mod chaos;
 mod etcd;
 mod link;
+mod log;
 mod metronome;
 mod node;
 mod ports;
@@ -17,11 +18,12 @@ pub(crate) use certificates::Certificates;
 pub(crate) use chaos::{CHAOS, Chaos};
 pub(crate) use etcd::Etcd;
 pub(crate) use link::{Link, Weather, Whose};
-pub(crate) use metronome::Metronome;
+pub(crate) use log::Log;
+pub(crate) use metronome::{Metronome, undisturbed};
 pub(crate) use node::{Node, NodeOptions, lacks, left_out};
 pub(crate) use ports::free_port;
 pub(crate) use process::{PATIENCE, Scratch, StopAtEnd, bytes_waiting_at, wait_for, wait_until};
-pub(crate) use proxy::{Log, Proxy, Setup, end_of, run_to_end, spawn};
+pub(crate) use proxy::{Proxy, Setup, end_of, run_to_end, spawn};
 pub(crate) use wire::{Client, Reply};
 
 /// Two nodes, and a proxy with eight shards in front of them.

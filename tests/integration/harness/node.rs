@@ -135,7 +135,7 @@ impl Node {
             client.try_send(b"PING\r\n").ok()?;
             (client.try_reply_bytes().ok()? == b"+PONG\r\n").then_some(true)
         });
-        self.child = Some(child);
+        self.child = up.then_some(child);
         up
     }
 
@@ -183,25 +183,26 @@ impl Node {
     /// Starts again on the same port, in the same folder.
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "kill it first");
-        assert!(
-            self.try_start(),
-            "redis-server did not come back on port {}: see {}",
+        let what = format!(
+            "redis-server comes back on port {}: see {}",
             self.port,
             self.dir.path().display()
         );
+        // A child that the one before has just forked may hold the port for a moment longer.
+        wait_for(&what, PATIENCE, || self.try_start().then_some(()));
     }
 
-    /// Identities of the connections that others than the asking client hold: a link that was closed is missing later.
+    /// Identities of the connections of proxies' workers: a link that was closed is missing later. The control side's, which give
+    /// themselves no name, come and go.
     pub(crate) fn links(&self) -> BTreeSet<u64> {
-        let mut client = self.client();
-        let own = client.ask("CLIENT ID").int() as u64;
-        let list = client.ask("CLIENT LIST").text();
+        let list = self.client().ask("CLIENT LIST").text();
         let id = |line: &str| {
             line.strip_prefix("id=")
                 .and_then(|rest| rest.split(' ').next())
                 .and_then(|id| id.parse().ok())
         };
-        list.lines().filter_map(id).filter(|id| *id != own).collect()
+        let of_workers = list.lines().filter(|line| line.contains(" name=preshard-"));
+        of_workers.filter_map(id).collect()
     }
 
     /// A number of INFO.

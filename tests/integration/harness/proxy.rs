@@ -1,13 +1,13 @@
 //! The built `preshard serve` in front of nodes: configured, started, its addresses read from what it prints.
 
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::log::Log;
 use super::process::{PATIENCE, Scratch, wait_for};
 use super::sys;
 use super::wire::{Client, Reply};
@@ -34,6 +34,19 @@ pub(crate) struct Setup {
     arrows: Option<PathBuf>,
 }
 
+/// What a machine that is busy, or stands still for a moment, makes a proxy tell: it is slower than its writers; somebody has not said in
+/// time that he serves a topology; a cutover would hold requests for too long, and is tried again. Tests wait for what comes of it.
+const BUSY_EVENTS: [&str; 5] = [
+    "config_adoption_slow",
+    "cutover_given_up",
+    "move_lags",
+    "proxies_behind",
+    "rollback_given_up",
+];
+
+/// A proxy that says that one of its workers stood still for so long was on a machine on which whatever it warned of may be true.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
 /// A running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -47,10 +60,6 @@ pub(crate) struct Proxy {
     pub(crate) store: String,
     dir: Arc<Scratch>,
 }
-
-/// What a proxy printed, both streams, as it comes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<String>>);
 
 /// A proxy that was started and may be coming up or failing.
 #[derive(Debug)]
@@ -231,10 +240,18 @@ impl Setup {
         text.push_str("[tls]\n");
         lines(&mut text, &self.tls);
         text.push_str("[nodes]\n");
+        // The same for nodes of which none is expected to go away: one that is slow to answer is not down.
+        let all_stay = !self.any_warning && !self.announced.contains(&"node_down");
+        if all_stay && !self.nodes.iter().any(|line| line.starts_with("connect_timeout")) {
+            text.push_str("connect_timeout = \"10s\"\n");
+        }
         lines(&mut text, &self.nodes);
         text.push_str("[slowlog]\n");
         lines(&mut text, &self.slowlog);
         text.push_str("[migration]\n");
+        if !self.any_warning {
+            text.push_str("max_pause = \"3s\"\n");
+        }
         lines(&mut text, &self.migration);
         write!(
             text,
@@ -347,7 +364,8 @@ impl Setup {
 /// Runs `preshard` with arguments to its end: exit status and all it printed.
 pub(crate) fn run_to_end(arguments: &[&str]) -> (ExitStatus, String) {
     let (mut child, log) = spawn(Command::new(env!("CARGO_BIN_EXE_preshard")).args(arguments));
-    (end_of(&mut child, PATIENCE, &log), log.text())
+    // The demo alone takes ten seconds where there is nothing else to do.
+    (end_of(&mut child, PATIENCE * 3, &log), log.text())
 }
 
 /// As an operator makes it.
@@ -375,7 +393,7 @@ pub(crate) fn spawn(command: &mut Command) -> (Child, Log) {
 
 pub(crate) fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatus {
     let start = Instant::now();
-    let status = wait_for("the proxy ends", PATIENCE * 2, || {
+    let status = wait_for("the proxy ends", limit + PATIENCE, || {
         match child.try_wait().unwrap() {
             None if start.elapsed() > limit => {
                 let _ = child.kill();
@@ -390,6 +408,20 @@ pub(crate) fn end_of(child: &mut Child, limit: Duration, log: &Log) -> ExitStatu
     });
     log.settle();
     status
+}
+
+/// The longest time that a worker stood still, as its proxy has noticed.
+fn stood_still(log: &str) -> Duration {
+    let told = log
+        .lines()
+        .filter(|line| line.contains("\"event\":\"worker_stood_still\""));
+    let millis = told.filter_map(|line| {
+        let (_, rest) = line.split_once("\"ms\":")?;
+        let digits = rest.trim_start_matches('"');
+        let end = digits.find(|digit: char| !digit.is_ascii_digit())?;
+        digits[..end].parse().ok()
+    });
+    Duration::from_millis(millis.max().unwrap_or(0))
 }
 
 // === impl Proxy ===
@@ -530,10 +562,12 @@ impl Drop for Proxy {
         };
         let announced = |line: &&str| {
             let events = &self.setup.announced;
-            // A busy machine is slower than its writers.
-            let busy = line.contains("\"event\":\"move_lags\"");
-            let harmless =
-                busy || self.setup.any_warning && !line.contains("panicked") && !line.contains("move_died");
+            let busy = BUSY_EVENTS
+                .iter()
+                .any(|event| line.contains(&format!("\"event\":\"{event}\"")));
+            // Who stood still blames nodes, and loses its lead.
+            let any_warning = self.setup.any_warning || stood_still(&text) >= STOOD_STILL;
+            let harmless = busy || any_warning && !line.contains("panicked") && !line.contains("move_died");
             harmless
                 || events
                     .iter()
@@ -545,47 +579,5 @@ impl Drop for Proxy {
             "a warning that the test did not announce: {}",
             surprise.unwrap_or_default()
         );
-    }
-}
-
-// === impl Log ===
-
-impl Log {
-    fn follow(&self, stream: impl Read + Send + 'static) {
-        let log = self.clone();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let mut text = log.0.lock().unwrap();
-                text.push_str(&line);
-                text.push('\n');
-            }
-        });
-    }
-
-    pub(crate) fn text(&self) -> String {
-        self.0.lock().unwrap().clone()
-    }
-
-    /// The end of it, for a failure's report.
-    pub(crate) fn tail(&self) -> String {
-        let text = self.text();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(60)..]
-            .iter()
-            .map(|line| format!("{line}\n"))
-            .collect()
-    }
-
-    pub(crate) fn line_after(&self, start: &str) -> Option<String> {
-        self.text()
-            .lines()
-            .find_map(|line| line.strip_prefix(start).map(|rest| rest.trim().to_owned()))
-    }
-
-    /// Both streams have ended (the two follower threads have let go).
-    fn settle(&self) {
-        wait_for("the log is read to its end", PATIENCE, || {
-            (Arc::strong_count(&self.0) == 1).then_some(())
-        });
     }
 }

@@ -45,7 +45,7 @@ impl Client {
     }
 
     pub(crate) fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        let stream = TcpStream::connect_timeout(&address, REPLY_LIMIT)?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
@@ -177,6 +177,8 @@ impl Client {
                 Ok(())
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(ErrorKind::TimedOut.into()),
+            // A container that was paused goes on so.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
         }
     }

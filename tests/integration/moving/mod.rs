@@ -19,7 +19,7 @@ mod writers;
 
 pub(crate) use arrows::{Arrows, can_stop};
 pub(crate) use operator::{
-    PATIENCE, ask, field, move_shards, move_there, number, order, roll_back, state, tell, until_moved,
+    BEARS, PATIENCE, ask, field, move_shards, move_there, number, order, roll_back, state, tell, until_moved,
     until_ready, until_reversible, until_users, users_of_moves,
 };
 pub(crate) use pair::Pair;

@@ -7,6 +7,9 @@ use crate::harness::{Client, Node, Reply, wait_for, wait_until};
 /// For whatever happens behind copies, leases, and pauses between attempts.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// On a machine that stands still for longer a leader may lose its lease, and what it was about to lead back cannot go back.
+pub(crate) const BEARS: Duration = Duration::from_secs(1);
+
 /// The answer to a word of `PRESHARD`. A store that gives no answer for a moment is asked again.
 pub(crate) fn ask(admin: &mut Client, words: &str) -> Reply {
     admin.limit = PATIENCE;

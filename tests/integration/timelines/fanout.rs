@@ -131,8 +131,8 @@ fn a_node_that_is_killed_midway_fails_by_key_and_the_same_call_completes_it() {
         let item = round.to_string();
         let words = call(&keys, &["MAXLEN", "1", &item, &item]);
         client.limit = PATIENCE;
-        client.command(&words);
         let before = nodes[1].calls_of("zadd");
+        client.command(&words);
         wait_until("it is under way", PATIENCE, || {
             nodes[1].calls_of("zadd") > before + 50
         });

@@ -36,6 +36,8 @@ struct Shared {
 }
 
 const LOOK: Duration = Duration::from_millis(2);
+/// A read that has brought nothing by its time; or was paused, with its container.
+const NOTHING_YET: [ErrorKind; 3] = [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted];
 
 impl Valve {
     fn to(node: u16) -> Self {
@@ -108,7 +110,7 @@ impl Shared {
                     }
                     self.passed.fetch_add(count as u64, Ordering::Relaxed);
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                Err(error) if NOTHING_YET.contains(&error.kind()) => {}
                 Ok(_) | Err(_) => break,
             }
         }
