@@ -29,7 +29,7 @@ const PLANTED: [(Planted, u64); 15] = [
     (Planted::Mistake(Mistake::LeavesStrangers), 2),
     (Planted::Slip(Slip::HoldsNot), 0),
     (Planted::Slip(Slip::Unheard), 2),
-    (Planted::Mistake(Mistake::IgnoresHolder), 0),
+    (Planted::Mistake(Mistake::IgnoresHolder), 6),
 ];
 
 fn env(name: &str) -> Option<u64> {
