@@ -23,16 +23,11 @@ pub(super) async fn add(context: &AdminContext, args: &Args<'_>, rest: usize) ->
     changed.await.map(done).map_err(refusal)
 }
 
-/// `NODE REMOVE <name>`: refused while shards live there, or may come back.
+/// `NODE REMOVE <name>`: refused while shards live there, or a task may bring them there.
 pub(super) async fn remove(context: &AdminContext, name: &[u8]) -> Result<Value, String> {
     let name = word(name)?;
-    let ways = context.mover.ways_back_to(name).await.map_err(refusal)?;
-    if let [first, ..] = ways.as_slice() {
-        return Err(refusal(format!(
-            "node '{name}' follows shards that have moved away, so that they can come back ({}); say TASK FINALIZE {first} first, \
-             or wait until their time is over",
-            ways.join(", ")
-        )));
+    if let Some(why) = context.mover.why_stays(name).await.map_err(refusal)? {
+        return Err(refusal(why));
     }
     let before = context.shared.topology.load_full();
     let changed = context.fleet.change(|topology| {

@@ -13,6 +13,8 @@ pub(crate) enum Mistake {
     IgnoresTerm,
     /// Another process of the source, or another history, counts as the one that was copied.
     IgnoresRun,
+    /// Whichever server the target is now counts as the one that the copy was made to.
+    IgnoresHolder,
     /// Whether it was committed is not asked of the store: what is known here counts.
     AsksNothing,
     /// The freeze deletes the unit's user.

@@ -1,11 +1,13 @@
 //! What the commit of a move says, made from what is stored at that moment, if all that the freeze relied on still stands.
 //!
 //! ```text
-//!  stored topology ─▶ the source is the process that was frozen? ─▶ the unit is there, and quiesced? ─▶ its shards on the target, no unit
+//!  stored topology ─▶ the source is the process that was frozen? ─▶ the unit is there, and quiesced? ─▶ its shards live on the source?
+//!                  ─▶ the target is the server that has the copy? ─▶ its shards on the target, no unit
 //! ```
 
 use std::collections::BTreeSet;
 
+use super::holder::Holder;
 use crate::control::{Mistake, makes};
 use crate::ids::ShardId;
 use crate::topology::Topology;
@@ -19,6 +21,15 @@ pub(super) struct Commit<'a> {
     pub(super) target: &'a str,
     /// The source's process that was copied, if it was told to refuse.
     pub(super) run_id: Option<&'a str>,
+    /// What was copied to.
+    pub(super) holder: &'a Holder,
+}
+
+/// Whether shards live on a node. They live on none that has left.
+pub(super) fn live_on(topology: &Topology, shards: &BTreeSet<ShardId>, name: &str) -> bool {
+    let node = topology.node_named(name);
+    let mut shards = shards.iter();
+    shards.all(|&shard| Some(topology.placement(shard).node) == node)
 }
 
 impl Commit<'_> {
@@ -39,7 +50,15 @@ impl Commit<'_> {
         if !units.any(|unit| unit.task == self.task && unit.quiesced) {
             return Err("its shards were let go meanwhile; nothing has moved".to_owned());
         }
+        let mut shards = self.shards.iter();
+        if let Some(shard) = shards.find(|&&shard| topology.placement(shard).node != source) {
+            return Err(format!(
+                "shard {shard} does not live on node '{}' any more; nothing has moved",
+                self.source
+            ));
+        }
         let target = topology.node_named(self.target).ok_or("the target has left")?;
+        self.holder.check(topology, self.target)?;
         let next = topology.changed(|next| {
             next.units.retain(|unit| unit.task != self.task);
             for shard in self.shards {
@@ -88,12 +107,17 @@ mod tests {
     }
 
     fn commit(topology: &Topology, run_id: Option<&str>) -> Result<Topology, String> {
+        let holder = Holder {
+            address: "127.0.0.1:7002".parse().unwrap(),
+            run_id: "run-1".to_owned(),
+        };
         let commit = Commit {
             task: "m1",
             shards: &SHARDS.into(),
             source: "a",
             target: "b",
             run_id,
+            holder: &holder,
         };
         commit.of(topology)
     }
@@ -137,6 +161,54 @@ mod tests {
                 "{what}"
             );
         }
+    }
+
+    /// The copy is on none of these.
+    #[test]
+    fn another_server_of_the_target_gets_no_shards() {
+        let elsewhere = |next: &mut Topology| next.nodes[1].address = "127.0.0.1:7003".parse().unwrap();
+        let mut moved = frozen();
+        elsewhere(&mut moved);
+        let why = commit(&moved, Some("run-0")).unwrap_err();
+        assert_eq!(
+            why,
+            "node 'b' is at 127.0.0.1:7003 now, and the copy at 127.0.0.1:7002; nothing has moved"
+        );
+        let mut open = moved.clone();
+        open.access.clear();
+        assert_eq!(commit(&open, None).unwrap_err(), why, "without users as well");
+        let mut anew = frozen();
+        for access in anew.access.values_mut().skip(1) {
+            "run-8".clone_into(&mut access.run_id);
+        }
+        let why = commit(&anew, Some("run-0")).unwrap_err();
+        assert!(why.contains("not the process that was copied to"), "{why}");
+        let mut left = frozen();
+        left.retired.insert(NodeIndex(1));
+        assert_eq!(commit(&left, Some("run-0")).unwrap_err(), "the target has left");
+    }
+
+    /// Whoever asks whether shards have moved is told, also when the node they were to go to has left: they are released then.
+    #[test]
+    fn shards_have_not_moved_to_a_node_that_has_left() {
+        let shards = SHARDS.into();
+        let mut topology = frozen();
+        assert!(live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
+        topology.retired.insert(NodeIndex(1));
+        assert!(live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
+        topology.placements[1].node = NodeIndex(1);
+        assert!(!live_on(&topology, &shards, "a") && !live_on(&topology, &shards, "b"));
+    }
+
+    #[test]
+    fn shards_that_live_elsewhere_by_now_are_not_taken_from_there() {
+        let mut topology = frozen();
+        topology.placements[1].node = NodeIndex(1);
+        let why = commit(&topology, Some("run-0")).unwrap_err();
+        assert_eq!(
+            why,
+            "shard 1 does not live on node 'a' any more; nothing has moved"
+        );
     }
 
     #[test]

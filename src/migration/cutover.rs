@@ -22,11 +22,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::arrow::reached;
 use super::commit::Commit;
 use super::cooperative::Freeze;
-use super::drive::{Driven, Running};
+use super::drive::Driven;
 use super::error::CopyError;
 use super::freeze::frozen_offset;
+use super::holder::Holder;
 use super::ledger::Ledger;
 use super::reverse::Back;
+use super::running::Running;
 use super::task::{State, Wish};
 use crate::command::{APPLIER_PREFIX, FEED_USER, UNIT_PREFIX, traffic_rules};
 use crate::control::fence::{Words, words};
@@ -157,7 +159,8 @@ impl Cutover<'_> {
         }
         reached("cutting-over").await;
         let mut source = self.driven.client(&self.driven.source).await?;
-        let mut target = self.driven.client(&self.driven.target).await?;
+        // Not the node: another server may stand behind its name by now.
+        let mut target = self.driven.client_at(copy.target()).await?;
         match self
             .close_and_pause(copy, back, prepared.as_ref(), &mut source, &mut target)
             .await
@@ -201,6 +204,7 @@ impl Cutover<'_> {
         copy: &mut Running,
         ledger: &mut Ledger<'_>,
     ) -> Result<Option<Prepared>, Failure> {
+        self.driven.check_place(copy.target())?;
         let prepared = if self.is_cooperative() {
             self.driven.release().await?;
             None
@@ -331,9 +335,10 @@ impl Cutover<'_> {
         }
         reached("quiesced").await;
         let run_id = copy.copy()?.progress().run_id;
+        let holder = copy.holder()?;
         driven
             .fleet
-            .stage(|topology| driven.committed(topology, Some(&run_id)))
+            .stage(|topology| driven.committed(topology, Some(&run_id), &holder))
             .await
             .map_err(Failure::Retry)?;
         let begun = Instant::now();
@@ -389,21 +394,24 @@ impl Cutover<'_> {
             }
         }
         steps.done("counted").await;
+        let holder = copy.holder()?;
         self.in_time("the end of the copy", copy.stop()).await?;
         if makes(Mistake::SealsLate) {
-            driven.commit(run_id).await?;
+            driven.commit(run_id, &holder).await?;
         }
         // Where the target's history is now, both sides are the same.
         let seal = async {
-            let seal = driven.applier_gone(target, &driven.target).await?;
+            let mut seal = driven.applier_gone(target, &driven.target).await?;
+            seal.push(words(["INFO", "server"]));
             driven.act_and_ask_offset(target, &seal).await
         };
         let replies = self.in_time("the seal", seal).await?;
+        holder.check_sealed(&replies, &driven.target)?;
         if let Some(back) = back {
             back.sealed(&replies);
         }
         steps.done("sealed").await;
-        let served = driven.commit_and_begin(run_id, back).await?;
+        let served = driven.commit_and_begin((run_id, &holder), back).await?;
         steps.done_at("committed", served).await;
         tracing::info!(event = "cutover", task = driven.id, steps = %steps, "what the pause was spent on");
         Ok(served)
@@ -443,25 +451,31 @@ impl Driven<'_> {
         next.map_err(|error| error.to_string())
     }
 
-    /// What the commit says: the shards live on the target. `run_id`: the source's process that was copied, if
-    /// it was told to refuse.
-    fn committed(&self, topology: &Topology, run_id: Option<&str>) -> Result<Topology, String> {
+    /// What the commit says: the shards live on the target, which is the `holder` of the copy. `run_id`: the source's process that was
+    /// copied, if it was told to refuse.
+    fn committed(
+        &self,
+        topology: &Topology,
+        run_id: Option<&str>,
+        holder: &Holder,
+    ) -> Result<Topology, String> {
         let commit = Commit {
             task: &self.id,
             shards: &self.shards,
             source: &self.source,
             target: &self.target,
             run_id,
+            holder,
         };
         commit.of(topology)
     }
 
     /// The point of no return. Returns since when this proxy goes by it.
-    pub(super) async fn commit(&self, run_id: Option<&str>) -> Result<Instant, Failure> {
+    pub(super) async fn commit(&self, run_id: Option<&str>, holder: &Holder) -> Result<Instant, Failure> {
         let committed = self
             .fleet
             .change_in(Some(self.term), PREPARE_MAX, |topology| {
-                self.committed(topology, run_id)
+                self.committed(topology, run_id, holder)
             })
             .await;
         match committed {

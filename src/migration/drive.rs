@@ -18,11 +18,13 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Copy;
 use super::arrow::reached;
 use super::claims::Claims;
+use super::commit::live_on;
 use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
 use super::lag::{self, LagWatch};
 use super::ledger::Ledger;
 use super::reverse::Back;
+use super::running::Running;
 #[cfg(test)]
 use super::sim::Copy;
 use super::state::Phase;
@@ -36,8 +38,8 @@ use crate::ids::{DbIndex, NodeIndex, ShardId};
 use crate::metrics;
 use crate::resp::Value;
 use crate::store::Term;
-use crate::topology::Topology;
 use crate::topology::codec::shard_list;
+use crate::topology::{Address, Topology};
 use crate::worker::shared::Shared;
 
 /// Between two notes of how far a copy is.
@@ -68,37 +70,6 @@ pub(super) struct Driven<'a> {
     pub(super) fence: Fence,
     /// It is the way back of the move that the record is of, written by the applier of this number.
     pub(super) reverse: Option<u32>,
-}
-
-/// A copy until it is stopped.
-pub(super) struct Running(Option<Copy>);
-
-impl Running {
-    pub(super) const fn new(copy: Copy) -> Self {
-        Self(Some(copy))
-    }
-
-    /// The copy, if it was not stopped.
-    pub(super) fn take(self) -> Option<Copy> {
-        self.0
-    }
-
-    pub(super) fn copy(&mut self) -> Result<&mut Copy, Failure> {
-        self.0
-            .as_mut()
-            .ok_or_else(|| Failure::Final("its copy was stopped".to_owned()))
-    }
-
-    /// Stops it: nothing more is written to the target.
-    pub(super) async fn stop(&mut self) -> Result<(), Failure> {
-        match self.0.take() {
-            Some(copy) => copy
-                .stop()
-                .await
-                .map_err(|error| Failure::Final(error.to_string())),
-            None => Ok(()),
-        }
-    }
 }
 
 /// How a move has ended.
@@ -148,11 +119,15 @@ impl<'a> Driven<'a> {
     pub(super) async fn client(&self, name: &str) -> Result<NodeClient, Failure> {
         let topology = self.shared.topology.load_full();
         let node = self.node(&topology, name)?;
-        let address = &topology.node(node).address;
+        self.client_at(&topology.node(node).address).await
+    }
+
+    /// The same of a server, whatever node that is now.
+    pub(super) async fn client_at(&self, address: &Address) -> Result<NodeClient, Failure> {
         let (credentials, deadline) = self.shared.admin_login();
         let client = NodeClient::connect(address, &credentials, deadline).await?;
         let mut client = client.with_reply_max(CLIENTS_BYTES_MAX);
-        fence::take_over(&mut client, topology.metadata_db(), self.term).await?;
+        fence::take_over(&mut client, self.metadata(), self.term).await?;
         Ok(client)
     }
 
@@ -301,45 +276,48 @@ impl<'a> Driven<'a> {
         } else {
             self.stored().await?
         };
-        let target = self.node(&topology, &self.target)?;
-        Ok(self
-            .shards
-            .iter()
-            .all(|&shard| topology.placement(shard).node == target))
+        Ok(live_on(&topology, &self.shards, &self.target))
     }
 
-    /// Drives the move to its end.
+    /// Drives the move to its end. When another server takes the target's place, the copy begins anew there.
     pub(super) async fn run(&self, ledger: &mut Ledger<'_>, back: &mut Option<Back>) -> Ended {
-        match Box::pin(self.run_to_cutover(ledger, back)).await {
-            Ok(ended) => ended,
-            Err(failure) => {
-                let why = failure.to_string();
-                match self.has_moved().await {
-                    Ok(true) => {
-                        self.tidy().await;
-                        return Ended::Moved {
-                            pause: Duration::ZERO,
-                        };
-                    }
-                    Ok(false) => {}
-                    Err(error) => {
-                        // What may be the only copy is not cleared: whoever leads next knows more.
-                        tracing::warn!(event = "move_unclear", task = self.id, %error);
-                        return Ended::Failed(why);
-                    }
+        let failure = loop {
+            let mut copied_to = None;
+            match Box::pin(self.run_to_cutover(ledger, back, &mut copied_to)).await {
+                Ok(ended) => return ended,
+                Err(failure) if self.is_replaced(copied_to.as_ref()) => {
+                    self.note_replaced(ledger, &failure).await;
                 }
-                if let Err(error) = self.undo(ledger).await {
-                    tracing::warn!(event = "move_not_undone", task = self.id, %error);
-                }
-                Ended::Failed(why)
+                Err(failure) => break failure,
+            }
+        };
+        let why = failure.to_string();
+        match self.has_moved().await {
+            Ok(true) => {
+                self.tidy().await;
+                return Ended::Moved {
+                    pause: Duration::ZERO,
+                };
+            }
+            Ok(false) => {}
+            Err(error) => {
+                // What may be the only copy is not cleared: whoever leads next knows more.
+                tracing::warn!(event = "move_unclear", task = self.id, %error);
+                return Ended::Failed(why);
             }
         }
+        if let Err(error) = self.undo(ledger).await {
+            tracing::warn!(event = "move_not_undone", task = self.id, %error);
+        }
+        Ended::Failed(why)
     }
 
+    /// `copied_to`: becomes where the copy is made to.
     async fn run_to_cutover(
         &self,
         ledger: &mut Ledger<'_>,
         back: &mut Option<Back>,
+        copied_to: &mut Option<Address>,
     ) -> Result<Ended, Failure> {
         // A leader of the past may have left something half done.
         if self.has_moved().await? {
@@ -354,7 +332,9 @@ impl<'a> Driven<'a> {
         let mut plan = self.prepare().await?;
         plan.limits.rate_bytes_per_s = ledger.task.rate;
         plan.limits.method = ledger.task.copy;
-        let mut copy = Running::new(Copy::start(plan));
+        let target = plan.target.address.clone();
+        *copied_to = Some(target.clone());
+        let mut copy = Running::new(Copy::start(plan), target);
         self.prepare_back().await;
         reached("copying").await;
         if self.follow(&mut copy, ledger).await? {
@@ -416,6 +396,7 @@ impl<'a> Driven<'a> {
     ) -> Result<bool, Failure> {
         let mut lag = LagWatch::default();
         loop {
+            self.check_place(running.target())?;
             let copy = running.copy()?;
             // Dropped and begun anew it would never see the target close behind for long enough.
             let close = timeout(FOLLOW_PACE, copy.until_streaming()).await;
@@ -521,8 +502,8 @@ pub(super) async fn drive(
     term: Term,
 ) {
     let Some(mut ledger) = Ledger::open(&fleet, &record, term).await else {
-        // It is begun again at once.
-        return sleep(STORE_PACE).await;
+        // It is begun again in a moment.
+        return;
     };
     let is_kept = matches!(ledger.task.state, State::Moved | State::RollingBack);
     if ledger.task.state.is_over() && !is_kept {

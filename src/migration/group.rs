@@ -241,10 +241,14 @@ impl Group {
 
     /// Shards that are not settled: no other task may have them.
     pub(super) fn claimed(&self) -> Vec<ShardId> {
+        self.open_chunks().flat_map(|chunk| chunk.shards).collect()
+    }
+
+    /// What is not settled.
+    pub(super) fn open_chunks(&self) -> impl Iterator<Item = Chunk> {
         let open = self.chunks().into_iter().zip(self.outcomes());
         open.filter(|(_, outcome)| *outcome == Outcome::Open)
-            .flat_map(|(chunk, _)| chunk.shards)
-            .collect()
+            .map(|(chunk, _)| chunk)
     }
 
     fn outcomes(&self) -> impl Iterator<Item = Outcome> {

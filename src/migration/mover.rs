@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::chores::{Chore, children_of, chores};
 use super::claims::Claims;
 use super::drive::drive;
+use super::driving::Driving;
 use super::group::{Children, Group};
 use super::ledger::unix_now;
 use super::preflight::{Sources, refusals};
@@ -71,25 +71,6 @@ pub struct Ordered {
     pub warnings: Vec<String>,
 }
 
-/// What this proxy does while it leads.
-#[derive(Default)]
-struct Driving {
-    running: JoinSet<()>,
-    /// By task.
-    ids: BTreeMap<String, tokio::task::Id>,
-}
-
-impl Driving {
-    fn has(&self, id: &str) -> bool {
-        self.ids.contains_key(id)
-    }
-
-    fn spawn(&mut self, id: &str, work: impl Future<Output = ()> + Send + 'static) {
-        let spawned = self.running.spawn(work).id();
-        self.ids.insert(id.to_owned(), spawned);
-    }
-}
-
 /// The moves of a cluster, as one of its proxies sees them.
 #[derive(Debug)]
 pub struct Mover {
@@ -133,28 +114,19 @@ impl Mover {
             let term = self.fleet.leads();
             if term != led {
                 // What was driven in a term of the past is not ours any more.
-                driving.running.shutdown().await;
-                driving = Driving::default();
+                driving.shutdown().await;
                 self.claims.clear();
                 led = term;
             }
             if let Some(term) = term {
                 let records = news.borrow_and_update().records.clone();
+                driving.keep(|id| records.contains_key(id));
                 self.begin(&records, term, &mut driving);
                 self.look_after(&records, term, &mut driving);
                 self.release_orphans(&records, term, &mut driving);
             }
             tokio::select! {
-                Some(ended) = driving.running.join_next_with_id() => {
-                    let id = match ended {
-                        Ok((id, ())) => id,
-                        Err(error) => {
-                            tracing::error!(event = "move_died", %error);
-                            error.id()
-                        }
-                    };
-                    driving.ids.retain(|_, task| *task != id);
-                }
+                () = driving.until_ended() => {}
                 _ = timeout(PACE, news.changed()) => {}
                 () = self.claims.until_wanted() => {}
             }
@@ -185,11 +157,14 @@ impl Mover {
             if busy.contains(&task.source) || busy.contains(&task.target) || self.is_followed(&moves, task) {
                 continue;
             }
+            // One that has failed just now keeps its nodes meanwhile: something of it may be half done there.
             busy.extend([task.source.clone(), task.target.clone()]);
-            driving.spawn(&record.id, self.drive(record, term));
+            if !driving.rests(&record.id) {
+                driving.spawn(&record.id, self.drive(record, term));
+            }
         }
         for (record, task) in &moves {
-            if task.state == State::Moved && !driving.has(&record.id) {
+            if task.state == State::Moved && !driving.has(&record.id) && !driving.rests(&record.id) {
                 driving.spawn(&record.id, self.drive(record, term));
             }
         }
@@ -218,20 +193,6 @@ impl Mover {
                     let theirs = shard_list(&other.shards, total).unwrap_or_default();
                     theirs.iter().any(is_one)
                 })
-    }
-
-    /// Tasks whose way back goes to this node.
-    ///
-    /// # Errors
-    /// The store gives no answer.
-    pub async fn ways_back_to(&self, node: &str) -> Result<Vec<String>, String> {
-        let records = self.fleet.store().records().await;
-        let records = records.map_err(|error| error.to_string())?;
-        let ways = records.into_iter().filter(|record| {
-            let task = Move::decode(&record.document);
-            task.is_some_and(|task| task.source == node && task.is_reversible())
-        });
-        Ok(ways.map(|record| record.id).collect())
     }
 
     /// Groups go on, and tasks of old go.

@@ -20,9 +20,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[cfg(not(test))]
 use super::Copy;
+use super::commit::live_on;
 use super::cutover::Failure;
 use super::drive::Driven;
 use super::freeze::frozen_offset;
+use super::holder::Holder;
 use super::keeper::Drained;
 use super::probe::identify;
 #[cfg(test)]
@@ -81,6 +83,12 @@ impl Back {
             start: None,
             missing: None,
         }
+    }
+
+    /// Where it writes.
+    pub(super) const fn target(&self) -> &Address {
+        let [_, target] = &self.ends;
+        target
     }
 
     /// The same with its copy, which somebody has had meanwhile.
@@ -201,10 +209,10 @@ impl Driven<'_> {
     /// Commits, and lets the stream begin as soon as this proxy goes by the commit: slow proxies are not waited for.
     pub(super) async fn commit_and_begin(
         &self,
-        run_id: Option<&str>,
+        (run_id, holder): (Option<&str>, &Holder),
         back: &mut Option<Back>,
     ) -> Result<Instant, Failure> {
-        let mut commit = pin!(self.commit(run_id));
+        let mut commit = pin!(self.commit(run_id, holder));
         loop {
             tokio::select! {
                 biased;
@@ -222,10 +230,7 @@ impl Driven<'_> {
     }
 
     pub(super) fn is_served_by_target(&self) -> bool {
-        let topology = self.shared.topology.load();
-        let target = topology.node_named(&self.target);
-        let mut shards = self.shards.iter();
-        shards.all(|&shard| Some(topology.placement(shard).node) == target)
+        live_on(&self.shared.topology.load(), &self.shards, &self.target)
     }
 
     /// Goes on where a stream has ended, be it one of this leader or of one before.

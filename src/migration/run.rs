@@ -137,7 +137,10 @@ async fn attempt(
     shared.begin();
     let facts = look(plan, matches!(begin, Begin::Empty)).await?;
     shared.skew_ms.store(facts.skew_ms, Ordering::Relaxed);
-    shared.note(|progress| progress.run_id.clone_from(&facts.source_run_id));
+    shared.note(|progress| {
+        progress.run_id.clone_from(&facts.source_run_id);
+        progress.target_run_id.clone_from(&facts.target_run_id);
+    });
     let (pipe, replies) = open_pipe(&plan.target, &facts.target_run_id, shared).await?;
     let spool = Arc::new(Spool::new(plan.limits.clone()));
     let mut tasks = JoinSet::new();

@@ -48,6 +48,8 @@ pub struct Progress {
     pub replid: String,
     /// The source's process.
     pub run_id: String,
+    /// The target's.
+    pub target_run_id: String,
     /// Up to where the stream was received.
     pub stream_offset: u64,
     /// Up to where the target has answered everything, without an error.

@@ -19,9 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Copy;
 use super::claims::Claims;
 use super::cutover::{Cutover, Failure};
-use super::drive::{BACKOFF, CUTOVERS_MAX, Driven, Running};
+use super::drive::{BACKOFF, CUTOVERS_MAX, Driven};
 use super::ledger::{Ledger, unix_now};
 use super::reverse::{Back, Broken};
+use super::running::Running;
 #[cfg(test)]
 use super::sim::Copy;
 use super::task::{Move, State, Wish, way_back};
@@ -29,6 +30,7 @@ use super::verify::Comparison;
 use super::{Journal, Phase};
 use crate::ids::ShardId;
 use crate::store::Record;
+use crate::topology::Address;
 use crate::topology::codec::shard_list;
 use crate::worker::shared::Shared;
 
@@ -439,12 +441,16 @@ impl Window<'_, '_> {
     async fn go_back(&mut self, back: Back) -> Result<Result<Duration, (String, Option<Back>)>, Failure> {
         let driven = self.driven;
         let there = driven.reversed(back.number);
+        let source = back.target().clone();
+        if let Err(failure) = there.check_place(&source) {
+            return Ok(Err((failure.to_string(), Some(back))));
+        }
         // From here on expiries may be real on the source, and nobody else can go on with the stream.
-        if let Err(failure) = driven.note_parked(false).await {
+        if let Err(failure) = driven.note_parked(&source, false).await {
             return Ok(Err((failure.to_string(), Some(back))));
         }
         let (copy, parted) = back.part();
-        let mut running = Running::new(copy);
+        let mut running = Running::new(copy, source.clone());
         let mut why = String::new();
         for attempt in 0..CUTOVERS_MAX {
             let cutover = Cutover {
@@ -467,18 +473,20 @@ impl Window<'_, '_> {
                     task.error.clone_from(&why);
                 })
                 .await?;
-            if running.copy().is_err() {
+            if running.copy().is_err() || there.check_place(&source).is_err() {
                 break;
             }
             sleep(BACKOFF[attempt.min(BACKOFF.len() - 1)]).await;
         }
         there.until_released(self.ledger).await?;
-        let Some(mut copy) = running.take() else {
+        // Another server in the source's place has nothing that could be gone on with.
+        let is_there = there.check_place(&source).is_ok();
+        let Some(mut copy) = running.take().filter(|_| is_there) else {
             return Ok(Err((why, None)));
         };
         let parked = match copy.park().await {
             Ok(()) => driven
-                .note_parked(true)
+                .note_parked(&source, true)
                 .await
                 .map_err(|failure| failure.to_string()),
             Err(error) => Err(error.to_string()),
@@ -518,10 +526,10 @@ impl Window<'_, '_> {
 }
 
 impl Driven<'_> {
-    /// Notes on the source whether another leader could go on with the stream.
-    async fn note_parked(&self, parked: bool) -> Result<(), Failure> {
+    /// Notes on the source, as the stream knows it, whether another leader could go on with that.
+    async fn note_parked(&self, source: &Address, parked: bool) -> Result<(), Failure> {
         let journal = Journal::of(&self.id);
-        let mut client = self.client(&self.source).await?;
+        let mut client = self.client_at(source).await?;
         if !parked {
             client.ask(&["SELECT", &self.metadata().to_string()]).await?;
             let noted = Journal::read(&client.ask(&journal.ask()).await?);

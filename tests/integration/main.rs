@@ -49,6 +49,7 @@ mod moves_faults;
 mod moves_iterate;
 mod moves_pause;
 mod moves_release;
+mod moves_replaced;
 mod moves_scan;
 mod moves_secured;
 mod moves_work;

@@ -279,7 +279,11 @@ impl Fleet {
                 // An attempt that had no answer may have been done before the other proxy's.
                 Err(StoreError::Changed { .. }) => {
                     return match self.store.was_saved(next, over).await {
-                        Ok(Some(true)) => Ok(Some(Revision(over.0 + 1))),
+                        Ok(Some(true)) => {
+                            // Its own revision nobody has told: what is known from before it must not count as seen behind it.
+                            let stored = self.store.load().await;
+                            Ok(Some(stored.map_err(|error| unknown(next, &error))?.revision))
+                        }
                         Ok(Some(false)) => Ok(None),
                         Ok(None) => Err(unknown(next, &"etcd's history was compacted")),
                         Err(error) => Err(unknown(next, &error)),

@@ -19,6 +19,9 @@ use crate::topology::Address;
 
 pub(super) type Words = Vec<Vec<u8>>;
 
+/// Of the first server.
+const PORT: u16 = 7001;
+
 /// Whether a connection was ended by the node.
 #[derive(Debug, Default)]
 pub(super) struct Killed {
@@ -83,13 +86,20 @@ enum Role {
     Client,
 }
 
+/// The number of the server that listens there.
+pub(super) fn server_at(address: &Address) -> usize {
+    usize::from(address.port().unwrap() - PORT)
+}
+
 impl Node {
     /// `open`: it knows no users.
     pub(super) fn new(index: usize, open: bool) -> Arc<Self> {
         Arc::new(Self {
             index,
             name: format!("n{index}"),
-            address: format!("127.0.0.1:{}", 7001 + index).parse().unwrap(),
+            address: format!("127.0.0.1:{}", usize::from(PORT) + index)
+                .parse()
+                .unwrap(),
             state: Mutex::new(State {
                 run: 1,
                 offset: 1,

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::client;
 use super::faults::{Slip, Whom};
+use super::node::server_at;
 use super::process::Process;
 use super::setup::build;
 use super::store::state_in;
@@ -22,6 +23,7 @@ use crate::control::testing::{set_mistake, set_network};
 use crate::ids::ShardId;
 use crate::migration::{Fence, Move, MoveOrder, Mover, State, Wish};
 use crate::store::Record;
+use crate::topology::Topology;
 use crate::topology::codec::shard_list;
 
 pub(super) const PROXIES: usize = 3;
@@ -92,6 +94,16 @@ impl Planted {
             Self::Mistake(Mistake::LeavesStrangers) | Self::Slip(Slip::HoldsNot | Slip::Unheard)
         )
     }
+
+    /// One run in so many has a node without shards, and one move in so many a node that another server takes the place of. With
+    /// mistakes that this does not show there are none: seeds that find them are known without.
+    pub(super) const fn replaces_in(self) -> Option<u8> {
+        match self {
+            Self::Nothing => Some(4),
+            Self::Mistake(Mistake::IgnoresHolder) => Some(1),
+            Self::Mistake(_) | Self::Slip(_) => None,
+        }
+    }
 }
 
 /// A seed without faults, in which nobody may get an error.
@@ -145,7 +157,7 @@ async fn run(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
             }
         }
     });
-    let outcome = Box::pin(story(&world, &crew, &mut rng)).await;
+    let outcome = Box::pin(story(&world, &crew, &mut rng, planted)).await;
     if std::env::var_os("PRESHARD_SIM_STORY").is_some() {
         println!("seed {seed}:\n{}", world.story());
     }
@@ -161,12 +173,12 @@ async fn run(seed: u64, planted: Planted) -> Result<Seen, Wrong> {
     seen
 }
 
-async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<Seen, String> {
+async fn story(world: &Arc<World>, crew: &Crew, rng: &mut Rng, planted: Planted) -> Result<Seen, String> {
     let verdict = || world.judge.verdict().map_or(Ok(()), Err);
     // Until the first leader has looked around.
     sleep(Duration::from_millis(500)).await;
     let operated = timeout(TROUBLE, async {
-        operate(world, crew, rng).await?;
+        operate(world, crew, rng, planted.replaces_in()).await?;
         world.until_quiet().await;
         Ok::<_, String>(())
     });
@@ -237,7 +249,11 @@ async fn all_followed(world: &World, crew: &Crew) -> Result<(), String> {
         let tasks = tasks(world).into_iter();
         let mut reversible = tasks.filter(|(_, task)| task.is_reversible());
         reversible.any(|(_, task)| {
-            let node = |name: &str| world.nodes.iter().find(|node| node.name == name).unwrap();
+            let topology = world.store.topology();
+            let node = |name: &str| {
+                let node = topology.node_named(name).unwrap();
+                &world.nodes[server_at(&topology.node(node).address)]
+            };
             let shards = shard_list(&task.shards, SHARDS).unwrap();
             let mut dbs = shards.into_iter().map(|shard| shard.0);
             dbs.any(|db| node(&task.source).db(db) != node(&task.target).db(db))
@@ -293,43 +309,66 @@ async fn until(longest: Duration, mut is: impl FnMut() -> bool) -> bool {
     true
 }
 
+/// A move, as it is ordered: of these shards, or of others. From which node, and to which.
+fn draw_order(
+    world: &World,
+    topology: &Topology,
+    rng: &mut Rng,
+    shards: &mut Vec<u16>,
+) -> Option<(MoveOrder, [usize; 2])> {
+    // The same shards go on, or back, as often as others.
+    if shards.is_empty() || rng.bool() {
+        let from = rng.usize(0..topology.nodes.len());
+        let of_node = (0..SHARDS).filter(|&shard| home(topology, shard) == from);
+        *shards = of_node.filter(|_| rng.u8(0..3) > 0).collect();
+    }
+    let source = home(topology, *shards.first()?);
+    let others = (0..topology.nodes.len()).filter(|&node| node != source);
+    let others: Vec<usize> = others.collect();
+    let target = others[rng.usize(0..others.len())];
+    let manual = rng.u8(0..5) == 0;
+    let order = MoveOrder {
+        shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
+        target: topology.nodes[target].name.clone(),
+        manual,
+        verify: None,
+        copy: CopyMethod::Snapshot,
+        rate: None,
+        max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
+            rng.u64(1..100)
+        } else {
+            500
+        },
+    };
+    Some((order, [source, target]))
+}
+
 /// Orders moves, one after the other or at once, takes them back, and changes its mind now and then. What must not be refused if
 /// nothing is wrong, is an error.
-async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<(), String> {
+async fn operate(
+    world: &Arc<World>,
+    crew: &Crew,
+    rng: &mut Rng,
+    replaces_in: Option<u8>,
+) -> Result<(), String> {
     let mut shards: Vec<u16> = Vec::new();
     for _ in 0..rng.usize(1..=3) {
         if world.judge.verdict().is_some() {
             return Ok(());
         }
         let topology = world.store.topology();
-        // The same shards go on, or back, as often as others.
-        if shards.is_empty() || rng.bool() {
-            let from = rng.usize(0..world.nodes.len());
-            let of_node = (0..SHARDS).filter(|&shard| world.store.owner(shard) == Some(from));
-            shards = of_node.filter(|_| rng.u8(0..3) > 0).collect();
-        }
-        let Some(first) = shards.first() else { continue };
-        let others = (0..world.nodes.len()).filter(|&node| world.store.owner(*first) != Some(node));
-        let others: Vec<usize> = others.collect();
-        let target = others[rng.usize(0..others.len())];
-        let manual = rng.u8(0..5) == 0;
-        let order = MoveOrder {
-            shards: shards.iter().map(|&shard| ShardId(shard)).collect(),
-            target: topology.nodes[target].name.clone(),
-            manual,
-            verify: None,
-            copy: CopyMethod::Snapshot,
-            rate: None,
-            max_pause_ms: if !is_calm(world.seed) && rng.u8(0..4) == 0 {
-                rng.u64(1..100)
-            } else {
-                500
-            },
+        let Some((order, nodes)) = draw_order(world, &topology, rng, &mut shards) else {
+            continue;
         };
+        let manual = order.manual;
         world.ordered.store(true, Relaxed);
         let Some(id) = crew.order(world, &order).await else {
             continue;
         };
+        let is_replaced = replaces_in.is_some_and(|seldom| world.rng("replaced", 0).u8(0..seldom) == 0);
+        if is_replaced {
+            crew.replace_one(world, &topology, nodes).await;
+        }
         if manual {
             sleep(some(rng, 2_000)).await;
             let _ = crew.wish(&id, Wish::Cutover).await;
@@ -351,7 +390,7 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<(), S
                 let back = crew.wish(&id, Wish::Rollback).await;
                 world.tell(|| format!("BACK with {id}: {back:?}"));
                 let is_moved = has_ended && state_of(world, &id) == Some(State::Moved);
-                if is_moved && world.retention.is_none_or(|kept| kept > TROUBLE) {
+                if is_moved && !is_replaced && world.retention.is_none_or(|kept| kept > TROUBLE) {
                     back.map_err(|why| format!("not back: {why}"))?;
                 }
             }
@@ -366,6 +405,11 @@ async fn operate(world: &Arc<World>, crew: &Crew, rng: &mut Rng) -> Result<(), S
     })
     .await;
     Ok(())
+}
+
+/// The number of the node that has a shard.
+fn home(topology: &Topology, shard: u16) -> usize {
+    topology.placement(ShardId(shard)).node.index()
 }
 
 fn state_of(world: &World, id: &str) -> Option<State> {
@@ -453,6 +497,39 @@ impl Crew {
             sleep(Duration::from_millis(400)).await;
         }
         None
+    }
+
+    /// While a move is made, another server takes the place of one of its nodes if that has no shards. The main stream of chance is as it
+    /// would be without.
+    async fn replace_one(&self, world: &World, topology: &Topology, [source, target]: [usize; 2]) {
+        let mut rng = world.rng("operator", 0);
+        // About as long as a move without faults takes, or any time.
+        let most_ms = if rng.bool() { 200 } else { 1_500 };
+        sleep(some(&mut rng, most_ms)).await;
+        let node = if rng.u8(0..4) == 0 { source } else { target };
+        self.replace(world, &topology.nodes[node].name).await;
+    }
+
+    /// The other server of its place is a node now, with what it has.
+    async fn replace(&self, world: &World, name: &str) {
+        let fleet = {
+            let processes = lock(&self.processes);
+            let mut live = processes.iter().flatten();
+            live.next().map(|process| Arc::clone(&process.fleet))
+        };
+        let Some(fleet) = fleet else { return };
+        let changed = fleet.change(|topology| {
+            let node = topology.node_named(name).ok_or("it has left")?;
+            if topology.shards_on(node).next().is_some() {
+                return Err("it has shards".to_owned());
+            }
+            let other = server_at(&topology.node(node).address) + topology.nodes.len();
+            let other = &world.nodes[other % world.nodes.len()];
+            let next = topology.with_address(name, other.address.clone());
+            next.map_err(|error| error.to_string())
+        });
+        let changed = changed.await.map(|changed| changed.epoch);
+        world.tell(|| format!("REPLACE {name}: {changed:?}"));
     }
 
     async fn wish(&self, id: &str, wish: Wish) -> Result<(), String> {

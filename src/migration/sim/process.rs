@@ -38,6 +38,7 @@ fn shared_of(world: &World, who: usize, run: usize) -> Arc<Shared> {
 /// A proxy that runs until it is dropped.
 pub(super) struct Process {
     pub(super) mover: Arc<Mover>,
+    pub(super) fleet: Arc<Fleet>,
     worker: Arc<Worker>,
     tasks: JoinSet<()>,
     _stop: watch::Sender<bool>,
@@ -55,11 +56,16 @@ impl Process {
         tasks.spawn(Arc::clone(&fleet).run(stopped));
         tasks.spawn(Arc::clone(&mover).run());
         tasks.spawn(prepare_nodes(Arc::clone(&shared)));
-        tasks.spawn(provision_nodes(shared, fleet, watch::Sender::new(false)));
+        tasks.spawn(provision_nodes(
+            shared,
+            Arc::clone(&fleet),
+            watch::Sender::new(false),
+        ));
         tasks.spawn(Arc::clone(&worker).follow());
         lock(&world.workers)[who] = Some(Arc::clone(&worker));
         Self {
             mover,
+            fleet,
             worker,
             tasks,
             _stop: stop,

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::faults::Slip;
-use super::node::Words;
+use super::node::{Words, server_at};
 use super::wire::{Line, round_trip, some};
 use super::world::{World, lock};
 use crate::command::UNIT_PREFIX;
@@ -65,7 +65,7 @@ impl Request {
     }
 }
 
-/// A node, and as whom; nobody: it knows no users.
+/// A server, and as whom; nobody: it knows no users.
 type Door = (usize, String);
 
 #[derive(Default)]
@@ -227,7 +227,7 @@ impl Worker {
     async fn connect(&self, (node, user): &Door, rng: &mut fastrand::Rng) -> Option<Arc<Line>> {
         round_trip(&self.world, self.who, *node, rng).await;
         let line = Line::open(&self.world, self.who, *node)?;
-        let index = NodeIndex(u16::try_from(*node).unwrap());
+        let index = node_of(&lock(&self.state).topology, *node);
         let is_known = if user.is_empty() {
             self.has_heard(&line, index).await
         } else {
@@ -485,9 +485,10 @@ impl Worker {
         let next = Arc::clone(&state.topology);
         let run = |topology: &Topology, node| topology.access.get(&node).map(|access| access.run_id.clone());
         for ((node, user), link) in &mut state.links {
-            let node = NodeIndex(u16::try_from(*node).unwrap());
+            let (server, node) = (*node, node_of(&next, *node));
             let user = (!user.is_empty()).then_some(user.as_str());
-            let stays = next.has_user(node, user) && run(&next, node) == run(before, node);
+            let is_there = server_at(&next.node(node).address) == server;
+            let stays = is_there && next.has_user(node, user) && run(&next, node) == run(before, node);
             if !stays
                 && link.due.is_empty()
                 && let Some(line) = &link.line
@@ -564,5 +565,11 @@ impl Worker {
 
 fn door_of(topology: &Topology, shard: ShardId) -> Door {
     let user = topology.user_of(shard).unwrap_or_default().to_owned();
-    (topology.placement(shard).node.index(), user)
+    let node = topology.node(topology.placement(shard).node);
+    (server_at(&node.address), user)
+}
+
+/// The node that a server is, or may become.
+fn node_of(topology: &Topology, server: usize) -> NodeIndex {
+    NodeIndex(u16::try_from(server % topology.nodes.len()).unwrap())
 }

@@ -27,7 +27,12 @@ fn make_nodes(planted: Planted, rng: &mut Rng) -> Vec<Arc<Node>> {
     let count = rng.usize(2..=3);
     let with_users = rng.usize(0..count);
     let is_open = |at| is_any_open && (are_all || at != with_users);
-    (0..count).map(|at| Node::new(at, is_open(at))).collect()
+    // Behind them as many others, which may take their places.
+    let servers = (0..count).chain(0..count);
+    servers
+        .enumerate()
+        .map(|(at, of)| Node::new(at, is_open(of)))
+        .collect()
 }
 
 pub(super) fn build(seed: u64, planted: Planted, rng: &mut Rng) -> Arc<World> {
@@ -36,12 +41,22 @@ pub(super) fn build(seed: u64, planted: Planted, rng: &mut Rng) -> Arc<World> {
         Planted::Nothing | Planted::Mistake(_) => None,
     };
     let nodes = make_nodes(planted, rng);
-    let described = nodes.iter().map(|node| Described {
+    let count = nodes.len() / 2;
+    let described = nodes.iter().take(count).map(|node| Described {
         name: node.name.clone(),
         address: node.address.clone(),
     });
     let mut topology = Topology::seed("sim".to_owned(), SHARDS, 0, described.collect()).unwrap();
-    for (index, node) in (0..).map(NodeIndex).zip(&nodes) {
+    let mut whims = Rng::with_seed(seed ^ 0x51de);
+    if planted
+        .replaces_in()
+        .is_some_and(|seldom| whims.u8(0..seldom) == 0)
+    {
+        let with_shards = u16::try_from(count - 1).unwrap();
+        let places = topology.placements.iter_mut();
+        places.for_each(|place| place.node.0 %= with_shards);
+    }
+    for (index, node) in (0..).map(NodeIndex).zip(nodes.iter().take(count)) {
         if !node.is_open() {
             let access = NodeAccess {
                 user: "ps-g1".to_owned(),
@@ -59,7 +74,7 @@ pub(super) fn build(seed: u64, planted: Planted, rng: &mut Rng) -> Arc<World> {
     let faults = if is_calm(seed) {
         Faults::default()
     } else {
-        Faults::draw(rng, (PROXIES, nodes.len()), planted)
+        Faults::draw(rng, (PROXIES, count), planted)
     };
     let counts = (PROXIES, CLIENTS, usize::from(SHARDS));
     World::new(seed, slip, nodes, StoreModel::new(topology), faults, counts)

@@ -8,6 +8,7 @@ use fastrand::Rng;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::node::server_at;
 use super::world::{Peer, World, lock};
 use crate::config::Secret;
 use crate::store::{
@@ -65,12 +66,17 @@ impl StoreModel {
         lock(&self.state).snapshot.stored.topology.clone().unwrap()
     }
 
-    /// The number of the node that has the shard of a database.
+    /// The number of the server that a node is now.
+    pub(super) fn server(&self, node: usize) -> usize {
+        server_at(&self.topology().nodes[node].address)
+    }
+
+    /// The number of the server that has the shard of a database.
     pub(super) fn owner(&self, db: u16) -> Option<usize> {
         let state = lock(&self.state);
         let topology = state.snapshot.stored.topology.as_ref()?;
         let placement = topology.placements.get(usize::from(db))?;
-        Some(placement.node.index())
+        Some(server_at(&topology.node(placement.node).address))
     }
 
     pub(super) fn has_unit(&self) -> bool {

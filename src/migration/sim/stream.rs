@@ -197,6 +197,7 @@ async fn attempt(shared: &Shared, rng: &mut Rng) -> Result<(), CopyError> {
     // The snapshot.
     let (run, from) = source.position();
     let (replid, run_id) = (source.replid(), source.run_id());
+    let target_run_id = world.nodes[shared.target].run_id();
     let all: Vec<_> = plan
         .dbs
         .iter()
@@ -205,7 +206,7 @@ async fn attempt(shared: &Shared, rng: &mut Rng) -> Result<(), CopyError> {
     shared.note(|now| {
         now.phase = Phase::Snapshot;
         now.replid = replid;
-        now.run_id = run_id;
+        (now.run_id, now.target_run_id) = (run_id, target_run_id);
         (now.stream_offset, now.applied_offset, now.source_offset) = (from, from, from);
     });
     sleep(some(rng, 50)).await;
@@ -290,8 +291,10 @@ async fn connect(shared: &Shared, rng: &mut Rng) -> Result<(Arc<Line>, u64), Cop
 fn note_place(shared: &Shared, at: u64, phase: Phase) {
     let source = &shared.world.nodes[shared.source];
     let (replid, run_id) = (source.replid(), source.run_id());
+    let target_run_id = shared.world.nodes[shared.target].run_id();
     shared.note(|now| {
         (now.phase, now.replid, now.run_id) = (phase, replid, run_id);
+        now.target_run_id = target_run_id;
         (now.stream_offset, now.applied_offset, now.source_offset) = (at, at, at);
     });
 }

@@ -14,7 +14,7 @@ const PARTS: u64 = 8;
 const FOUND_WITHIN: u64 = 600;
 
 /// Mistakes, and a seed that has found each: others are tried if it does not any more.
-const PLANTED: [(Planted, u64); 14] = [
+const PLANTED: [(Planted, u64); 15] = [
     (Planted::Mistake(Mistake::GrantsAgain), 21),
     (Planted::Mistake(Mistake::SealsLate), 0),
     (Planted::Mistake(Mistake::IgnoresTerm), 0),
@@ -29,6 +29,7 @@ const PLANTED: [(Planted, u64); 14] = [
     (Planted::Mistake(Mistake::LeavesStrangers), 2),
     (Planted::Slip(Slip::HoldsNot), 0),
     (Planted::Slip(Slip::Unheard), 2),
+    (Planted::Mistake(Mistake::IgnoresHolder), 6),
 ];
 
 fn env(name: &str) -> Option<u64> {
@@ -227,4 +228,9 @@ fn a_proxy_that_does_not_hold_what_it_says_it_holds_is_found() {
 #[test]
 fn a_connection_that_is_used_before_its_mark_is_understood_is_found() {
     find(13);
+}
+
+#[test]
+fn another_server_that_gets_shards_without_their_copy_is_found() {
+    find(14);
 }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::faults::{Fault, Faults, Kind, Memory, Moment, Slip, Users, Whom};
 use super::judge::Judge;
-use super::node::Node;
+use super::node::{Node, server_at};
 use super::proxy::Worker;
 use super::store::StoreModel;
 use crate::command::{APPLIER_PREFIX, FEED_USER, USER_PREFIX};
@@ -290,6 +290,11 @@ impl World {
         }
     }
 
+    /// What a node is now.
+    fn server(&self, node: usize) -> &Arc<Node> {
+        &self.nodes[self.store.server(node)]
+    }
+
     /// Makes a fault happen; `who`: whom it befalls, if it befalls a proxy.
     pub(super) fn suffer(&self, fault: Fault, who: usize) {
         self.tell(|| format!("FAULT {fault:?} p{who}"));
@@ -313,7 +318,9 @@ impl World {
                 users,
                 memory,
                 ms,
-            } => self.nodes[node].restart(self, (users, memory), Duration::from_millis(ms)),
+            } => self
+                .server(node)
+                .restart(self, (users, memory), Duration::from_millis(ms)),
             Fault::StoreStands { ms } => {
                 let proxies = lock(&self.workers).len();
                 (0..proxies).for_each(|who| self.wall(who, Peer::Store, Duration::from_millis(ms)));
@@ -322,10 +329,10 @@ impl World {
                 let until = Instant::now() + Duration::from_millis(ms);
                 lock(&self.slow).insert((who, peer), (Duration::from_millis(by_ms), until));
             }
-            Fault::Stand { node, ms } => self.nodes[node].stand(Duration::from_millis(ms)),
-            Fault::Cut { node } => self.nodes[node].cut(who),
+            Fault::Stand { node, ms } => self.server(node).stand(Duration::from_millis(ms)),
+            Fault::Cut { node } => self.server(node).cut(who),
             Fault::StoreForgets { calls } => self.store.forget(who, calls),
-            Fault::UsersSaved { node } => self.nodes[node].save_users(),
+            Fault::UsersSaved { node } => self.server(node).save_users(),
             Fault::Stale { node, ms } => {
                 self.wall(who, Peer::Store, Duration::from_millis(ms));
                 let (world, until) = (
@@ -338,7 +345,9 @@ impl World {
                     sleep_until(until).await;
                     if !world.healed.load(Relaxed) {
                         let back = (Users::Saved, Memory::Kept);
-                        world.nodes[node].restart(&world, back, Duration::from_millis(100));
+                        world
+                            .server(node)
+                            .restart(&world, back, Duration::from_millis(100));
                     }
                 });
             }
@@ -372,7 +381,8 @@ impl World {
             let (Some(unit), true) = (before.unit_of(shard), placed.node != to) else {
                 continue;
             };
-            let (source, target) = (&self.nodes[placed.node.index()], &self.nodes[to.index()]);
+            let server = |node| &self.nodes[server_at(&before.node(node).address)];
+            let (source, target) = (server(placed.node), server(to));
             let applier = format!("{APPLIER_PREFIX}{}", unit.task);
             // Proxies log in to the run that the topology names, and to no other.
             let is_served = before

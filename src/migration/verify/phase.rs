@@ -13,9 +13,10 @@ use tokio::time::{sleep, timeout};
 #[cfg(not(test))]
 use super::super::copy::Copy;
 use super::super::cutover::Failure;
-use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE, Running};
+use super::super::drive::{Driven, FOLLOW_PACE, NOTE_PACE};
 use super::super::error::CopyError;
 use super::super::ledger::Ledger;
+use super::super::running::Running;
 #[cfg(test)]
 use super::super::sim::Copy;
 use super::super::state::Phase;
@@ -41,6 +42,7 @@ impl Driven<'_> {
             if wish == Some(Wish::Cancel) {
                 return Ok(true);
             }
+            self.check_place(running.target())?;
             self.forget_others(running.copy()?, ledger).await?;
             let verify = ledger.task.verify.as_ref();
             if verify.is_some_and(Verification::is_open) {
