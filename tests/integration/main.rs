@@ -46,6 +46,7 @@ mod hostile;
 mod limits;
 mod moves;
 mod moves_faults;
+mod moves_full;
 mod moves_iterate;
 mod moves_pause;
 mod moves_release;
