@@ -163,6 +163,7 @@ impl Cutover<'_> {
             .await
         {
             Ok(pause) => {
+                self.driven.settle_functions(&mut source, &mut target).await;
                 self.driven.tidy().await;
                 reached("tidied").await;
                 Ok(pause)
@@ -306,6 +307,11 @@ impl Cutover<'_> {
     ) -> Result<Duration, Failure> {
         let driven = self.driven;
         let Some(Prepared { user, proxies }) = prepared else {
+            self.in_time(
+                "the comparison of functions",
+                driven.level_functions(source, target),
+            )
+            .await?;
             let begun = Instant::now();
             let closed = self.close().await?;
             let freeze = Freeze::Closed(closed);
@@ -330,6 +336,11 @@ impl Cutover<'_> {
             )));
         }
         reached("quiesced").await;
+        self.in_time(
+            "the comparison of functions",
+            driven.level_functions(source, target),
+        )
+        .await?;
         let run_id = copy.copy()?.progress().run_id;
         driven
             .fleet

@@ -40,6 +40,7 @@ mod cutover;
 mod drive;
 mod error;
 mod freeze;
+mod functions;
 mod group;
 mod group_back;
 mod group_summary;

@@ -47,6 +47,7 @@ mod limits;
 mod moves;
 mod moves_faults;
 mod moves_full;
+mod moves_functions;
 mod moves_iterate;
 mod moves_pause;
 mod moves_release;
