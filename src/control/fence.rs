@@ -8,7 +8,7 @@
 //!
 //! The term of the newest leader stands in the node's metadata database. Redis runs the commands only if it has not changed since
 //! it was looked at, so nobody needs a clock to be safe. A node that is at its `maxmemory` takes no such transaction; then room is made
-//! for it ([`Room`]), and all of it is done again from the look on.
+//! for it (`room`), and all of it is done again from the look on.
 
 use super::client::{AskError, NodeClient};
 use super::room::Room;
