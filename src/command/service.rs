@@ -91,8 +91,8 @@ impl FanOut {
             Self::Randomkey => "asked of one shard after the other until one has a key",
             Self::Flushdb => "sent to every sharded database",
             Self::Flushall => "sent to every sharded and every pinned database",
-            Self::ScriptExists => "asked of every node; true where all have the script",
-            Self::ScriptLoad | Self::ScriptFlush | Self::EveryNode => "sent to every node",
+            Self::ScriptExists => "asked of every node that has shards; true where all have the script",
+            Self::ScriptLoad | Self::ScriptFlush | Self::EveryNode => "sent to every node that has shards",
             Self::AnyNode => "asked of one node, which stands for all",
         }
     }

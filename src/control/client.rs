@@ -93,6 +93,8 @@ pub struct NodeClient {
     usual: usize,
     reply_max: usize,
     deadline: Duration,
+    /// Where it is, and who we are there.
+    node: (Address, NodeCredentials),
 }
 
 impl std::fmt::Debug for NodeClient {
@@ -119,6 +121,7 @@ impl NodeClient {
             usual: 0,
             reply_max: REPLY_BYTES_MAX,
             deadline,
+            node: (address.clone(), credentials.clone()),
         };
         if let Some(password) = &credentials.password {
             let password = password.reveal();
@@ -128,6 +131,15 @@ impl NodeClient {
             };
         }
         Ok(client)
+    }
+
+    /// Another connection to the same node.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub(super) async fn again(&self) -> Result<Self, AskError> {
+        let (address, credentials) = &self.node;
+        Self::connect(address, credentials, self.deadline).await
     }
 
     /// Takes answers of so many bytes.

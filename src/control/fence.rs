@@ -7,9 +7,11 @@
 //! ```
 //!
 //! The term of the newest leader stands in the node's metadata database. Redis runs the commands only if it has not changed since
-//! it was looked at, so nobody needs a clock to be safe.
+//! it was looked at, so nobody needs a clock to be safe. A node that is at its `maxmemory` takes no such transaction; then room is made
+//! for it (`room`), and all of it is done again from the look on.
 
 use super::client::{AskError, NodeClient};
+use super::room::Room;
 use super::seeded::{Mistake, makes};
 use crate::ids::DbIndex;
 use crate::resp::Value;
@@ -55,6 +57,7 @@ pub fn words<'a>(words: impl IntoIterator<Item = &'a str>) -> Words {
 /// # Errors
 /// A newer leader was there, or the node cannot be asked.
 pub async fn take_over(client: &mut NodeClient, metadata: DbIndex, term: Term) -> Result<(), FenceError> {
+    let mut room = Room::default();
     loop {
         let found = watched(client, metadata).await?;
         let known: Option<i64> = found.as_deref().map(str::parse).and_then(Result::ok);
@@ -73,9 +76,10 @@ pub async fn take_over(client: &mut NodeClient, metadata: DbIndex, term: Term) -
             (Some(_), None) => {}
         }
         let set = words(["SET", TERM_KEY, &term.to_string()]);
-        // Nil: another leader was here at the same time; it is decided by who has the higher term.
-        if run(client, &[set], None).await?.is_some() {
-            return Ok(());
+        match run(client, &[set], None, &mut room).await? {
+            Ran::Done(_) => return Ok(()),
+            // Another leader was here at the same time: it is decided by who has the higher term.
+            Ran::Changed | Ran::Full => {}
         }
     }
 }
@@ -90,19 +94,24 @@ pub async fn replace(
     term: Term,
     found: &str,
 ) -> Result<(), FenceError> {
-    let now = watched(client, metadata).await?.unwrap_or_default();
-    if now == found {
-        let set = words(["SET", TERM_KEY, &term.to_string()]);
-        if run(client, &[set], None).await?.is_some() {
-            return Ok(());
+    let mut room = Room::default();
+    loop {
+        let now = watched(client, metadata).await?.unwrap_or_default();
+        if now == found {
+            let set = words(["SET", TERM_KEY, &term.to_string()]);
+            match run(client, &[set], None, &mut room).await? {
+                Ran::Done(_) => return Ok(()),
+                Ran::Full => continue,
+                Ran::Changed => {}
+            }
+        } else {
+            client.ask(&["UNWATCH"]).await?;
         }
-    } else {
-        client.ask(&["UNWATCH"]).await?;
+        return Err(FenceError::Deposed {
+            found: now,
+            ours: term,
+        });
     }
-    Err(FenceError::Deposed {
-        found: now,
-        ours: term,
-    })
 }
 
 /// Runs commands, all or none, only while `term` is the newest that the node knows. Returns their replies.
@@ -130,10 +139,7 @@ pub async fn act_and_ask(
     commands: &[Words],
     question: &Words,
 ) -> Result<Vec<Value>, FenceError> {
-    watch_ours(client, metadata, term, &|| true).await?;
-    run(client, commands, Some(question))
-        .await?
-        .ok_or_else(|| lost(term))
+    until_run(client, metadata, term, (commands, Some(question)), &|| true).await
 }
 
 /// The same, only if what it was decided by still holds when the node is watched. A leader that takes rights away touches the term then,
@@ -148,15 +154,31 @@ pub async fn act_while(
     commands: &[Words],
     holds: &(dyn Fn() -> bool + Send + Sync),
 ) -> Result<Vec<Value>, FenceError> {
-    watch_ours(client, metadata, term, holds).await?;
-    run(client, commands, None).await?.ok_or_else(|| lost(term))
+    until_run(client, metadata, term, (commands, None), holds).await
 }
 
-/// Somebody took over between the look and the deed.
-fn lost(ours: Term) -> FenceError {
-    FenceError::Deposed {
-        found: "unknown".to_owned(),
-        ours,
+/// Again from the look on, once there is room.
+async fn until_run(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    (commands, question): (&[Words], Option<&Words>),
+    holds: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<Vec<Value>, FenceError> {
+    let mut room = Room::default();
+    loop {
+        watch_ours(client, metadata, term, holds).await?;
+        match run(client, commands, question, &mut room).await? {
+            Ran::Done(replies) => return Ok(replies),
+            Ran::Full => {}
+            // Somebody took over between the look and the deed.
+            Ran::Changed => {
+                return Err(FenceError::Deposed {
+                    found: "unknown".to_owned(),
+                    ours: term,
+                });
+            }
+        }
     }
 }
 
@@ -212,29 +234,46 @@ fn slices(command: &Words) -> Vec<&[u8]> {
     command.iter().map(Vec::as_slice).collect()
 }
 
-/// `MULTI … EXEC`, in one piece, and what is asked behind it. None: what is watched has changed.
+/// What became of a transaction.
+enum Ran {
+    /// These are its replies.
+    Done(Vec<Value>),
+    /// Nothing has run: what is watched has changed.
+    Changed,
+    /// Nothing has run, since the node was full. There is room now, and nothing is watched any more.
+    Full,
+}
+
+/// `MULTI … EXEC`, in one piece, and what is asked behind it.
 async fn run(
     client: &mut NodeClient,
     commands: &[Words],
     question: Option<&Words>,
-) -> Result<Option<Vec<Value>>, FenceError> {
+    room: &mut Room,
+) -> Result<Ran, FenceError> {
     let mut block: Vec<Vec<&[u8]>> = vec![vec![b"MULTI"]];
     block.extend(commands.iter().map(slices));
     block.push(vec![b"EXEC"]);
     block.extend(question.map(slices));
-    let mut answers = client.ask_all(&block).await?;
+    let mut answers = room.ask_all(client, &block).await?;
     let asked = question.and_then(|_| answers.pop());
     let executed = answers.pop();
     // A command that is not taken aborts the transaction: nothing has run.
-    for answer in answers {
-        if let Value::Error(error) = answer {
-            return Err(AskError::Refused(error).into());
+    let not_taken = answers.into_iter().find_map(|answer| match answer {
+        Value::Error(error) => Some(error),
+        _ => None,
+    });
+    let mut replies = match (not_taken, executed) {
+        (Some(error), _) | (None, Some(Value::Error(error))) => {
+            let refusal = AskError::Refused(error);
+            return if room.is_made(client, &refusal).await? {
+                Ok(Ran::Full)
+            } else {
+                Err(refusal.into())
+            };
         }
-    }
-    let mut replies = match executed {
-        Some(Value::Array(replies)) => replies,
-        Some(Value::Error(error)) => return Err(AskError::Refused(error).into()),
-        Some(_) | None => return Ok(None),
+        (None, Some(Value::Array(replies))) => replies,
+        (None, Some(_) | None) => return Ok(Ran::Changed),
     };
     replies.extend(asked);
     for (command, reply) in commands.iter().chain(question).zip(&replies) {
@@ -250,7 +289,7 @@ async fn run(
             });
         }
     }
-    Ok(Some(replies))
+    Ok(Ran::Done(replies))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::client::{AskError, NodeClient};
 use super::preflight::check_nodes;
+use super::room::Room;
 use crate::ids::{Epoch, NodeIndex};
 use crate::resp::Value;
 use crate::topology::Topology;
@@ -85,9 +86,10 @@ async fn raise(
     let metadata = topology.metadata_db().to_string();
     let expected = Mark::expected(topology, node);
     let mark = expected.encode();
+    let mut room = Room::default();
     for _ in 0..RACES_MAX {
         let look: [&[&str]; 3] = [&["SELECT", &metadata], &["WATCH", MARK_KEY], &["GET", MARK_KEY]];
-        let found = last_of(&mut client, &look).await?;
+        let found = last_of(&mut client, &look, &Room::default()).await?;
         match expected.standing(found.as_bytes()) {
             Standing::OlderEpoch(_) => {}
             Standing::Unmarked if unmarked == Unmarked::IsMarked => {}
@@ -99,22 +101,25 @@ async fn raise(
             | Standing::OtherNode(_)
             | Standing::Unreadable(_) => return Ok(()),
         }
-        let done = last_of(&mut client, &[&["MULTI"], &["SET", MARK_KEY, &mark], &["EXEC"]]).await?;
-        if !matches!(done, Value::Null | Value::NullArray) {
-            return Ok(());
+        let set: [&[&str]; 3] = [&["MULTI"], &["SET", MARK_KEY, &mark], &["EXEC"]];
+        match last_of(&mut client, &set, &room).await {
+            Ok(Value::Null | Value::NullArray) => {}
+            Ok(_) => return Ok(()),
+            Err(error) if room.is_made(&mut client, &error).await? => {}
+            Err(error) => return Err(error),
         }
     }
     Err(AskError::NotRedis)
 }
 
 /// Asks all in one piece; the answer to the last question. None may be an error.
-async fn last_of(client: &mut NodeClient, questions: &[&[&str]]) -> Result<Value, AskError> {
+async fn last_of(client: &mut NodeClient, questions: &[&[&str]], room: &Room) -> Result<Value, AskError> {
     let questions: Vec<Vec<&[u8]>> = questions
         .iter()
         .map(|question| question.iter().map(|word| word.as_bytes()).collect())
         .collect();
     let mut last = Err(AskError::NotRedis);
-    for answer in client.ask_all(&questions).await? {
+    for answer in room.ask_all(client, &questions).await? {
         last = match answer {
             Value::Error(error) => return Err(AskError::Refused(error)),
             answer => Ok(answer),

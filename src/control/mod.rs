@@ -7,6 +7,7 @@
 //!  prepare     a node that came back empty: the others' functions, then the mark
 //!  sample      what keys take, by looking at some of each shard
 //!  fence       what a leader does on a node, so that a leader of the past cannot do it too
+//!  room        the same on a node that is at its maxmemory
 //!  provision   preshard's own users on the nodes, made and kept by the leader
 //!  probe       every second: is the node there, which version, how many keys in which database?
 //!  fleet       what this proxy and the others of its cluster tell each other through the store
@@ -23,6 +24,7 @@ mod preflight;
 mod prepare;
 mod probe;
 mod provision;
+mod room;
 mod sample;
 mod seeded;
 mod settings;
@@ -38,6 +40,7 @@ pub use preflight::{NodeProblem, Preflight, check_nodes};
 pub use prepare::{Libraries, bring_functions, libraries_on, prepare_nodes};
 pub use probe::{PROBE_INTERVAL, probe_nodes};
 pub use provision::{is_default_open, make_users, provision_nodes};
+pub use room::ask_with_room;
 pub use sample::{SampleError, Sampled, ShardKeys, sample_memory};
 pub(crate) use seeded::{Mistake, makes};
 pub use settings::{admin_credentials_of, settings_of, worker_count};

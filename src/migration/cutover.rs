@@ -166,6 +166,7 @@ impl Cutover<'_> {
             .await
         {
             Ok(pause) => {
+                self.driven.settle_functions(&mut source, &mut target).await;
                 self.driven.tidy().await;
                 reached("tidied").await;
                 Ok(pause)
@@ -310,6 +311,11 @@ impl Cutover<'_> {
     ) -> Result<Duration, Failure> {
         let driven = self.driven;
         let Some(Prepared { user, proxies }) = prepared else {
+            self.in_time(
+                "the comparison of functions",
+                driven.level_functions(source, target),
+            )
+            .await?;
             let begun = Instant::now();
             let closed = self.close().await?;
             let freeze = Freeze::Closed(closed);
@@ -334,6 +340,11 @@ impl Cutover<'_> {
             )));
         }
         reached("quiesced").await;
+        self.in_time(
+            "the comparison of functions",
+            driven.level_functions(source, target),
+        )
+        .await?;
         let run_id = copy.copy()?.progress().run_id;
         let holder = copy.holder()?;
         driven

@@ -21,6 +21,7 @@ use super::claims::Claims;
 use super::commit::live_on;
 use super::cooperative::CLIENTS_BYTES_MAX;
 use super::cutover::{Cutover, Failure, until_cancelled};
+use super::functions::Known;
 use super::lag::{self, LagWatch};
 use super::ledger::Ledger;
 use super::reverse::Back;
@@ -70,6 +71,8 @@ pub(super) struct Driven<'a> {
     pub(super) fence: Fence,
     /// It is the way back of the move that the record is of, written by the applier of this number.
     pub(super) reverse: Option<u32>,
+    /// Functions that both nodes had.
+    pub(super) functions: Arc<Known>,
 }
 
 /// How a move has ended.
@@ -94,6 +97,7 @@ impl<'a> Driven<'a> {
             target: ledger.task.target.clone(),
             fence: ledger.task.fence,
             reverse: None,
+            functions: Arc::default(),
         })
     }
 
@@ -105,6 +109,7 @@ impl<'a> Driven<'a> {
             source: self.target.clone(),
             target: self.source.clone(),
             reverse: Some(number),
+            functions: Arc::clone(&self.functions),
             ..*self
         }
     }
@@ -211,6 +216,8 @@ impl<'a> Driven<'a> {
         self.make_applier(&mut client).await?;
         let (credentials, deadline) = self.shared.admin_login();
         bring_functions(&topology, &credentials, deadline, &[target], false).await;
+        let mut source = self.client(&self.source).await?;
+        self.note_functions(&mut source, &mut client).await?;
         reached("applier-made").await;
         self.copy_plan(&topology)
     }

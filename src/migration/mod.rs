@@ -41,6 +41,7 @@ mod drive;
 mod driving;
 mod error;
 mod freeze;
+mod functions;
 mod group;
 mod group_back;
 mod group_summary;

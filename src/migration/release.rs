@@ -120,6 +120,7 @@ pub(super) async fn release_orphan(shared: Arc<Shared>, fleet: Arc<Fleet>, unit:
                 target: String::new(),
                 fence: Fence::default(),
                 reverse: None,
+                functions: Arc::default(),
             };
             driven.release().await
         }

@@ -30,9 +30,10 @@ use super::scan::{self, Scan};
 use super::spool::Spool;
 use super::state::{Phase, Shared, now_ms};
 use crate::config::CopyMethod;
-use crate::control::{AskError, NodeClient};
+use crate::control::{AskError, NodeClient, ask_with_room};
 use crate::ids::DbIndex;
 use crate::rdb::{Expiries, Frames};
+use crate::resp::Value;
 
 /// The key in the source's metadata database whose writing makes the source say which database it writes to.
 const MARKER_KEY: &str = "preshard:migration:marker";
@@ -368,12 +369,18 @@ impl Applier {
 async fn mark(plan: &CopyPlan) -> Result<(), CopyError> {
     let client = connect(&plan.source, plan.limits.silence).await;
     let mut client = client.map_err(CopyError::of_source)?;
-    for words in [
-        &["SELECT", &plan.metadata_db.to_string()][..],
-        &["SET", MARKER_KEY, "1"],
-        &["DEL", MARKER_KEY],
-    ] {
-        client.ask(words).await.map_err(CopyError::of_source)?;
+    let metadata = plan.metadata_db.to_string();
+    let marker = MARKER_KEY.as_bytes();
+    let written: [Vec<&[u8]>; 3] = [
+        vec![b"SELECT", metadata.as_bytes()],
+        vec![b"SET", marker, b"1"],
+        vec![b"DEL", marker],
+    ];
+    let answers = ask_with_room(&mut client, &written).await;
+    for answer in answers.map_err(CopyError::of_source)? {
+        if let Value::Error(error) = answer {
+            return Err(CopyError::of_source(AskError::Refused(error)));
+        }
     }
     Ok(())
 }

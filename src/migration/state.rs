@@ -177,6 +177,7 @@ impl Shared {
     pub(super) fn expiries(&self) -> Expiries {
         match self.expiries.load(Ordering::SeqCst) {
             PARK => Expiries::Park,
+            PARKING => Expiries::Parking,
             moment => Expiries::ParkUntil(moment),
         }
     }
@@ -185,6 +186,7 @@ impl Shared {
     pub(super) fn set_expiries(&self, expiries: Expiries) {
         let encoded = match expiries {
             Expiries::Park => PARK,
+            Expiries::Parking => PARKING,
             // Nobody's clock is there.
             Expiries::Real => PARK + 1,
             Expiries::ParkUntil(moment) => moment,
@@ -234,6 +236,7 @@ impl Shared {
 }
 
 const PARK: i64 = i64::MIN;
+const PARKING: i64 = i64::MIN + 2;
 
 /// Milliseconds since 1970 by this machine's clock.
 pub(super) fn now_ms() -> i64 {

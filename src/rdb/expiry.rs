@@ -20,6 +20,9 @@ pub enum Expiries {
     Real,
     /// Parked ones.
     Park,
+    /// The same while those that are there are being parked: the new names of keys that are renamed or copied meanwhile are noted as
+    /// [`super::Debt`], since such a key may be a real one, and its new name a place that was looked at already.
+    Parking,
     /// Real ones from this moment on, in milliseconds of the target's clock. Those that come before are parked, and
     /// their keys are noted as [`super::Debt`]; so are the new names of keys that are renamed or copied meanwhile.
     ParkUntil(i64),
@@ -48,6 +51,11 @@ impl Ttl {
         self.skew_ms != 0 || !matches!(self.expiries, Expiries::Real)
     }
 
+    /// Whether some keys of the target have parked expiries and others real ones.
+    pub(super) const fn is_mixed(&self) -> bool {
+        matches!(self.expiries, Expiries::Parking | Expiries::ParkUntil(_))
+    }
+
     pub(super) fn key(&self, millis: i64) -> Result<Expiry, RdbError> {
         self.of(millis, PARK_KEY_MS)
     }
@@ -62,7 +70,7 @@ impl Ttl {
         let real = millis.checked_add(self.skew_ms).ok_or(too_far)?.max(1);
         let (parked, owed) = match self.expiries {
             Expiries::Real => (false, false),
-            Expiries::Park => (true, false),
+            Expiries::Park | Expiries::Parking => (true, false),
             Expiries::ParkUntil(moment) => (real <= moment, real <= moment),
         };
         if self.expiries != Expiries::Real && real >= park {

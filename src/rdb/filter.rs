@@ -12,7 +12,7 @@
 //!               └─ any other write ─▶ as it is
 //! ```
 
-use super::expiry::{Expiries, Ttl};
+use super::expiry::Ttl;
 use super::frames::{Databases, Frames};
 use super::replication::{StreamLimits, StreamRequest};
 use super::rewrite::{Rewrite, rewrite};
@@ -356,7 +356,7 @@ impl StreamFilter {
         out.select(db);
         // Whatever expiry the key has goes with it, to a name that may have been looked at already.
         let renamed = matches!(spec.name, "rename" | "renamenx" | "copy");
-        if renamed && matches!(ttl.expiries, Expiries::ParkUntil(_)) {
+        if renamed && ttl.is_mixed() {
             out.owe(db, args.get(2));
         }
         if !rewrite(&rewriting, args, out)? {

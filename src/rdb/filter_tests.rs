@@ -255,6 +255,25 @@ fn expiries_are_parked_with_the_clocks_difference() {
 }
 
 #[test]
+fn what_is_renamed_while_parking_begins_is_owed() {
+    let mut stream = Stream::new(options(redis_8()));
+    stream.ttl.expiries = Expiries::Parking;
+    let (told, _) = stream.line("PEXPIREAT k 1700000010001");
+    assert_eq!(
+        told.rsplit(' ').next().unwrap(),
+        (NOW + 10_001 + PARK_KEY_MS).to_string()
+    );
+    let compared = stream.line("HPEXPIREAT h 1700000000000 lt FIELDS 1 f");
+    assert_eq!(compared.1, Outcome::Restart(Restart::Compared));
+    for line in ["RENAME a b", "COPY a c", "RENAMENX a d"] {
+        stream.line(line);
+    }
+    let owed = stream.frames.take_debts();
+    let owed: Vec<_> = owed.iter().map(|debt| debt.key.as_slice()).collect();
+    assert_eq!(owed, [b"b", b"c", b"d"]);
+}
+
+#[test]
 fn what_expires_soon_while_parking_ends_is_owed() {
     let mut stream = Stream::new(options(redis_8()));
     stream.ttl.expiries = Expiries::ParkUntil(NOW + 10_000);

@@ -13,7 +13,7 @@
 
 use super::decode::Decoder;
 use super::error::{RdbError, Stop};
-use super::expiry::{Expiries, Expiry, Ttl};
+use super::expiry::{Expiry, Ttl};
 use super::filter::Restart;
 use super::frames::Frames;
 use super::grammar::{Holds, Kind, Walk};
@@ -261,7 +261,7 @@ impl Rewrite {
         let compares = [b"GT", b"LT"]
             .iter()
             .any(|word| args.get(from).eq_ignore_ascii_case(*word));
-        if compares && matches!(self.ttl.expiries, Expiries::ParkUntil(_)) {
+        if compares && self.ttl.is_mixed() {
             return Err(Restart::Compared);
         }
         let expiry = self.of_field(millis, args.get(1), out)?.millis.to_string();

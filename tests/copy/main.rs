@@ -15,6 +15,7 @@
 mod data;
 mod faults;
 mod freeze;
+mod full;
 mod kit;
 mod moves;
 mod scan;

@@ -46,6 +46,8 @@ mod hostile;
 mod limits;
 mod moves;
 mod moves_faults;
+mod moves_full;
+mod moves_functions;
 mod moves_iterate;
 mod moves_pause;
 mod moves_release;

@@ -5,7 +5,7 @@
 //! | state | loading, cluster mode, a replica, modules, users that are missing | a child that is running, a last snapshot that failed, replicas that the target lacks |
 //! | versions | fields that expire where the target has none | a target that is older: commands mode, commands that it does not know |
 //! | target | too few databases, databases in use, memory | eviction while the copy is made |
-//! | source | scripts that are replicated as such, memory for the fork | little memory for the fork, other users that may write, replicas that must be there |
+//! | source | scripts that are replicated as such, memory for the fork; without one, no memory left | no memory left, little memory for the fork, other users that may write, replicas that must be there |
 //! | both | clocks half a second apart, functions that differ | |
 
 use super::super::scan::{DELAYED, is_delayed};
@@ -23,6 +23,8 @@ pub(super) struct Terms {
     pub(super) dbs: Vec<DbIndex>,
     /// Databases that every node needs.
     pub(super) databases: u64,
+    /// The target has no shards, so clients' `FUNCTION LOAD` has not reached it.
+    pub(super) idle: bool,
     /// How keys are copied.
     pub(super) copy: CopyMethod,
     /// Bytes in a second.
@@ -46,6 +48,9 @@ const SKEW_MAX_MS: u64 = 500;
 /// Said of a node that cannot fence.
 const COOPERATES: &str = "has no users of preshard: the move is cooperative, and rests on it that nobody writes there past proxies of this \
                           version. All requests of its shards are held in the cutover, for which each proxy must answer";
+/// Said of a source that takes no writes.
+const FULL: &str = "is at its maxmemory: the move goes on, but while that lasts the shards cannot be brought back by TASK ROLLBACK, and \
+                    not be compared (VERIFY). What they take there is free after TASK FINALIZE";
 /// What a page of memory is copied in by a write while a child lives.
 const PAGE: u64 = 4096;
 
@@ -208,6 +213,10 @@ fn as_source(source: &Look, survey: &mut Survey) {
             "replicates scripts instead of what they do; CONFIG SET lua-replicate-commands yes",
         );
     }
+    if source.is_full() {
+        survey.warn(source, FULL);
+        survey.no_rollback = Some(format!("node '{}' is at its maxmemory", source.name));
+    }
     let required = ["min-replicas-to-write", "min-slaves-to-write"]
         .map(|name| source.setting(name).parse::<u64>().unwrap_or(0));
     if required.iter().any(|replicas| *replicas > 0) {
@@ -254,6 +263,12 @@ fn snapshot(source: &Look, survey: &mut Survey) {
 
 /// Whether its keys can be read beside the stream without any fork.
 fn scan(source: &Look, survey: &mut Survey) {
+    if source.is_full() {
+        survey.refuse(
+            source,
+            "is at its maxmemory, where it lets nobody read many keys at one moment; move with COPY SNAPSHOT, or raise maxmemory",
+        );
+    }
     if source.number("repl_backlog_active") == 0
         && !is_delayed(source.setting(DELAYED[0]), source.setting(DELAYED[1]))
     {
@@ -332,7 +347,7 @@ fn both(source: &Look, target: &Look, terms: &Terms, survey: &mut Survey) {
             "has no replica, while the source has: what is moved there is on one machine only",
         );
     }
-    functions(source, target, survey);
+    functions(source, target, terms.idle, survey);
     match (source.version(), target.version()) {
         (Some(from), Some(to)) => versions((source, from), (target, to), terms, survey),
         _ => survey
@@ -341,7 +356,7 @@ fn both(source: &Look, target: &Look, terms: &Terms, survey: &mut Survey) {
     }
 }
 
-fn functions(source: &Look, target: &Look, survey: &mut Survey) {
+fn functions(source: &Look, target: &Look, idle: bool, survey: &mut Survey) {
     let Some(of_source) = source
         .libraries
         .as_ref()
@@ -361,7 +376,13 @@ fn functions(source: &Look, target: &Look, survey: &mut Survey) {
         .filter(|(name, code)| of_target.get(*name).is_some_and(|theirs| theirs != *code))
         .map(|(name, _)| String::from_utf8_lossy(name).into_owned())
         .collect();
-    if !differ.is_empty() {
+    if !differ.is_empty() && idle {
+        let why = format!(
+            "has no shards, and other code than the source in the libraries of functions {}: it is given the source's",
+            differ.join(", ")
+        );
+        survey.warn(target, &why);
+    } else if !differ.is_empty() {
         let why = format!(
             "has other code than the source in the libraries of functions {}; FUNCTION LOAD REPLACE through preshard makes them equal",
             differ.join(", ")

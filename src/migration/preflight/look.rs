@@ -150,6 +150,12 @@ impl Look {
         (max > 0).then_some(max / 100 * 85)
     }
 
+    /// Whether it takes no more writes: it has reached its limit of memory, and evicts nothing.
+    pub(super) fn is_full(&self) -> bool {
+        let max = self.number("maxmemory");
+        max > 0 && self.number("used_memory") >= max && self.field("maxmemory_policy") == "noeviction"
+    }
+
     /// Whether twice as much as is thought to come would not fit.
     pub(super) fn is_close_to_full(&self, bytes: u64) -> bool {
         let used = self.number("used_memory");

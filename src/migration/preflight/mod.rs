@@ -93,6 +93,7 @@ impl Mover {
             let mut terms = Terms {
                 dbs: shards.iter().map(|&shard| topology.placement(shard).db).collect(),
                 databases: u64::from(topology.databases_needed()),
+                idle: topology.shards_on(target).next().is_none(),
                 copy,
                 rate,
                 bytes: None,

@@ -174,6 +174,19 @@ fn functions_and_fields_that_expire_must_find_their_like() {
         },
         &["'b'", "lib", "LOAD REPLACE"],
     );
+    let (mut source, mut target) = (node("a"), node("b"));
+    source.libraries = Some(library(b"one"));
+    target.libraries = Some(library(b"two"));
+    let idle = Terms {
+        idle: true,
+        ..terms()
+    };
+    let survey = judge(&Ok(source), &Ok(target), &idle);
+    assert_eq!(survey.refusals, Vec::<String>::new());
+    assert!(
+        survey.warnings[0].contains("it is given the source's"),
+        "{survey:?}"
+    );
     refused(
         &|source, target| {
             source.libraries = Some(library(b"one"));
@@ -257,6 +270,30 @@ fn what_is_nobody_elses_is_no_reason() {
         (0, 0),
         "{survey:?}"
     );
+}
+
+/// Whoever has no memory left wants to move away just then.
+#[test]
+fn a_full_source_may_be_left_and_is_told_what_that_costs() {
+    let full = |source: &mut Look| says(source, "maxmemory:999999999");
+    let survey = with(|source, _| full(source));
+    assert_eq!(survey.refusals, Vec::<String>::new());
+    assert!(survey.warnings[0].contains("TASK FINALIZE"), "{survey:?}");
+    assert!(survey.no_rollback.is_some());
+    let (mut source, target) = (node("a"), node("b"));
+    full(&mut source);
+    says(&mut source, "repl_backlog_active:1");
+    let scan = Terms {
+        copy: CopyMethod::Scan,
+        ..terms()
+    };
+    let survey = judge(&Ok(source), &Ok(target), &scan);
+    assert!(survey.refusals[0].contains("COPY SNAPSHOT"), "{survey:?}");
+    let evicts = with(|source, _| {
+        full(source);
+        says(source, "maxmemory_policy:allkeys-lru");
+    });
+    assert_eq!(evicts.warnings, Vec::<String>::new());
 }
 
 #[test]
