@@ -8,6 +8,8 @@ use crate::command::testing::request;
 use crate::topology::{ChangeError, NodeAccess, Topology, Unit};
 use crate::worker::testing::{engine, in_runtime, limits};
 
+mod left;
+
 /// The shard that moves; the other one stays on the same node.
 const MOVED: ShardId = ShardId(1);
 const STAYS: ShardId = ShardId(2);
