@@ -11,7 +11,21 @@ use crate::resp::Args;
 ///
 /// # Errors
 /// What to tell the client, who goes on using the connection.
+#[inline]
 pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
+    if let Some(spec) = lookup(args.get(0))
+        && !spec.container
+        && !spec.rules
+        && !matches!(spec.class, Class::Refused(_))
+        && has_arity(spec, args)
+    {
+        return Ok(spec);
+    }
+    resolve_closely(args)
+}
+
+/// The same for requests that have more to be looked at, or that are to be refused.
+fn resolve_closely(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     let spec = identify(args)?;
     match spec.class {
         Class::Refused(reason) => Err(Refusal::refused(spec, reason)),
@@ -40,11 +54,16 @@ pub fn resolve(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
 /// Unknown names and a wrong number of arguments.
 pub fn identify(args: &Args<'_>) -> Result<&'static Spec, Refusal> {
     let spec = name(args)?;
-    let len = u32::try_from(args.len()).unwrap_or(u32::MAX);
-    if len < spec.args_min || len > spec.args_max {
+    if !has_arity(spec, args) {
         return Err(Refusal::arity(spec));
     }
     Ok(spec)
+}
+
+#[inline]
+fn has_arity(spec: &Spec, args: &Args<'_>) -> bool {
+    let len = u32::try_from(args.len()).unwrap_or(u32::MAX);
+    (spec.args_min..=spec.args_max).contains(&len)
 }
 
 /// The row alone, whatever the number of arguments.

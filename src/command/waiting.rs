@@ -125,13 +125,21 @@ impl Waiting {
         news.id = Some(id.unwrap_or(BEFORE_ALL).into());
     }
 
+    /// What is left of its wait, after it has waited for so long. None: it waits for ever.
+    #[must_use]
+    pub fn left(&self, waited: Duration) -> Option<Duration> {
+        match self.wait {
+            // Zero would be for ever, and what is below some milliseconds is zero to older servers.
+            Wait::UpTo(wait) => Some(wait.saturating_sub(waited).max(Duration::from_millis(10))),
+            Wait::Forever | Wait::No => None,
+        }
+    }
+
     /// The frame, after it has waited for so long. It never begins to wait for ever.
     #[must_use]
     pub fn frame_after(&self, waited: Duration) -> Vec<u8> {
         let mut pieces: Vec<(&Range<usize>, Vec<u8>)> = Vec::new();
-        if let Wait::UpTo(wait) = self.wait {
-            // Zero would be for ever, and what is below some milliseconds is zero to older servers.
-            let left = wait.saturating_sub(waited).max(Duration::from_millis(10));
+        if let Some(left) = self.left(waited) {
             let left = match self.unit {
                 Unit::Seconds => format!("{:.3}", left.as_secs_f64()),
                 Unit::Milliseconds => left.as_millis().to_string(),

@@ -3,6 +3,7 @@
 //! ```text
 //!  take_over  WATCH term ─▶ GET: higher than ours? ─▶ we are of the past ─▶ MULTI, SET term ours, EXEC
 //!  act        WATCH term ─▶ GET: ours?             ─▶ MULTI, commands …, EXEC ─▶ nil: somebody took over meanwhile
+//!  ask        the same, and a question right behind EXEC: where a stream of writes is then, no transaction is cut in two
 //! ```
 //!
 //! The term of the newest leader stands in the node's metadata database. Redis runs the commands only if it has not changed since
@@ -73,7 +74,7 @@ pub async fn take_over(client: &mut NodeClient, metadata: DbIndex, term: Term) -
         }
         let set = words(["SET", TERM_KEY, &term.to_string()]);
         // Nil: another leader was here at the same time; it is decided by who has the higher term.
-        if run(client, &[set]).await?.is_some() {
+        if run(client, &[set], None).await?.is_some() {
             return Ok(());
         }
     }
@@ -92,7 +93,7 @@ pub async fn replace(
     let now = watched(client, metadata).await?.unwrap_or_default();
     if now == found {
         let set = words(["SET", TERM_KEY, &term.to_string()]);
-        if run(client, &[set]).await?.is_some() {
+        if run(client, &[set], None).await?.is_some() {
             return Ok(());
         }
     } else {
@@ -117,6 +118,24 @@ pub async fn act(
     act_while(client, metadata, term, commands, &|| true).await
 }
 
+/// The same, and one more command behind it, on the same way: its reply is the last one. So that an offset which is asked for has the whole
+/// transaction before it: up to 6.2 a server begins it in its stream with the first write, and up to 6.0 with an `INFO` as well.
+///
+/// # Errors
+/// As [`act`].
+pub async fn act_and_ask(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    commands: &[Words],
+    question: &Words,
+) -> Result<Vec<Value>, FenceError> {
+    watch_ours(client, metadata, term, &|| true).await?;
+    run(client, commands, Some(question))
+        .await?
+        .ok_or_else(|| lost(term))
+}
+
 /// The same, only if what it was decided by still holds when the node is watched. A leader that takes rights away touches the term then,
 /// so what it has decided before, and what is still on its way, is not done.
 ///
@@ -129,6 +148,25 @@ pub async fn act_while(
     commands: &[Words],
     holds: &(dyn Fn() -> bool + Send + Sync),
 ) -> Result<Vec<Value>, FenceError> {
+    watch_ours(client, metadata, term, holds).await?;
+    run(client, commands, None).await?.ok_or_else(|| lost(term))
+}
+
+/// Somebody took over between the look and the deed.
+fn lost(ours: Term) -> FenceError {
+    FenceError::Deposed {
+        found: "unknown".to_owned(),
+        ours,
+    }
+}
+
+/// Watches the term, which must be ours.
+async fn watch_ours(
+    client: &mut NodeClient,
+    metadata: DbIndex,
+    term: Term,
+    holds: &(dyn Fn() -> bool + Send + Sync),
+) -> Result<(), FenceError> {
     let found = watched(client, metadata).await?.unwrap_or_default();
     if makes(Mistake::IgnoresTerm) {
         client.ask(&["UNWATCH"]).await?;
@@ -140,13 +178,7 @@ pub async fn act_while(
         client.ask(&["UNWATCH"]).await?;
         return Err(AskError::Refused("BUSY what was decided does not hold any more".to_owned()).into());
     }
-    match run(client, commands).await? {
-        Some(replies) => Ok(replies),
-        None => Err(FenceError::Deposed {
-            found: "unknown".to_owned(),
-            ours: term,
-        }),
-    }
+    Ok(())
 }
 
 /// What the node carries, watched from now on.
@@ -176,16 +208,22 @@ async fn all(client: &mut NodeClient, commands: &[&[&str]]) -> Result<Vec<Value>
     client.ask_all(&commands).await
 }
 
-/// `MULTI … EXEC`, in one piece. None: what is watched has changed.
-async fn run(client: &mut NodeClient, commands: &[Words]) -> Result<Option<Vec<Value>>, FenceError> {
+fn slices(command: &Words) -> Vec<&[u8]> {
+    command.iter().map(Vec::as_slice).collect()
+}
+
+/// `MULTI … EXEC`, in one piece, and what is asked behind it. None: what is watched has changed.
+async fn run(
+    client: &mut NodeClient,
+    commands: &[Words],
+    question: Option<&Words>,
+) -> Result<Option<Vec<Value>>, FenceError> {
     let mut block: Vec<Vec<&[u8]>> = vec![vec![b"MULTI"]];
-    block.extend(
-        commands
-            .iter()
-            .map(|command| command.iter().map(Vec::as_slice).collect()),
-    );
+    block.extend(commands.iter().map(slices));
     block.push(vec![b"EXEC"]);
+    block.extend(question.map(slices));
     let mut answers = client.ask_all(&block).await?;
+    let asked = question.and_then(|_| answers.pop());
     let executed = answers.pop();
     // A command that is not taken aborts the transaction: nothing has run.
     for answer in answers {
@@ -193,12 +231,13 @@ async fn run(client: &mut NodeClient, commands: &[Words]) -> Result<Option<Vec<V
             return Err(AskError::Refused(error).into());
         }
     }
-    let replies = match executed {
+    let mut replies = match executed {
         Some(Value::Array(replies)) => replies,
         Some(Value::Error(error)) => return Err(AskError::Refused(error).into()),
         Some(_) | None => return Ok(None),
     };
-    for (command, reply) in commands.iter().zip(&replies) {
+    replies.extend(asked);
+    for (command, reply) in commands.iter().chain(question).zip(&replies) {
         if let Value::Error(reply) = reply {
             let first: Vec<_> = command
                 .iter()
@@ -212,4 +251,69 @@ async fn run(client: &mut NodeClient, commands: &[Words]) -> Result<Option<Vec<V
         }
     }
     Ok(Some(replies))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+    use crate::control::testing::set_network;
+    use crate::worker::shared::NodeCredentials;
+
+    /// What the node says when it is asked for the term.
+    const OURS: &str = "+OK\r\n+OK\r\n$1\r\n7\r\n";
+
+    /// Asks a node that answers the transaction, and what stands behind it, with these bytes. Also what it was asked.
+    async fn ask(replies: &str) -> (Result<Vec<Value>, FenceError>, String) {
+        let (ours, mut theirs) = duplex(64 * 1024);
+        let ours = RefCell::new(Some(ours));
+        set_network(Some(Box::new(move |_| Ok(Box::new(ours.take().unwrap())))));
+        let node = async {
+            let (mut heard, mut chunk) = (String::new(), [0; 1024]);
+            for replies in [OURS, replies] {
+                let count = theirs.read(&mut chunk).await.unwrap();
+                heard += &String::from_utf8_lossy(&chunk[..count]);
+                theirs.write_all(replies.as_bytes()).await.unwrap();
+            }
+            heard
+        };
+        let asked = async {
+            let (address, patience) = ("127.0.0.1:1".parse().unwrap(), Duration::from_secs(60));
+            let client = NodeClient::connect(&address, &NodeCredentials::default(), patience).await;
+            let freeze = [words(["ACL", "SETUSER", "u", "-@all"])];
+            let question = words(["INFO", "replication"]);
+            act_and_ask(&mut client.unwrap(), DbIndex(9), Term(7), &freeze, &question).await
+        };
+        let (heard, told) = tokio::join!(node, asked);
+        set_network(None);
+        let words = heard.split("\r\n").filter(|line| !line.starts_with(['*', '$']));
+        (told, words.collect::<Vec<_>>().join(" "))
+    }
+
+    #[tokio::test]
+    async fn a_question_is_asked_behind_the_transaction_and_its_reply_is_the_last() {
+        let (told, heard) = ask("+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n$1\r\nx\r\n").await;
+        assert_eq!(told.unwrap(), [Value::OK, Value::bulk("x")]);
+        assert!(
+            heard.contains("MULTI ACL SETUSER u -@all EXEC INFO replication"),
+            "{heard}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_question_has_no_answer_if_the_transaction_was_not_done() {
+        let (told, _) = ask("+OK\r\n+QUEUED\r\n*-1\r\n$1\r\nx\r\n").await;
+        assert!(matches!(told, Err(FenceError::Deposed { .. })), "{told:?}");
+        let (told, _) = ask("+OK\r\n-ERR no\r\n-EXECABORT no\r\n$1\r\nx\r\n").await;
+        assert!(
+            matches!(told, Err(FenceError::Ask(AskError::Refused(_)))),
+            "{told:?}"
+        );
+        let (told, _) = ask("+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n-ERR no\r\n").await;
+        assert!(matches!(told, Err(FenceError::Refused { .. })), "{told:?}");
+    }
 }

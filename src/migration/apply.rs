@@ -192,8 +192,12 @@ impl Applier {
                 }
                 continue;
             };
-            filter.freeze(frozen_at);
-            held.note(frozen_at, received, reader.offset(), db, &chunk);
+            // The stream could not be gone back to within a request or a transaction: until that is over, all is done as before the freeze.
+            let is_between = reader.offset() == received && !filter.is_in_transaction();
+            if is_between || frozen_at >= received || held.is_used() {
+                filter.freeze(frozen_at);
+                held.note(frozen_at, received, db, &chunk);
+            }
             received += chunk.bytes.len() as u64;
             self.pass(&mut reader, &mut filter, &mut db, chunk, &mut held)
                 .await?;
@@ -380,8 +384,8 @@ impl Held {
         !self.is_used() || self.frozen_at == frozen_at
     }
 
-    /// Keeps of a chunk what is behind the freeze. `received`: where the chunk begins; `read`: how far requests were read.
-    fn note(&mut self, frozen_at: u64, received: u64, read: u64, db: Option<u64>, chunk: &Chunk) {
+    /// Keeps of a chunk what is behind the freeze. `received`: where the chunk begins, between two requests if the freeze was before.
+    fn note(&mut self, frozen_at: u64, received: u64, db: Option<u64>, chunk: &Chunk) {
         if frozen_at == u64::MAX {
             return;
         }
@@ -390,10 +394,6 @@ impl Held {
             self.from = frozen_at.max(received);
             self.selected = db;
             self.received_ms = chunk.received_ms;
-            // The beginning of a request has come before: it is not here.
-            if frozen_at < received && read < received {
-                self.bytes = None;
-            }
         }
         let before = usize::try_from(self.from.saturating_sub(received)).unwrap_or(usize::MAX);
         let behind = chunk.bytes.get(before..).unwrap_or_default();

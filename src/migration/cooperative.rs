@@ -3,7 +3,7 @@
 //! ```text
 //!  close    topology: all requests of the unit are held ─▶ every proxy says that none is under way              ┐
 //!  freeze   the source's mark says that topology's epoch ─▶ connections of proxies that have not said so are     │ the pause
-//!           closed there ─▶ the source's offset F, in the EXEC that sees that none is left                       │
+//!           closed there ─▶ the source's offset F, behind the EXEC that sees that none is left                   │
 //!  drain, counts, seal, COMMIT   as in `cutover`                                                                ┘
 //! ```
 //!
@@ -73,8 +73,8 @@ impl Cutover<'_> {
             Freeze::User(user, _) => {
                 // What was decided before, and would give its rights back, is not done any more.
                 let touch = words(["SET", TERM_KEY, &self.driven.term.to_string()]);
-                let freeze = [freeze_words(user), touch, words(["INFO", "replication"])];
-                self.driven.act(source, &freeze).await
+                let freeze = [freeze_words(user), touch];
+                self.driven.act_and_ask_offset(source, &freeze).await
             }
             Freeze::Closed(closed) => self.freeze_closed(source, closed).await,
         }
@@ -115,10 +115,9 @@ impl Cutover<'_> {
         for _ in 0..ROUNDS_MAX {
             commands.push(words(["GET", MARK_KEY]));
             commands.push(words(["CLIENT", "LIST"]));
-            commands.push(words(["INFO", "replication"]));
             // Before the source is asked: who says so later may have sent something meanwhile.
             let heard = driven.who_serves(closed);
-            let replies = driven.act(source, &commands).await?;
+            let replies = driven.act_and_ask_offset(source, &commands).await?;
             let [.., mark, connections, _] = &replies[..] else {
                 return Err(AskError::NotRedis.into());
             };

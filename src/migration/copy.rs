@@ -63,10 +63,34 @@ pub struct DbCounts {
     pub source_keys: u64,
     /// Those of them that expire.
     pub source_expires: u64,
+    /// Hashes among them with fields that expire.
+    pub source_field_expires: u64,
     /// Keys on the target.
     pub target_keys: u64,
     /// Those of them that expire.
     pub target_expires: u64,
+    /// Hashes among them with fields that expire.
+    pub target_field_expires: u64,
+}
+
+impl DbCounts {
+    /// Keys without an expiry, on the source and on the target.
+    #[must_use]
+    pub const fn lasting(&self) -> (u64, u64) {
+        (
+            self.source_keys.saturating_sub(self.source_expires),
+            self.target_keys.saturating_sub(self.target_expires),
+        )
+    }
+
+    /// Whether both sides can have the same lasting keys. A hash of which all fields have expired is such a key until its server
+    /// comes by and drops it, and neither waits for the other: whoever has it yet counts it among those with fields that expire.
+    #[must_use]
+    pub const fn agree(&self) -> bool {
+        let (source, target) = self.lasting();
+        source.saturating_sub(target) <= self.source_field_expires
+            && target.saturating_sub(source) <= self.target_field_expires
+    }
 }
 
 impl Copy {
@@ -257,18 +281,22 @@ impl Copy {
         let of_target = of_target.map_err(CopyError::of_target)?;
         let of = |all: &[Keyspace], db: DbIndex| {
             let found = all.iter().find(|found| found.db == db);
-            found.map_or((0, 0), |found| (found.keys, found.expires))
+            found.map_or((0, 0, 0), |found| {
+                (found.keys, found.expires, found.field_expires)
+            })
         };
         let counts = self.plan.dbs.iter().map(|(source_db, target_db)| {
-            let (source_keys, source_expires) = of(&of_source, *source_db);
-            let (target_keys, target_expires) = of(&of_target, *target_db);
+            let (source_keys, source_expires, source_field_expires) = of(&of_source, *source_db);
+            let (target_keys, target_expires, target_field_expires) = of(&of_target, *target_db);
             DbCounts {
                 source_db: *source_db,
                 target_db: *target_db,
                 source_keys,
                 source_expires,
+                source_field_expires,
                 target_keys,
                 target_expires,
+                target_field_expires,
             }
         });
         Ok(counts.collect())
@@ -308,4 +336,39 @@ async fn count<F: Future<Output = Result<NodeClient, AskError>>>(
     let counted = keyspace(&mut client).await?;
     *kept = Some(client);
     Ok(counted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_whose_fields_have_all_expired_may_be_on_one_side_only_and_no_other_key() {
+        let counts = |source: [u64; 3], target: [u64; 3]| DbCounts {
+            source_db: DbIndex(1),
+            target_db: DbIndex(1),
+            source_keys: source[0],
+            source_expires: source[1],
+            source_field_expires: source[2],
+            target_keys: target[0],
+            target_expires: target[1],
+            target_field_expires: target[2],
+        };
+        let agree = |source, target| counts(source, target).agree();
+        assert!(agree([10, 3, 0], [9, 2, 0]), "what expires is not counted");
+        assert!(!agree([10, 0, 0], [9, 0, 0]) && !agree([9, 0, 0], [10, 0, 0]));
+        assert!(agree([10, 0, 2], [8, 0, 0]), "the target has dropped both");
+        assert!(!agree([10, 0, 2], [7, 0, 0]), "one of them is no such hash");
+        assert!(agree([8, 0, 0], [10, 0, 2]), "the source has dropped both");
+        assert!(!agree([7, 0, 0], [10, 0, 2]));
+        assert!(
+            !agree([10, 0, 0], [8, 0, 5]),
+            "what the source has must be such a hash there"
+        );
+        assert_eq!(
+            counts([1, 2, 0], [0, 0, 0]).lasting(),
+            (0, 0),
+            "the two are not read at once"
+        );
+    }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!  prepare   R and U made on the source ─▶ topology: unit as U, rest as R ─▶ every proxy says so ─▶ O deleted
 //!  quiesce   topology: scripts, waits and watches of the unit are held ─▶ every proxy says that none is under way
-//!  freeze    U may do nothing more, and the source's offset F, in one EXEC                         ┐
+//!  freeze    U may do nothing more, and behind that the source's offset F                          ┐
 //!  drain     the target has everything up to F; the counts agree                                 │ the pause
 //!  seal      the applier's user is deleted                                                       │
 //!  commit    topology: the shards live on the target          ◀── the point of no return         ┘
@@ -379,11 +379,8 @@ impl Cutover<'_> {
         }
         steps.done("drained").await;
         for count in self.in_time("the count", told(copy.copy()?.counts())).await? {
-            let lasting = (
-                count.source_keys - count.source_expires.min(count.source_keys),
-                count.target_keys - count.target_expires.min(count.target_keys),
-            );
-            if lasting.0 != lasting.1 {
+            if !count.agree() {
+                let lasting = count.lasting();
                 return Err(Failure::Final(format!(
                     "database {} has {} keys without expiry on the source and {} on the target; the move has been given up, and \
                      nothing has moved",
@@ -398,9 +395,8 @@ impl Cutover<'_> {
         }
         // Where the target's history is now, both sides are the same.
         let seal = async {
-            let mut seal = driven.applier_gone(target, &driven.target).await?;
-            seal.push(words(["INFO", "replication"]));
-            driven.act(target, &seal).await
+            let seal = driven.applier_gone(target, &driven.target).await?;
+            driven.act_and_ask_offset(target, &seal).await
         };
         let replies = self.in_time("the seal", seal).await?;
         if let Some(back) = back {

@@ -189,6 +189,16 @@ impl<'a> Driven<'a> {
         Ok(fence::act(client, self.metadata(), self.term, commands).await?)
     }
 
+    /// The same, and behind it where the node's history is: the last reply. Nothing of what was done is behind that.
+    pub(super) async fn act_and_ask_offset(
+        &self,
+        client: &mut NodeClient,
+        commands: &[Words],
+    ) -> Result<Vec<Value>, Failure> {
+        let question = fence::words(["INFO", "replication"]);
+        Ok(fence::act_and_ask(client, self.metadata(), self.term, commands, &question).await?)
+    }
+
     /// Makes the target ready: databases of ours are emptied, foreign keys refuse, the applier can log in.
     async fn prepare(&self) -> Result<CopyPlan, Failure> {
         let topology = self.shared.topology.load_full();

@@ -105,7 +105,7 @@ impl Back {
         self.drained = Some(drained);
     }
 
-    /// The target was sealed; it has told its offset in the same transaction.
+    /// The target was sealed; it has told its offset right behind that.
     pub(super) fn sealed(&mut self, replies: &[Value]) {
         let replid = self.copy.progress().replid;
         let offset = frozen_offset(replies, &replid);

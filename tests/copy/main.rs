@@ -14,6 +14,7 @@
 #[allow(dead_code, reason = "the tests of snapshots need more of it")]
 mod data;
 mod faults;
+mod freeze;
 mod kit;
 mod moves;
 mod scan;

@@ -210,8 +210,10 @@ impl Copy {
             target_db,
             source_keys: world.nodes[source].keys(source_db.0),
             source_expires: 0,
+            source_field_expires: 0,
             target_keys: world.nodes[target].keys(target_db.0),
             target_expires: 0,
+            target_field_expires: 0,
         });
         Ok(counts.collect())
     }

@@ -272,6 +272,12 @@ impl Node {
                 Value::error(refusal.unwrap_or_default())
             }
             (_, Some(queued)) => {
+                if name == "INFO" && words.get(1).is_some_and(|section| section == b"replication") {
+                    let at = &self.name;
+                    world.judge.wrong(world, || {
+                        format!("{at} was asked within a transaction where its history is")
+                    });
+                }
                 queued.push(words.clone());
                 Value::Simple("QUEUED".into())
             }

@@ -64,7 +64,7 @@ impl Engine {
     }
 
     /// `last` are the bytes of the reply that came with this chunk: all of it, as a rule.
-    #[inline]
+    #[inline(always)]
     pub(super) fn reply_ended(&mut self, index: usize, last: &[u8]) -> Result<(), LinkClose> {
         let link = &mut self.links[index];
         let Some(entry) = link.pop_due() else {
@@ -76,6 +76,12 @@ impl Engine {
         if link.partial.is_empty() && link.reading == Reading::Whole {
             return self.deliver(index, entry, last);
         }
+        self.pieces_ended(index, entry, last)
+    }
+
+    /// The last bytes of a reply have come of which a part came before.
+    fn pieces_ended(&mut self, index: usize, entry: Entry, last: &[u8]) -> Result<(), LinkClose> {
+        let link = &mut self.links[index];
         let reading = std::mem::replace(&mut link.reading, Reading::Whole);
         let mut whole = std::mem::take(&mut link.partial);
         match reading {
@@ -94,7 +100,7 @@ impl Engine {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn deliver(&mut self, index: usize, entry: Entry, reply: &[u8]) -> Result<(), LinkClose> {
         if reply.first() == Some(&b'-')
             && let Some(refused) = self.refused_by_node(index, entry, reply)

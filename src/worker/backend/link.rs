@@ -242,7 +242,7 @@ impl Link {
     }
 
     /// Takes the oldest request whose reply is due, and the batches that it completes.
-    #[inline]
+    #[inline(always)]
     pub(in crate::worker) fn pop_due(&mut self) -> Option<Entry> {
         let entry = self.due.pop_front()?;
         if let Some(kept) = &mut self.kept {

@@ -19,7 +19,7 @@ use super::kept::Frame;
 use crate::ids::{DbIndex, ShardId};
 use crate::worker::outbuf::{LARGE_BYTES, OutBuf, Spares};
 
-/// An empty backlog keeps up to this much memory.
+/// An empty backlog keeps up to this much memory, and as much for moving things together.
 const KEPT_BYTES: usize = 1024 * 1024;
 const KEPT_ENTRIES: usize = 16 * 1024;
 /// Fewer entries than this are not worth being moved together.
@@ -121,6 +121,8 @@ pub(in crate::worker) struct Backlog {
     entries: Vec<Waiting>,
     bytes: Vec<u8>,
     large: Vec<Bytes>,
+    /// Empty, with the memory that the next compaction needs.
+    spare: (Vec<Waiting>, Vec<u8>),
     len: usize,
     live_bytes: usize,
 }
@@ -140,6 +142,7 @@ impl Backlog {
             entries: Vec::new(),
             bytes: Vec::new(),
             large: Vec::new(),
+            spare: Default::default(),
             len: 0,
             live_bytes: 0,
         }
@@ -175,12 +178,10 @@ impl Backlog {
             self.bytes.extend_from_slice(frame);
             self.bytes.len() - frame.len()
         };
-        // The limits of a queue keep all of this far below 2^32.
-        let number = u32::try_from(self.entries.len()).unwrap_or(NONE);
-        let at = u32::try_from(at).unwrap_or(NONE);
+        let number = number_of(self.entries.len());
         self.entries.push(Waiting {
             entry,
-            at,
+            at: number_of(at),
             next: NONE,
         });
         let chain = &mut self.chains[entry.shard.index()];
@@ -406,52 +407,47 @@ impl Backlog {
         }
     }
 
+    /// Moves what waits together, each chain in one piece, into memory that an earlier time has left.
     #[cold]
     fn compact(&mut self) {
-        let entries = std::mem::take(&mut self.entries);
-        let bytes = std::mem::take(&mut self.bytes);
+        let (entries, bytes) = std::mem::take(&mut self.spare);
+        let mut entries = std::mem::replace(&mut self.entries, entries);
+        let mut bytes = std::mem::replace(&mut self.bytes, bytes);
         let mut large = std::mem::take(&mut self.large);
-        let order = std::mem::take(&mut self.order);
-        (self.len, self.live_bytes) = (0, 0);
-        for shard in order {
+        for shard in &self.order {
             let chain = &mut self.chains[shard.index()];
-            let mut next = std::mem::replace(&mut chain.first, NONE);
-            while let Some(&Waiting {
-                entry,
-                at,
-                next: after,
-            }) = entries.get(next as usize)
-            {
-                let at = at as usize;
-                if entry.large {
-                    // Pushed again by its bytes, it would be copied.
-                    self.push(
-                        Entry {
-                            large: false,
-                            bytes: 0,
-                            ..entry
-                        },
-                        b"",
-                    );
-                    self.adopt_large(std::mem::take(&mut large[at]), entry);
+            let mut next = std::mem::replace(&mut chain.first, number_of(self.entries.len()));
+            while let Some(&waiting) = entries.get(next as usize) {
+                let from = waiting.at as usize;
+                let at = if waiting.entry.large {
+                    self.large.push(std::mem::take(&mut large[from]));
+                    self.large.len() - 1
                 } else {
-                    self.push(entry, &bytes[at..at + entry.bytes as usize]);
-                }
-                next = after;
+                    let length = waiting.entry.bytes as usize;
+                    self.bytes.extend_from_slice(&bytes[from..from + length]);
+                    self.bytes.len() - length
+                };
+                next = waiting.next;
+                chain.last = number_of(self.entries.len());
+                self.entries.push(Waiting {
+                    entry: waiting.entry,
+                    at: number_of(at),
+                    next: if next == NONE { NONE } else { chain.last + 1 },
+                });
             }
         }
-    }
-
-    /// Makes the request that was pushed last the owner of a large frame.
-    fn adopt_large(&mut self, frame: Bytes, entry: Entry) {
-        let at = u32::try_from(self.large.len()).unwrap_or(NONE);
-        self.live_bytes += frame.len();
-        self.large.push(frame);
-        if let Some(last) = self.entries.last_mut() {
-            last.entry = entry;
-            last.at = at;
+        entries.clear();
+        bytes.clear();
+        if entries.capacity() <= KEPT_ENTRIES && bytes.capacity() <= KEPT_BYTES {
+            self.spare = (entries, bytes);
         }
     }
+}
+
+/// A place among what waits. The limits of a queue keep all of it far below 2^32.
+#[inline]
+fn number_of(place: usize) -> u32 {
+    u32::try_from(place).unwrap_or(NONE)
 }
 
 /// Where the requests of one shard go, for one protocol version.

@@ -15,7 +15,7 @@ use crate::metrics::Disconnect;
 use crate::resp::Protocol;
 use crate::worker::backend::{Lane, Owner};
 use crate::worker::engine::Engine;
-use crate::worker::session::to_u32;
+use crate::worker::session::{SLACK, micros, to_u32};
 
 impl Engine {
     /// Gives up what waits and what is watched in shards that go elsewhere: what waits is asked again later, what is watched
@@ -72,15 +72,19 @@ impl Engine {
     }
 
     fn recall_dedicated(&mut self, concerned: &[usize], end: End) {
-        let mut unwatched = Vec::new();
+        let (mut unwatched, silence_max) = (Vec::new(), self.settings.limits.silence_max_us);
         for &index in concerned {
             let slot = &mut self.dedicated.slots[index];
             slot.spoilt = true;
             match &slot.job {
                 Some(job) if job.again.is_some() => slot.end = end,
-                // It is answered soon; then the connection goes. A `WATCH` that is under way watches nothing any more.
+                // It is answered soon; then the connection goes. A `WATCH` that is under way watches nothing any more. A node that
+                // stands still must not keep the next topology from this worker where requests have no deadline.
                 Some(_) => {
                     unwatched.extend(slot.pinned.take());
+                    if let Some(job) = &mut slot.job {
+                        job.deadline.get_or_insert(self.now + silence_max);
+                    }
                     continue;
                 }
                 None => {
@@ -194,6 +198,10 @@ impl Engine {
                         (job.bytes, job.prefaces) = again.prefaces();
                         job.bytes.extend_from_slice(&again.frame_after(waited));
                         job.frames = job.prefaces + 1;
+                        // How long it was held is no fault of the node's: that has the rest of the wait, and what any node may take.
+                        job.deadline = again
+                            .left(waited)
+                            .map(|left| self.now + micros(left.saturating_add(SLACK)));
                     }
                     job.db = self.topology.placement(job.shard).db;
                     self.ask_own(index, at, job);

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::command::lookup;
 use crate::command::testing::request;
+use crate::command::{CommandId, lookup};
+use crate::metrics::RequestClass;
 use crate::topology::{ChangeError, NodeAccess, Topology, Unit};
-use crate::worker::testing::{engine, in_runtime, limits};
+use crate::worker::session::{SLACK, to_u32};
+use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 
 mod left;
 
@@ -259,24 +261,28 @@ fn what_a_unit_is_refused_has_not_run_and_the_unit_is_held() {
     });
 }
 
+/// A connection over which somebody waits as the request says; the client is there.
+async fn someone_waits(engine: &mut Engine, words: &[&[u8]], deadline: u64) -> (Peer, Dedicated) {
+    let peer = connect(engine).await;
+    let at = waits(engine, MOVED);
+    let generation = engine.clients[peer.index].generation;
+    let seq = engine.push_slot(peer.index, CommandId::NONE, 1, RequestClass::Blocking);
+    let again = request(words, |args| Waiting::of(lookup(words[0]).unwrap(), &args));
+    let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
+    job.owner = Some((to_u32(peer.index), generation, seq));
+    job.again = again.map(Box::new);
+    job.since = engine.now;
+    job.deadline = Some(deadline);
+    (peer, at)
+}
+
 #[test]
 fn a_wait_that_was_long_before_it_was_given_up_is_asked_again_after_the_hold() {
     in_runtime(async {
         let mut engine = engine(limits());
-        let peer = crate::worker::testing::connect(&mut engine).await;
         let hold = u64::try_from(engine.settings.limits.hold.as_micros()).unwrap();
-        let at = waits(&mut engine, MOVED);
-        let generation = engine.clients[peer.index].generation;
-        let seq = engine.push_slot(
-            peer.index,
-            crate::command::CommandId::NONE,
-            1,
-            crate::metrics::RequestClass::Blocking,
-        );
+        let (_peer, at) = someone_waits(&mut engine, &[b"BLPOP", b"queue", b"0"], 100 * hold).await;
         engine.now = 10 * hold;
-        let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
-        job.owner = Some((super::super::session::to_u32(peer.index), generation, seq));
-        job.deadline = Some(100 * hold);
         engine.hold(MOVED, |why| why.moving = true);
         engine.dedicated_ended(at, RECALLED);
         engine.ask_recalled();
@@ -288,6 +294,30 @@ fn a_wait_that_was_long_before_it_was_given_up_is_asked_again_after_the_hold() {
         engine.now += hold;
         engine.ask_recalled();
         assert_eq!(engine.dedicated.recalled.len(), 0, "not for ever");
+    });
+}
+
+#[test]
+fn a_wait_that_was_held_beyond_its_end_is_asked_again_with_time_for_the_answer() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let begun = engine.now;
+        let words: [&[u8]; 3] = [b"BLPOP", b"queue", b"1"];
+        let (peer, at) = someone_waits(&mut engine, &words, begun + 2_000_000).await;
+        engine.hold(MOVED, |why| why.moving = true);
+        engine.dedicated_ended(at, RECALLED);
+        engine.now = begun + 6_000_000;
+        engine.release(MOVED, |why| why.moving = false);
+        engine.ask_recalled();
+        let at = engine.clients[peer.index].waits_at.expect("it is asked again");
+        let now = engine.now;
+        let job = engine.dedicated.slot(at).unwrap().job.as_ref().unwrap();
+        assert!(
+            job.bytes.ends_with(b"$5\r\n0.010\r\n"),
+            "what is left of its wait"
+        );
+        let slack = u64::try_from(SLACK.as_micros()).unwrap();
+        assert_eq!(job.deadline, Some(now + 10_000 + slack));
     });
 }
 
@@ -304,5 +334,29 @@ fn a_watch_that_is_under_way_when_its_shard_goes_watches_nothing() {
         assert!(slot.pinned.is_none() && slot.spoilt && slot.end == End::No);
         engine.dedicated_answered(at);
         assert_eq!(end(&mut engine, at), End::Close);
+    });
+}
+
+#[test]
+fn what_does_not_wait_keeps_the_next_topology_no_longer_than_a_silent_node_where_requests_have_no_deadline() {
+    in_runtime(async {
+        let mut engine = engine(limits());
+        let silence_max = engine.settings.limits.silence_max_us;
+        let [exec, soon, waiting] = [0; 3].map(|_| waits(&mut engine, MOVED));
+        let job = |engine: &mut Engine, at, deadline| {
+            let job = engine.dedicated.slot(at).unwrap().job.as_mut().unwrap();
+            (job.again, job.deadline) = (None, deadline);
+        };
+        let now = engine.now;
+        job(&mut engine, exec, None);
+        job(&mut engine, soon, Some(now + 1));
+        change(&mut engine, committed);
+        assert!(!is_adopted(&engine), "all are under way");
+        let [exec, soon, waiting] = [exec, soon, waiting].map(|at| {
+            let slot = engine.dedicated.slot(at).unwrap();
+            slot.job.as_ref().unwrap().deadline
+        });
+        assert_eq!((exec, soon), (Some(now + silence_max), Some(now + 1)));
+        assert_eq!(waiting, None, "the node is told to end it");
     });
 }

@@ -19,7 +19,7 @@ use crate::worker::dedicated::{Dedicated, Job};
 use crate::worker::engine::Engine;
 
 /// What a node may take longer than the wait that was asked for.
-pub(super) const SLACK: Duration = Duration::from_secs(1);
+pub(in crate::worker) const SLACK: Duration = Duration::from_secs(1);
 
 /// What a client watches.
 #[derive(Clone, Copy, Debug)]
@@ -422,7 +422,7 @@ pub(in crate::worker) fn is_unblock(frame: &[u8]) -> bool {
     words.is_some_and(|words| words.starts_with(WORDS))
 }
 
-pub(super) fn micros(duration: Duration) -> u64 {
+pub(in crate::worker) fn micros(duration: Duration) -> u64 {
     // Who waits for centuries waits for ever.
     u64::try_from(duration.as_micros())
         .unwrap_or(u64::MAX / 4)

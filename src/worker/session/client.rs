@@ -154,35 +154,76 @@ impl Special {
 }
 
 /// A connected client.
+///
+/// Each reply comes for another client than the one before it, so what a request and its reply touch stands together, in the
+/// first cache lines. The compiler would spread it over all of them.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(in crate::worker) struct Client {
+    // --- every request and every reply ---
     pub(in crate::worker) generation: u32,
-    pub(in crate::worker) info: Arc<ClientInfo>,
+    pub(in crate::worker) head_seq: u32,
+    pub(in crate::worker) slots: VecDeque<Slot>,
+    pub(in crate::worker) request_bytes: usize,
+    /// Worker time when a reply came last, in its turn or not.
+    pub(in crate::worker) replied_at: u64,
+    /// It is to be closed at once.
+    pub(in crate::worker) closed: Option<Disconnect>,
+    /// No request is taken any more; it is closed when all is answered and written.
+    pub(in crate::worker) closing: Option<Disconnect>,
+    pub(in crate::worker) pause: Pause,
+    pub(in crate::worker) special: Special,
+    pub(in crate::worker) via: Via,
+    pub(in crate::worker) protocol: Protocol,
+    pub(in crate::worker) authenticated: bool,
+    /// It has sent its last byte.
+    pub(in crate::worker) read_ended: bool,
+
+    pub(in crate::worker) parked: Vec<u8>,
+    pub(in crate::worker) parked_live: usize,
+    /// Bytes that its gathers hold for replies in the making.
+    pub(in crate::worker) gathered: usize,
+    pub(in crate::worker) db: u16,
+    pub(in crate::worker) last_command: CommandId,
+    pub(in crate::worker) write_blocked: bool,
+    /// It stands in the worker's list of clients to flush.
+    pub(in crate::worker) dirty: bool,
+    /// It stands in the list of clients whose replies are held back for their pipeline's end.
+    pub(in crate::worker) corked: bool,
+    /// All that came with one read is answered.
+    pub(in crate::worker) flush_due: bool,
+    pub(in crate::worker) commands: u64,
+    /// Invalidations that wait for replies.
+    pub(in crate::worker) invalidations: Option<Box<Held>>,
+
+    pub(in crate::worker) out: OutBuf,
+    /// Messages that wait for the end of a reply that is being passed on in pieces.
+    pub(in crate::worker) held_back: Vec<u8>,
+
+    // --- every read and every write ---
+    pub(in crate::worker) partial: Option<Box<Partial>>,
     pub(in crate::worker) stream: Stream,
     pub(in crate::worker) waker: Option<Waker>,
-
-    pub(in crate::worker) last_command: CommandId,
-    pub(in crate::worker) commands: u64,
     /// Bytes read from it, and written to it.
     pub(in crate::worker) received: u64,
     pub(in crate::worker) transmitted: u64,
+    /// Milliseconds after the start of the process, of the last read.
+    pub(in crate::worker) active_ms: u64,
+    pub(in crate::worker) corked_at: u64,
+    /// Worker time of the last byte that it took from a full socket.
+    pub(in crate::worker) progress_at: u64,
+    pub(in crate::worker) info: Arc<ClientInfo>,
+
+    // --- the rest ---
     /// `CLIENT NO-EVICT ON`, `CLIENT NO-TOUCH ON`: shown only.
     pub(in crate::worker) no_evict: bool,
     pub(in crate::worker) no_touch: bool,
-    /// Milliseconds after the start of the process, of the last read.
-    pub(in crate::worker) active_ms: u64,
-
-    pub(in crate::worker) protocol: Protocol,
-    pub(in crate::worker) db: u16,
-    pub(in crate::worker) authenticated: bool,
     /// Who it is; while it is not authenticated, who it would be if it gave no name.
     pub(in crate::worker) user: Arc<User>,
     /// It counts as a client of its user.
     pub(in crate::worker) counted: Option<Counted>,
     /// When its password is looked at, if that waits.
     pub(in crate::worker) password_due_ms: Option<u64>,
-    pub(in crate::worker) special: Special,
-    pub(in crate::worker) via: Via,
     /// Its last request, if that was a script called by its sum and nothing else was in flight.
     pub(in crate::worker) called_by_sum: Option<Box<CalledBySum>>,
     /// The connection of its own that carries its request.
@@ -192,56 +233,20 @@ pub(in crate::worker) struct Client {
     pub(in crate::worker) replica_wait: Option<Box<ReplicaWait>>,
     /// What was queued since `MULTI`.
     pub(in crate::worker) transaction: Option<Box<Queued>>,
-
-    pub(in crate::worker) partial: Option<Box<Partial>>,
-    pub(in crate::worker) pause: Pause,
     /// Worker time since when it waits for a node's queue.
     pub(in crate::worker) paused_at: u64,
     /// It waited too long for a node's queue: the next full queue refuses.
     pub(in crate::worker) refuse_when_full: bool,
     /// The link in whose list of waiting clients it was put last.
     pub(in crate::worker) waits_for: Option<usize>,
-
-    pub(in crate::worker) slots: VecDeque<Slot>,
-    /// What the slow log may show of them.
+    /// What the slow log may show of its requests.
     pub(in crate::worker) shown_args: Option<Box<ShownArgs>>,
-    pub(in crate::worker) head_seq: u32,
-    pub(in crate::worker) request_bytes: usize,
-    pub(in crate::worker) parked: Vec<u8>,
-    pub(in crate::worker) parked_live: usize,
-    /// Bytes that its gathers hold for replies in the making.
-    pub(in crate::worker) gathered: usize,
-
-    pub(in crate::worker) out: OutBuf,
     /// A reply is being passed on in pieces: nothing may be appended but its next piece.
     pub(in crate::worker) streams: bool,
-    /// Messages that wait for the end of such a reply.
-    pub(in crate::worker) held_back: Vec<u8>,
-    /// Invalidations that wait for replies.
-    pub(in crate::worker) invalidations: Option<Box<Held>>,
     /// It has subscribed to something.
     pub(in crate::worker) listens: bool,
     /// It stands in the list of those that have got messages and were not written to.
     pub(in crate::worker) unflushed: bool,
-    pub(in crate::worker) write_blocked: bool,
-    /// It stands in the worker's list of clients to flush.
-    pub(in crate::worker) dirty: bool,
-    /// It stands in the list of clients whose replies are held back for their pipeline's end.
-    pub(in crate::worker) corked: bool,
-    pub(in crate::worker) corked_at: u64,
-    /// Worker time when a reply came last, in its turn or not.
-    pub(in crate::worker) replied_at: u64,
-    /// All that came with one read is answered.
-    pub(in crate::worker) flush_due: bool,
-    /// Worker time of the last byte that it took from a full socket.
-    pub(in crate::worker) progress_at: u64,
-
-    /// It has sent its last byte.
-    pub(in crate::worker) read_ended: bool,
-    /// No request is taken any more; it is closed when all is answered and written.
-    pub(in crate::worker) closing: Option<Disconnect>,
-    /// It is to be closed at once.
-    pub(in crate::worker) closed: Option<Disconnect>,
     /// The sending side is closed; what comes is thrown away until this time.
     pub(in crate::worker) lingering_until: Option<u64>,
 }
@@ -435,7 +440,23 @@ impl Client {
             .with_if(self.no_touch, ClientFlags::NO_TOUCH)
     }
 
+    /// Appends the replies that came before their turn, which it is now.
+    #[inline]
+    pub(in crate::worker) fn unpark(&mut self, spares: &mut Spares) {
+        while let Some(&Slot {
+            parked: Some((start, length)),
+            ..
+        }) = self.slots.front()
+        {
+            let reply = &self.parked[start as usize..start as usize + length as usize];
+            self.out.push(reply, spares);
+            self.parked_live -= length as usize;
+            self.take_head();
+        }
+    }
+
     /// Keeps a reply whose turn has not come.
+    #[inline]
     pub(in crate::worker) fn park(&mut self, place: usize, reply: &[u8], spares: &mut Spares) {
         if self.parked.capacity() == 0 {
             self.parked = spares.take();

@@ -338,27 +338,44 @@ impl Engine {
         }
     }
 
-    /// Whether a shard's queue takes one more request.
+    /// Whether a shard's queue takes one more request, and nothing is wrong with its node.
+    #[inline]
+    fn admits(&self, lane: Lane) -> bool {
+        let link = &self.links[lane.link as usize];
+        let serves = match link.state {
+            State::Ready | State::Idle | State::Connecting | State::Gate => true,
+            State::Silent | State::Down => false,
+        };
+        let limits = &self.settings.limits;
+        serves && link.backlog.len() < limits.node_queue && link.backlog.bytes() < limits.node_queue_bytes
+    }
+
+    /// Whether a shard takes one more request, and why not.
     #[inline]
     pub(in crate::worker) fn admission(&mut self, lane: Lane) -> Admission {
-        let Lane { shard, link } = lane;
-        let link = &self.links[link as usize];
+        if self.admits(lane) {
+            return Admission::Yes;
+        }
+        let link = &self.links[lane.link as usize];
         match link.state {
-            State::Ready | State::Idle | State::Connecting | State::Gate => {}
+            State::Ready | State::Idle | State::Connecting | State::Gate => Admission::Full,
             State::Silent | State::Down => {
-                return Self::refusal_of(link, shard).map_or(Admission::Yes, Admission::Down);
+                Self::refusal_of(link, lane.shard).map_or(Admission::Yes, Admission::Down)
             }
         }
-        let limits = &self.settings.limits;
-        if link.backlog.len() >= limits.node_queue || link.backlog.bytes() >= limits.node_queue_bytes {
-            return Admission::Full;
-        }
-        Admission::Yes
     }
 
     /// What becomes of a request that its shard does not take now: it waits, or is refused. `None`: it may be queued.
     #[inline]
     pub(in crate::worker) fn turned_away(&mut self, index: usize, lane: Lane) -> Option<Taken> {
+        if self.admits(lane) {
+            return None;
+        }
+        self.turn_away(index, lane)
+    }
+
+    #[cold]
+    fn turn_away(&mut self, index: usize, lane: Lane) -> Option<Taken> {
         match self.admission(lane) {
             Admission::Yes => None,
             Admission::Full => Some(self.wait_for_queue(index, lane)),

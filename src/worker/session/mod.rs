@@ -39,7 +39,7 @@ use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
 pub(super) use access::Access;
-pub(super) use blocking::is_unblock;
+pub(super) use blocking::{SLACK, is_unblock, micros};
 pub(super) use client::{Client, Marks, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;

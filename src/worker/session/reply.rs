@@ -109,26 +109,26 @@ impl Engine {
             return;
         }
         let place = seq.wrapping_sub(client.head_seq) as usize;
-        let Some(slot) = client.slots.get(place) else {
+        let Some(slot) = client.slots.get_mut(place) else {
             return;
         };
         let took = now.wrapping_sub(slot.since);
         self.metrics.request_duration[slot.class].observe(took);
-        let silent = slot.marks.has(Marks::SILENT);
-        if took >= self.slow_us {
-            self.answered_slowly(index, place, took);
-        }
         if reply.first() == Some(&b'-') {
             let origin = if from_node { Origin::Node } else { Origin::Proxy };
             self.metrics.errors[origin][ErrorCode::of(reply)].inc();
         }
-        let reply = if silent { b"" } else { reply };
-        let client = &mut self.clients[index];
-        client.request_bytes -= client.slots[place].bytes as usize;
+        let reply = if slot.marks.has(Marks::SILENT) { b"" } else { reply };
+        client.request_bytes -= slot.bytes as usize;
         client.replied_at = self.now;
+        if took >= self.slow_us {
+            self.answered_slowly(index, place, took);
+        }
+        let Self { clients, spares, .. } = self;
+        let client = &mut clients[index];
         if place > 0 {
             client.slots[place].bytes = 0;
-            client.park(place, reply, &mut self.spares);
+            client.park(place, reply, spares);
             if client.output_bytes() > self.settings.limits.output_hard {
                 self.output_over(index);
             }
@@ -143,19 +143,10 @@ impl Engine {
             let written = client.stream.try_write(reply).unwrap_or(0);
             self.metrics.transmit_bytes.add(written as u64);
             client.transmitted += written as u64;
-            client.out.push(&reply[written..], &mut self.spares);
+            client.out.push(&reply[written..], spares);
         } else {
-            client.out.push(reply, &mut self.spares);
-            while let Some(&Slot {
-                parked: Some((start, length)),
-                ..
-            }) = client.slots.front()
-            {
-                let parked = &client.parked[start as usize..start as usize + length as usize];
-                client.out.push(parked, &mut self.spares);
-                client.parked_live -= length as usize;
-                client.take_head();
-            }
+            client.out.push(reply, spares);
+            client.unpark(spares);
         }
         if client.invalidations.is_some() {
             self.release_invalidations(index);
