@@ -92,28 +92,33 @@ pub fn copies_to_other_database(args: &Args<'_>) -> bool {
     args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"DB"))
 }
 
-/// Whether `XREAD` or `XREADGROUP` would block. Options are read as the command reads them, so that a stream or a
-/// group may be called `BLOCK`.
+/// Whether `XREAD` or `XREADGROUP` would block.
 #[must_use]
 pub fn blocks(args: &Args<'_>) -> bool {
-    let mut at = 1;
+    block_at(args).is_some()
+}
+
+/// Where the `BLOCK` of an `XREAD` or `XREADGROUP` stands, given twice the last one. Options are read as the command reads them, so
+/// that a stream, a group or a consumer may be called `BLOCK`.
+pub(super) fn block_at(args: &Args<'_>) -> Option<usize> {
+    let (mut at, mut block) = (1, None);
     while at < args.len() {
-        let word = args.get(at);
-        if word.eq_ignore_ascii_case(b"BLOCK") {
-            return true;
+        let is = |option: &str| args.get(at).eq_ignore_ascii_case(option.as_bytes());
+        if is("STREAMS") {
+            break;
         }
-        if word.eq_ignore_ascii_case(b"STREAMS") {
-            return false;
+        if is("BLOCK") {
+            block = Some(at);
         }
-        at += if word.eq_ignore_ascii_case(b"GROUP") {
+        at += if is("GROUP") {
             3
-        } else if word.eq_ignore_ascii_case(b"COUNT") || word.eq_ignore_ascii_case(b"CLAIM") {
+        } else if is("BLOCK") || is("COUNT") || is("CLAIM") {
             2
         } else {
             1
         };
     }
-    false
+    block
 }
 
 /// Whether this request of a command that need not wait would wait all the same.
@@ -173,6 +178,7 @@ mod tests {
         assert!(!waits("XREAD COUNT 1 STREAMS BLOCK 0"));
         assert!(waits("XREAD COUNT 1 block 0 STREAMS s 0"));
         assert!(!waits("XREADGROUP GROUP BLOCK block STREAMS s >"));
+        assert!(waits("XREADGROUP GROUP streams c BLOCK 0 STREAMS s >"));
         assert!(waits("XREADGROUP GROUP g c BLOCK 0 STREAMS s >"));
     }
 

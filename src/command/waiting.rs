@@ -9,6 +9,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use super::resolve::block_at;
 use super::spec::Spec;
 use crate::resp::{self, Args, bulk, elements};
 
@@ -43,11 +44,7 @@ enum Unit {
 fn place_of(spec: &Spec, args: &Args<'_>) -> Option<(usize, Unit)> {
     match spec.name {
         "blmpop" | "bzmpop" => Some((1, Unit::Seconds)),
-        "xread" | "xreadgroup" => {
-            let mut places = 1..args.len();
-            let block = places.find(|&at| args.get(at).eq_ignore_ascii_case(b"BLOCK"));
-            block.map(|at| (at + 1, Unit::Milliseconds))
-        }
+        "xread" | "xreadgroup" => block_at(args).map(|at| (at + 1, Unit::Milliseconds)),
         _ => Some((args.len() - 1, Unit::Seconds)),
     }
 }
@@ -234,6 +231,10 @@ mod tests {
             again("XREAD BLOCK 250 STREAMS a $", 50),
             "XREAD BLOCK 200 STREAMS a $"
         );
+        assert_eq!(
+            again("XREADGROUP GROUP block block BLOCK 250 STREAMS block >", 50),
+            "XREADGROUP GROUP block block BLOCK 200 STREAMS block >"
+        );
         let none = request(&["XREAD", "STREAMS", "a", "0"], |args| {
             Waiting::of(lookup(b"xread").unwrap(), &args).is_none()
         });
@@ -282,7 +283,12 @@ mod tests {
             ("BLMOVE a b LEFT RIGHT 3", ms(3000)),
             ("XREAD COUNT 1 BLOCK 250 STREAMS a $", ms(250)),
             ("XREADGROUP GROUP g c BLOCK 0 STREAMS a >", Wait::Forever),
+            ("XREADGROUP GROUP block 7 BLOCK 0 STREAMS a >", Wait::Forever),
+            ("XREADGROUP GROUP g BLOCK BLOCK 250 STREAMS a >", ms(250)),
+            ("XREADGROUP GROUP g c BLOCK 250 STREAMS block 0-1", ms(250)),
+            ("XREAD BLOCK 0 BLOCK 250 STREAMS a $", ms(250)),
             ("XREAD BLOCK -1 STREAMS a $", Wait::No),
+            ("XREAD COUNT 1 BLOCK", Wait::No),
         ] {
             let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
             let spec = lookup(words[0]).unwrap();

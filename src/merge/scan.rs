@@ -14,7 +14,7 @@
 
 use super::page::mark_of;
 use super::{Outcome, clients_keys};
-use crate::ids::{NodeIndex, ShardId};
+use crate::ids::ShardId;
 use crate::resp::{self, bulk, elements};
 use crate::topology::Topology;
 
@@ -70,12 +70,17 @@ fn place_of(topology: &Topology, shard: ShardId) -> u64 {
     u64::from(shard.0) + shards * mark_of(topology, shard, marks)
 }
 
+/// Who has a shard, within one call: its node, and the run of it.
+fn owner_of(topology: &Topology, shard: ShardId) -> u64 {
+    mark_of(topology, shard, u64::MAX)
+}
+
 /// One SCAN call of a client.
 #[derive(Debug)]
 pub struct Walk {
     position: Position,
-    /// Whose cursor it is; of the shard that is asked, its owner when it was asked.
-    owner: NodeIndex,
+    /// The mark of whose cursor it is; of the shard that is asked, that of its owner when it was asked.
+    owner: u64,
     shards: u16,
     count: usize,
     /// The arguments behind the cursor, as frame bytes, and their number.
@@ -109,7 +114,7 @@ impl Walk {
         let position = position.ok_or("ERR invalid cursor")?;
         let mut walk = Self {
             position,
-            owner: topology.placement(position.shard).node,
+            owner: owner_of(topology, position.shard),
             shards: topology.shards,
             count: 10,
             options: Vec::new(),
@@ -159,10 +164,10 @@ impl Walk {
         out.extend_from_slice(&self.options);
     }
 
-    /// A cursor of another node is none: the shard is walked again.
+    /// A cursor of another node, or of another run of it, is none: the shard is walked again.
     fn follow_owner(&mut self, topology: &Topology) {
         if self.position.shard.0 < self.shards {
-            let owner = topology.placement(self.position.shard).node;
+            let owner = owner_of(topology, self.position.shard);
             if owner != self.owner {
                 self.position.cursor = 0;
             }
@@ -182,7 +187,7 @@ impl Walk {
                     self.failed = Some(resp::error_line(line));
                 }
                 // It may have been kept in the middle of a move, and answered by a node whose cursor it did not hold.
-                if topology.placement(asked.0).node != asked.1 {
+                if owner_of(topology, asked.0) != asked.1 {
                     self.position = Position {
                         shard: asked.0,
                         cursor: 0,
@@ -234,7 +239,7 @@ impl Walk {
         let next = if position.shard.0 >= self.shards {
             Some(0)
         } else {
-            if topology.placement(position.shard).node != self.owner {
+            if owner_of(topology, position.shard) != self.owner {
                 position.cursor = 0;
             }
             position.encode(topology)

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::ids::{NodeIndex, ShardId};
 use crate::merge::scan::{Position, STEPS_MAX, Step, Walk};
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, NodeAccess, Topology};
 
 fn topology(shards: u16) -> Topology {
     let node = |number: u16| Node {
@@ -247,18 +247,37 @@ fn count_is_a_positive_number() {
     }
 }
 
-/// One step of a walk in which the shard has another owner before, while or after it is asked.
 #[test]
 fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
     let before = topology(8);
     let mut after = before.clone();
     after.placements[5].node = NodeIndex(0);
+    another_owner_in_the_middle_of_a_call(&before, &after);
+}
+
+#[test]
+fn a_shard_whose_node_is_another_process_in_the_middle_of_a_call_is_walked_again_from_its_start() {
+    let run = |run_id: &str| {
+        let mut topology = topology(8);
+        let access = NodeAccess {
+            user: "ps-g1".to_owned(),
+            run_id: run_id.to_owned(),
+        };
+        let node = topology.placement(ShardId(5)).node;
+        topology.access.insert(node, access);
+        topology
+    };
+    another_owner_in_the_middle_of_a_call(&run("a"), &run("b"));
+}
+
+/// One step of a walk in which shard 5 has another owner before, while or after it is asked.
+fn another_owner_in_the_middle_of_a_call(before: &Topology, after: &Topology) {
     let cursor = Position {
         shard: ShardId(5),
         cursor: 77,
     };
-    let cursor = cursor.encode(&before).unwrap().to_string();
-    let walk = || Walk::new(cursor.as_bytes(), &[b"COUNT", b"1000"], &before).unwrap();
+    let cursor = cursor.encode(before).unwrap().to_string();
+    let walk = || Walk::new(cursor.as_bytes(), &[b"COUNT", b"1000"], before).unwrap();
     let asked = |walk: &mut Walk, topology: &Topology| {
         let mut frame = Vec::new();
         walk.write_frame(topology, &mut frame);
@@ -274,24 +293,24 @@ fn a_shard_that_moves_in_the_middle_of_a_call_is_walked_again_from_its_start() {
         out
     };
     let mut moved_before = walk();
-    assert_eq!(asked(&mut moved_before, &after), "0");
+    assert_eq!(asked(&mut moved_before, after), "0");
     let mut moved_meanwhile = walk();
-    assert_eq!(asked(&mut moved_meanwhile, &before), "77");
-    moved_meanwhile.part(Outcome::Reply(&reply("0")), &after);
+    assert_eq!(asked(&mut moved_meanwhile, before), "77");
+    moved_meanwhile.part(Outcome::Reply(&reply("0")), after);
     assert_eq!(moved_meanwhile.step(), Step::Ask(ShardId(5)));
-    assert_eq!(asked(&mut moved_meanwhile, &after), "0");
+    assert_eq!(asked(&mut moved_meanwhile, after), "0");
     let mut moved_behind = walk();
-    assert_eq!(asked(&mut moved_behind, &before), "77");
-    moved_behind.part(Outcome::Reply(&reply("99")), &before);
+    assert_eq!(asked(&mut moved_behind, before), "77");
+    moved_behind.part(Outcome::Reply(&reply("99")), before);
     let mut out = Vec::new();
-    moved_behind.finish(&after, &mut out);
+    moved_behind.finish(after, &mut out);
     let next = bulk(elements(&out).unwrap().next().unwrap()).unwrap().to_vec();
     let next: u64 = String::from_utf8(next).unwrap().parse().unwrap();
     let place = Position {
         shard: ShardId(5),
         cursor: 0,
     };
-    assert_eq!(Position::decode(next, &after), Some(place));
+    assert_eq!(Position::decode(next, after), Some(place));
 }
 
 #[test]

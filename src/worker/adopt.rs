@@ -13,7 +13,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::backend::{Link, Owner, State};
+use super::backend::{Link, State};
 use super::engine::Engine;
 use super::gate::{Held, Hold};
 use crate::ids::{Epoch, NodeIndex, ShardId};
@@ -277,12 +277,15 @@ impl Engine {
     /// An order to a node is for the server that it was: another one would take it as well.
     fn drop_orders(&mut self, node: NodeIndex) {
         let topology = Arc::clone(&self.topology);
-        for link in self.links.iter_mut().filter(|link| link.node == node) {
+        for link in (0..self.links.len())
+            .filter(|&link| self.links[link].node == node)
+            .collect::<Vec<_>>()
+        {
             for shard in topology.shards_on(node) {
-                for (mut entry, frame) in link.backlog.take_chain(shard) {
+                for (mut entry, frame) in self.links[link].backlog.take_chain(shard) {
                     entry.large = false;
-                    if entry.owner != Owner::Order {
-                        link.backlog.push(entry, &frame);
+                    if !self.drops_order(entry, &frame) {
+                        self.links[link].backlog.push(entry, &frame);
                     }
                 }
             }

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::*;
+use crate::command::CommandId;
 use crate::ids::Epoch;
+use crate::metrics::RequestClass;
 use crate::resp::Protocol;
 use crate::topology::{ChangeError, NodeAccess, Unit};
 use crate::worker::backend::{Batch, Entry, Owner};
 use crate::worker::shared::Limits;
-use crate::worker::testing::{engine, in_runtime, limits};
+use crate::worker::testing::{connect, engine, in_runtime, limits};
 
 const MOVED: ShardId = ShardId(1);
 
@@ -421,5 +423,42 @@ fn a_node_that_stands_still_does_not_keep_the_next_topology_for_ever_where_reque
         engine.link_closed(before, LinkClose::Timeout);
         engine.end_turn();
         assert_eq!(engine.topology.epoch, Epoch(2));
+    });
+}
+
+#[test]
+fn an_order_to_end_a_wait_that_was_not_sent_reaches_no_other_server_and_its_client_is_answered() {
+    in_runtime(async {
+        let readdressed =
+            |topology: &Topology| topology.with_address("node-1", "127.0.0.1:9".parse().unwrap());
+        for (paused, elsewhere) in [(false, true), (false, false), (true, false)] {
+            let mut engine = engine(limits());
+            let mut peer = connect(&mut engine).await;
+            if paused {
+                change(&mut engine, |topology| topology.with_paused(&[MOVED], true));
+            }
+            let words = ["*3", "$6", "CLIENT", "$7", "UNBLOCK", "$1", "7", ""].join("\r\n");
+            for frame in [words.as_str(), "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"] {
+                let seq = engine.push_slot(peer.index, CommandId::NONE, 1, RequestClass::Multi);
+                let owner = Owner::Client {
+                    index: u32::try_from(peer.index).unwrap(),
+                    generation: peer.generation,
+                    seq,
+                };
+                let lane = engine.lane(MOVED, Protocol::Resp2);
+                engine.enqueue(lane, owner, frame.as_bytes());
+            }
+            if elsewhere {
+                change(&mut engine, moved);
+            } else {
+                change(&mut engine, readdressed);
+            }
+            if paused {
+                change(&mut engine, |topology| topology.with_paused(&[MOVED], false));
+            }
+            assert_eq!(peer.read_all(&mut engine, 4).await, b":0\r\n");
+            let link = link_of(&engine, MOVED);
+            assert_eq!(engine.links[link].backlog.len(), 1, "the other one goes there");
+        }
     });
 }

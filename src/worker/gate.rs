@@ -18,8 +18,9 @@
 
 use std::sync::Arc;
 
-use super::backend::{Owner, State};
+use super::backend::{Entry, Owner, State};
 use super::engine::{Engine, PROTOCOLS};
+use super::session::is_unblock;
 use crate::ids::ShardId;
 use crate::metrics::Limit;
 use crate::resp::Protocol;
@@ -145,7 +146,7 @@ impl Engine {
                 // The time at the gate does not count against the time in a queue, nor the other way round.
                 entry.since = now;
                 entry.large = false;
-                if entry.owner == Owner::Order {
+                if self.drops_order(entry, &frame) {
                     continue;
                 }
                 let link = &mut self.links[to];
@@ -156,6 +157,23 @@ impl Engine {
                 }
             }
             self.admit_waiting(from);
+        }
+    }
+
+    /// Whether what was not sent is an order to the server that it was for, which no other one gets in its stead. A client whose order
+    /// it was learns that it has ended no wait.
+    pub(super) fn drops_order(&mut self, entry: Entry, frame: &[u8]) -> bool {
+        match entry.owner {
+            Owner::Order => true,
+            Owner::Client {
+                index,
+                generation,
+                seq,
+            } if is_unblock(frame) => {
+                self.complete(index as usize, generation, seq, b":0\r\n", false);
+                true
+            }
+            Owner::Client { .. } | Owner::Gather { .. } | Owner::Select | Owner::Tombstone => false,
         }
     }
 

@@ -2,7 +2,8 @@
 
 use crate::command::CommandId;
 use crate::ids::ShardId;
-use crate::metrics::{LinkClose, RequestClass};
+use crate::metrics::{Disconnect, LinkClose, RequestClass};
+use crate::worker::backend::link::Reading;
 use crate::worker::backend::{Entry, Owner, Shape, State};
 use crate::worker::engine::Engine;
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
@@ -171,5 +172,43 @@ fn the_reply_of_a_script_is_kept_whole_up_to_the_output_limit() {
         let given = peer.read_all(&mut engine, 1).await;
         assert!(given.starts_with(b"-UNCERTAIN "), "{} bytes", given.len());
         assert!(given.ends_with(b"\r\n:5\r\n"));
+    });
+}
+
+#[test]
+fn a_large_reply_of_a_transaction_may_end_like_a_step_of_one() {
+    in_runtime(async {
+        let step = b"+QUEUED\r\n";
+        let mut start = b"+OK\r\n+QUEUED\r\n*1\r\n$200007\r\n".to_vec();
+        start.resize(start.len() + 200_000, b'x');
+        for (shape, leaves) in [
+            (Shape::Transaction, false),
+            (Shape::Transaction, true),
+            (Shape::FencedTransaction, false),
+        ] {
+            let mut limits = limits();
+            let fenced = shape == Shape::FencedTransaction;
+            if fenced {
+                limits.output_hard = 100_000;
+            }
+            let mut engine = engine(limits);
+            let mut peer = connect(&mut engine).await;
+            sent(&mut engine, &peer, shape, 3 + u32::from(fenced));
+            if leaves {
+                engine.close_client(peer.index, peer.generation, Disconnect::Client);
+            }
+            assert_eq!(feed(&mut engine, &start, start.len()), Ok(()));
+            assert!(engine.links[LINK].reading != Reading::Whole, "{shape:?}");
+            assert_eq!(feed(&mut engine, step, step.len()), Ok(()), "{shape:?}, {leaves}");
+            if fenced {
+                let fence = fence(&engine);
+                assert_eq!(feed(&mut engine, &fence, fence.len()), Ok(()));
+                assert!(peer.read_all(&mut engine, 1).await.starts_with(b"-UNCERTAIN "));
+            } else if !leaves {
+                let given = peer.read_all(&mut engine, 200_000).await;
+                assert!(given.ends_with(b"xx+QUEUED\r\n"), "{} bytes", given.len());
+            }
+            assert!(engine.links[LINK].due.is_empty());
+        }
     });
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::{Dedicated, End, FROZEN, Job, RECALLED, Slot};
 use crate::ids::{NodeIndex, ShardId};
+use crate::metrics::Disconnect;
 use crate::resp::Protocol;
 use crate::worker::backend::{Lane, Owner};
 use crate::worker::engine::Engine;
@@ -174,6 +175,11 @@ impl Engine {
             if self.client_is_gone(index, generation) {
                 continue;
             }
+            if self.clients[index].read_ended {
+                // It has left meanwhile, and its session saw nothing that it waited at.
+                self.close_client(index, generation, Disconnect::Client);
+                continue;
+            }
             let line = if self.is_held(job.shard) {
                 if self.now.saturating_sub(job.recalled_at) < hold_us || job.deadline.is_none() {
                     self.dedicated.recalled.push(job);
@@ -200,6 +206,8 @@ impl Engine {
                     }
                     job.db = self.topology.placement(job.shard).db;
                     self.ask_own(index, at, job);
+                    // With a request behind the wait it is not read in between: from here on its leaving is to be seen again.
+                    self.clients[index].wake();
                 }
                 Err(line) => {
                     let reply = crate::resp::error_line(&line);

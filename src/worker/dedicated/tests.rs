@@ -10,6 +10,8 @@ use crate::topology::{ChangeError, NodeAccess, Topology, Unit};
 use crate::worker::session::{SLACK, to_u32};
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 
+mod left;
+
 /// The shard that moves; the other one stays on the same node.
 const MOVED: ShardId = ShardId(1);
 const STAYS: ShardId = ShardId(2);

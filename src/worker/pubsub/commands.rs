@@ -15,6 +15,9 @@ use crate::worker::session::{Marks, Pause, Taken};
 const SUBSCRIPTIONS_MAX: usize = 10_000;
 /// Bytes of the name of a channel or a pattern.
 const NAME_MAX: usize = 4096;
+/// What a client is told that would publish a keyspace notification.
+pub(in crate::worker) const ONLY_NODES_PUBLISH: &str =
+    "ERR only nodes publish on the channels of keyspace notifications";
 
 impl Engine {
     /// Handles a command about channels.
@@ -171,10 +174,7 @@ impl Engine {
     fn publish(&mut self, index: usize, spec: &'static Spec, kind: Kind, args: &Args<'_>) -> Taken {
         let channel = args.get(1);
         if kind == Kind::Channel && is_event(channel) {
-            self.answer_error(
-                index,
-                "ERR only nodes publish on the channels of keyspace notifications",
-            );
+            self.answer_error(index, ONLY_NODES_PUBLISH);
             return Taken::Yes;
         }
         if let Some(taken) = self.publisher_waits(index) {

@@ -25,10 +25,11 @@ mod names;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub(super) use commands::ONLY_NODES_PUBLISH;
 pub use directory::Directory;
 pub(super) use feed::{Feed, keep_feed};
 pub(super) use hub::Hub;
-pub(super) use names::Kind;
+pub(super) use names::{Kind, is_event};
 
 use super::shared::Shared;
 use crate::ids::NodeIndex;

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Acquire;
 
 use super::client::{Client, Pause, Special};
 use super::input::Taken;
+use super::local::HelloOptions;
 use crate::acl::Denied;
 use crate::command::{Class, Local, Spec, Transaction};
 use crate::config::users::DEFAULT;
@@ -195,9 +196,9 @@ pub(super) fn named_user<'a>(local: Local, args: &Args<'a>) -> Option<&'a [u8]> 
     match (local, args.len()) {
         (Local::Auth, 2) => Some(DEFAULT.as_bytes()),
         (Local::Auth, 3) => Some(args.get(1)),
-        (Local::Hello, 5..) => {
-            let options = (2..args.len() - 2).find(|&at| args.get(at).eq_ignore_ascii_case(b"auth"));
-            options.map(|at| args.get(at + 1))
+        (Local::Hello, _) => {
+            let credentials = HelloOptions::parse(args).ok()?.credentials;
+            credentials.map(|(user, _)| user)
         }
         _ => None,
     }

@@ -28,9 +28,9 @@ pub(in crate::worker) struct Watching {
     pub(in crate::worker) shard: ShardId,
     /// How many keys; one that is watched again counts again.
     pub(in crate::worker) keys: u32,
-    /// Its connection is lost: whether the keys have changed cannot be known.
+    /// Its connection is lost, or is not its any more: whether the keys have changed cannot be known.
     pub(in crate::worker) lost: bool,
-    /// It was given up because the keys go elsewhere: for the client they have changed.
+    /// It was given up, because the keys go elsewhere or the client's protocol has changed: for the client the keys have changed.
     pub(in crate::worker) moved: bool,
 }
 
@@ -193,6 +193,20 @@ impl Engine {
             deadline: self.answer_limit().map(|limit| self.now + micros(limit)),
         };
         self.ask_dedicated(watching.at, job);
+    }
+
+    /// The client speaks another protocol from now on than the connection that watches for it: a transaction over that would be
+    /// answered in the old one. For the client its keys have changed. What the connection carried must be answered.
+    pub(super) fn give_up_watch(&mut self, index: usize) {
+        let Some(watching) = self.clients[index].watching.filter(|watching| !watching.lost) else {
+            return;
+        };
+        self.release_watch(index);
+        self.clients[index].watching = Some(Watching {
+            lost: true,
+            moved: true,
+            ..watching
+        });
     }
 
     /// Sends a transaction over the connection that watches its keys, behind the scripts that it needs: that connection is not
@@ -379,12 +393,14 @@ impl Engine {
         self.forward_block(index, spec, lane, (Shape::Plain, 1), &frame)
     }
 
-    /// The way to a node for what must reach this one and no other: not over links whose requests may be sent elsewhere instead.
+    /// The way to a node for what must reach this one and no other: not over links whose requests may be sent elsewhere instead, nor
+    /// by a gate, unless there is no other way.
     fn some_shard_of(&self, node: NodeIndex) -> Option<ShardId> {
-        let mut placements = self.topology.placements_by_shard();
+        let placements = self.topology.placements_by_shard();
         placements
-            .find(|(shard, placement)| placement.node == node && self.topology.unit_of(*shard).is_none())
+            .filter(|(shard, placement)| placement.node == node && self.topology.unit_of(*shard).is_none())
             .map(|(shard, _)| shard)
+            .min_by_key(|&shard| self.is_held(shard))
     }
 
     /// How long a node may take for what does not wait.
@@ -394,6 +410,16 @@ impl Engine {
             deadline => Some(Duration::from_micros(deadline)),
         }
     }
+}
+
+/// Whether what a client has asked of a node is to end a wait there. The number in it means something to that one server only.
+pub(in crate::worker) fn is_unblock(frame: &[u8]) -> bool {
+    const WORDS: &[u8] = b"$6\r\nCLIENT\r\n$7\r\nUNBLOCK\r\n";
+    let words = frame
+        .iter()
+        .position(|&byte| byte == b'\n')
+        .map(|end| &frame[end + 1..]);
+    words.is_some_and(|words| words.starts_with(WORDS))
 }
 
 pub(in crate::worker) fn micros(duration: Duration) -> u64 {

@@ -25,6 +25,8 @@ mod reply;
 #[cfg(test)]
 mod reply_tests;
 mod script;
+#[cfg(test)]
+mod testing;
 mod transaction;
 
 use std::cell::RefCell;
@@ -37,7 +39,7 @@ use bytes::BufMut as _;
 use tokio::io::ReadBuf;
 
 pub(super) use access::Access;
-pub(super) use blocking::{SLACK, micros};
+pub(super) use blocking::{SLACK, is_unblock, micros};
 pub(super) use client::{Client, Marks, Pause, Special, Via};
 pub(super) use dispatch::{Admission, to_u32};
 pub(super) use input::Taken;
@@ -303,7 +305,9 @@ impl Engine {
         self.held_bytes -= client.held_bytes();
         self.forget_listener(index);
         client.out.clear(&mut self.spares);
-        let own = [client.waits_at, client.watching.map(|watching| watching.at)];
+        // One that was given up may be another client's by now.
+        let watching = client.watching.filter(|watching| !watching.lost);
+        let own = [client.waits_at, watching.map(|watching| watching.at)];
         own.into_iter()
             .flatten()
             .for_each(|at| self.abandon_dedicated(at));

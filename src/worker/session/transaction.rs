@@ -14,13 +14,14 @@
 use super::blocking::Watching;
 use super::client::{Special, Via};
 use super::input::Taken;
-use crate::command::{Class, Local, Spec, Transaction};
+use crate::command::{Class, Local, PubSub, Spec, Transaction};
 use crate::ids::ShardId;
 use crate::metrics::{Disconnect, Limit, RequestClass};
 use crate::resp::{Args, Protocol};
 use crate::route::{self, Place};
 use crate::worker::backend::{Shape, push_fence};
 use crate::worker::engine::Engine;
+use crate::worker::pubsub::{ONLY_NODES_PUBLISH, is_event};
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
@@ -159,6 +160,9 @@ impl Engine {
         spec: &'static Spec,
         args: &Args<'_>,
     ) -> Result<Place, String> {
+        if matches!(spec.class, Class::PubSub(PubSub::Publish)) && is_event(args.get(1)) {
+            return Err(ONLY_NODES_PUBLISH.to_owned());
+        }
         let db = self.clients[index].db;
         let place = route::place_in_transaction(spec, args, &self.topology, db, &mut self.route_scratch)?;
         if let Place::Script(script, _) = place {
@@ -294,6 +298,11 @@ impl Engine {
             return self.wait_for_answers(index);
         }
         if let Some(taken) = self.wait_while_held(index, watching.shard) {
+            if taken == Taken::Yes {
+                // Refused: whatever the answer of an `EXEC`, its transaction is over.
+                self.drop_transaction(index);
+                self.release_watch(index);
+            }
             return taken;
         }
         let Some(mut queued) = self.clients[index].transaction.take() else {
@@ -337,3 +346,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

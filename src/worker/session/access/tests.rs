@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use crate::config::Config;
-use crate::resp::{ArgRange, RequestLimits, RequestScanner};
-use crate::worker::engine::Engine;
+use crate::worker::session::client::Pause;
 use crate::worker::session::input::Taken;
+use crate::worker::session::testing::{ask, request};
 use crate::worker::testing::{Peer, connect, engine, in_runtime, limits};
 use crate::worker::users::Users;
 
@@ -15,23 +15,6 @@ fn users(text: &str) -> Users {
 
 fn user(name: &str, more: &str) -> String {
     format!("[[user]]\nname = \"{name}\"\nnopass = true\n{more}\n")
-}
-
-/// A client's request, given as a line; answered by the proxy itself.
-async fn ask(engine: &mut Engine, peer: &mut Peer, line: &str, expected: &str) {
-    let frame: String = line
-        .split(' ')
-        .map(|word| format!("${}\r\n{word}\r\n", word.len()))
-        .collect();
-    let frame = format!("*{}\r\n{frame}", line.split(' ').count());
-    let mut ranges: Vec<ArgRange> = Vec::new();
-    let _ = RequestScanner::default().scan(frame.as_bytes(), &mut ranges, &RequestLimits::default());
-    engine.begin_turn();
-    let taken = engine.handle_request(peer.index, frame.as_bytes(), &ranges);
-    assert_eq!(taken, Taken::Yes, "{line}");
-    let expected = format!("{expected}\r\n");
-    let found = peer.read_all(engine, expected.len()).await;
-    assert_eq!(String::from_utf8_lossy(&found), expected, "{line}");
 }
 
 #[test]
@@ -140,5 +123,41 @@ fn a_password_behind_wrong_ones_waits_for_its_time() {
         engine.clients[peer.index].password_due_ms = Some(engine.shared.now_ms());
         ask(&mut engine, &mut peer, "AUTH password", "+OK").await;
         assert_eq!(engine.clients[peer.index].password_due_ms, None);
+    });
+}
+
+#[test]
+fn a_hello_waits_for_the_user_whose_password_it_brings_whatever_its_other_words_are() {
+    in_runtime(async {
+        for guess in [
+            "HELLO 3 AUTH default no",
+            "HELLO 3 AUTH x y AUTH default no",
+            "HELLO 3 SETNAME auth AUTH default no",
+            "HELLO 3 SETNAME AUTH SETNAME x AUTH default no",
+        ] {
+            let mut engine = engine(limits());
+            let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+            let text = format!("[proxy]\npassword_sha256 = \"{hash}\"\n");
+            engine.shared.replace_users(users(&text));
+            let mut peer = connect(&mut engine).await;
+            let wrong = "-WRONGPASS invalid username-password pair or user is disabled.";
+            ask(&mut engine, &mut peer, guess, wrong).await;
+            let mut other = connect(&mut engine).await;
+            for line in [guess, "AUTH no"] {
+                assert_eq!(request(&mut engine, &other, line), Taken::NotNow, "{line}");
+                assert!(engine.clients[other.index].pause == Pause::Password, "{line}");
+                engine.clients[other.index].password_due_ms = None;
+            }
+            // What brings no password for this user does not wait.
+            let wrong_option = "-ERR Syntax error in HELLO option 'AUTH'";
+            ask(
+                &mut engine,
+                &mut other,
+                "HELLO 3 SETNAME x AUTH default",
+                wrong_option,
+            )
+            .await;
+            ask(&mut engine, &mut other, "HELLO 3 AUTH default no AUTH x y", wrong).await;
+        }
     });
 }

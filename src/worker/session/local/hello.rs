@@ -13,6 +13,40 @@ use crate::worker::session::dispatch::NOAUTH_HELLO;
 const NOT_CONFIGURED: &str = "ERR AUTH <password> called without any password configured for the default user. Are \
                               you sure your configuration is correct?";
 
+/// What stands behind the version of a `HELLO`. Of an option that comes twice the last one counts.
+#[derive(Debug, Default)]
+pub(in crate::worker::session) struct HelloOptions<'a> {
+    /// A user, and a password for it.
+    pub(in crate::worker::session) credentials: Option<(&'a [u8], &'a [u8])>,
+    name: Option<&'a [u8]>,
+}
+
+impl<'a> HelloOptions<'a> {
+    /// Reads them. Whoever asks which user a `HELLO` names reads them by this too: a second way to read could find another one.
+    ///
+    /// # Errors
+    /// The error line of an option that is none.
+    pub(in crate::worker::session) fn parse(args: &Args<'a>) -> Result<Self, String> {
+        let mut options = Self::default();
+        let mut at = 2;
+        while let Some(option) = args.try_get(at) {
+            if option.eq_ignore_ascii_case(b"auth") && at + 2 < args.len() {
+                options.credentials = Some((args.get(at + 1), args.get(at + 2)));
+                at += 3;
+            } else if option.eq_ignore_ascii_case(b"setname") && at + 1 < args.len() {
+                options.name = Some(args.get(at + 1));
+                at += 2;
+            } else {
+                return Err(format!(
+                    "ERR Syntax error in HELLO option '{}'",
+                    String::from_utf8_lossy(option)
+                ));
+            }
+        }
+        Ok(options)
+    }
+}
+
 impl Engine {
     pub(super) fn session_command(&mut self, index: usize, local: Local, args: &Args<'_>) -> Value {
         let outcome = match local {
@@ -34,23 +68,7 @@ impl Engine {
                 _ => return Err("NOPROTO unsupported protocol version".to_owned()),
             };
         }
-        let mut credentials = None;
-        let mut name = None;
-        let mut at = 2;
-        while let Some(option) = args.try_get(at) {
-            if option.eq_ignore_ascii_case(b"auth") && at + 2 < args.len() {
-                credentials = Some((args.get(at + 1), args.get(at + 2)));
-                at += 3;
-            } else if option.eq_ignore_ascii_case(b"setname") && at + 1 < args.len() {
-                name = Some(args.get(at + 1));
-                at += 2;
-            } else {
-                return Err(format!(
-                    "ERR Syntax error in HELLO option '{}'",
-                    String::from_utf8_lossy(option)
-                ));
-            }
-        }
+        let HelloOptions { credentials, name } = HelloOptions::parse(args)?;
         if let Some((user, password)) = credentials {
             self.log_in(index, Some(user), password)?;
         }
@@ -117,10 +135,11 @@ impl Engine {
     }
 
     fn set_protocol(&mut self, index: usize, protocol: Protocol) {
-        let client = &mut self.clients[index];
-        if client.protocol == protocol {
+        if self.clients[index].protocol == protocol {
             return;
         }
+        self.give_up_watch(index);
+        let client = &mut self.clients[index];
         self.metrics.client_connections[client.wire()].sub(1);
         client.protocol = protocol;
         self.metrics.client_connections[client.wire()].add(1);

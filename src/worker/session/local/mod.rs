@@ -13,6 +13,8 @@ mod info;
 mod preshard;
 mod slowlog;
 
+pub(super) use hello::HelloOptions;
+
 use super::access::named_user;
 use super::input::Taken;
 use crate::command::{self, Local, Spec};
